@@ -1,0 +1,14 @@
+"""Readers and writers of other people's weight files, and tables that map their names to ours.
+
+Nothing here executes anything found in a file, and nothing needs torch:
+
+* `torch_zip`: `.pt`, `.pth` and `.bin` files of `torch.save` (zip form), mapped into memory.
+* `safetensors`: safetensors files with their metadata, mapped into memory.
+* `names`: `NameTable`, foreign name <-> our path with a transform, every mismatch in one error.
+
+The rooms are imported by name::
+
+    from jaxlab.checkpoints.foreign import torch_zip
+
+    state_dict = torch_zip.read_torch_zip("clip_cn_vit-b-16.pt")["state_dict"]
+"""
