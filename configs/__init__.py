@@ -1,0 +1,1 @@
+"""Configs of the experiments, data only: `configs/<system>/<name>.py` has `get_config()`."""

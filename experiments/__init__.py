@@ -1,0 +1,1 @@
+"""Command lines, notebooks and benchmarks: each wires a config to a system, runs it and reports."""
