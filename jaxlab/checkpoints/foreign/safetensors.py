@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -99,7 +100,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> SafetensorsFile:
 
 def write_safetensors(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, np.ndarray | jax.Array],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes tensors by name. The file appears complete or not at all.
