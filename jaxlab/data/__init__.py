@@ -1,0 +1,1 @@
+"""Data: pipelines, images, formats, and the emoji set."""
