@@ -11,6 +11,7 @@ Use::
     emoji.texts(index)  # the Chinese name, then keywords
 """
 
+from jaxlab.data.emoji.floors import category_floor, pixel_floor
 from jaxlab.data.emoji.loader import STYLES, EmojiSet, composite, load_emoji
 from jaxlab.data.emoji.split import LEVELS, EmojiSplit, RetrievalLevel, standard_split
 
@@ -20,7 +21,9 @@ __all__ = [
     "EmojiSet",
     "EmojiSplit",
     "RetrievalLevel",
+    "category_floor",
     "composite",
     "load_emoji",
+    "pixel_floor",
     "standard_split",
 ]

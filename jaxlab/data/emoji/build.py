@@ -131,8 +131,7 @@ def annotation_columns(
       KeyError: listing every emoji that the locale does not name.
     """
     keys = [
-        code_points_to_character(item.code_points).replace(VARIATION_SELECTOR, "")
-        for item in items
+        code_points_to_character(item.code_points).replace(VARIATION_SELECTOR, "") for item in items
     ]
     missing = [key for key in keys if key not in annotations]
     if missing:
@@ -163,9 +162,7 @@ def encode_drawing(path: Path) -> bytes:
         raise ValueError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]}, expected 64x64")
     pixels[pixels[..., 3] == 0] = 0
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(
-        buffer, "WEBP", lossless=True, quality=100, method=4, exact=True
-    )
+    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, quality=100, method=4, exact=True)
     return buffer.getvalue()
 
 

@@ -151,7 +151,7 @@ class EmojiSet:
 
         pixels = np.empty((self.num_emoji, IMAGE_SIZE, IMAGE_SIZE, 4), np.uint8)
         for index, encoded in enumerate(self.encoded_images(style)):
-            with Image.open(io.BytesIO(encoded)) as image:
+            with Image.open(io.BytesIO(encoded), formats=("WEBP",)) as image:
                 pixels[index] = np.asarray(image.convert("RGBA"))
         return pixels
 

@@ -88,9 +88,7 @@ def standard_split(emoji: EmojiSet) -> EmojiSplit:
     concepts = order[:NUM_UNSEEN_CONCEPTS]
     combinations = _draw_combinations(emoji, concepts, rng)
     drawing_concepts = order[NUM_UNSEEN_CONCEPTS : NUM_UNSEEN_CONCEPTS + NUM_UNSEEN_DRAWINGS]
-    drawing_styles = np.asarray(
-        [rng.integers(len(STYLES)) for _ in drawing_concepts], np.int32
-    )
+    drawing_styles = np.asarray([rng.integers(len(STYLES)) for _ in drawing_concepts], np.int32)
 
     trained = np.ones((len(STYLES), emoji.num_emoji), bool)
     trained[:, np.isin(emoji.concepts, concepts)] = False
@@ -119,9 +117,7 @@ def _draw_combinations(
     for concept in range(emoji.num_concepts):
         variations = np.flatnonzero((emoji.concepts == concept) & ~emoji.is_base)
         if concept not in unseen and len(variations) >= MIN_VARIATIONS:
-            drawn.append(
-                rng.choice(variations, len(variations) // MIN_VARIATIONS, replace=False)
-            )
+            drawn.append(rng.choice(variations, len(variations) // MIN_VARIATIONS, replace=False))
     return np.sort(np.concatenate(drawn)).astype(np.int32)
 
 
