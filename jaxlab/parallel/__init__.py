@@ -24,6 +24,7 @@ from jaxlab.parallel.mesh import (
     data_process,
     fit_mesh_shape,
     make_mesh,
+    share_of_rows,
 )
 from jaxlab.parallel.placement import (
     HOST_FIELDS,
@@ -81,6 +82,7 @@ __all__ = [
     "resolve_processes",
     "shard_batch",
     "shard_map",
+    "share_of_rows",
     "split_host_fields",
     "start_processes",
     "state_shardings",

@@ -95,32 +95,46 @@ def data_process(mesh: Mesh) -> tuple[int, int]:
       >>> data_process(make_mesh())
       (0, 1)
     """
-    shares = _rows_of_processes(mesh)
-    mine = shares.get(jax.process_index())
-    if mine is None:
-        raise ValueError(
-            f"process {jax.process_index()} has no device in the mesh, whose devices are of "
-            f"processes {sorted(shares)}; make the mesh from the devices of all processes"
-        )
-    groups = sorted(set(shares.values()))
-    sizes = {len(group) for group in groups}
-    if len(sizes) > 1 or len(groups) * sizes.pop() != mesh.shape[DATA_AXIS]:
-        raise ValueError(
-            f"the processes hold uneven or overlapping rows of the data axis: {shares}; "
-            "choose a model size that divides, or is a multiple of, the devices of one process"
-        )
-    return groups.index(mine), len(groups)
-
-
-def _rows_of_processes(mesh: Mesh) -> dict[int, tuple[int, ...]]:
-    """Rows of the `data` axis that each process holds at least one device of."""
     axis = mesh.axis_names.index(DATA_AXIS)
     devices = np.moveaxis(mesh.devices, axis, 0).reshape(mesh.shape[DATA_AXIS], -1)
-    rows: dict[int, set[int]] = {}
-    for row, row_devices in enumerate(devices):
-        for device in row_devices:
-            rows.setdefault(device.process_index, set()).add(row)
-    return {process: tuple(sorted(found)) for process, found in sorted(rows.items())}
+    owners = [[device.process_index for device in row] for row in devices]
+    return share_of_rows(owners, jax.process_index())
+
+
+def share_of_rows(owners: Sequence[Sequence[int]], process: int) -> tuple[int, int]:
+    """Share of the rows of the `data` axis that a process holds: (index, count).
+
+    Args:
+      owners: for each row of the `data` axis, the process index of each of its devices.
+      process: the process asked about.
+
+    Returns:
+      Index among the distinct shares, in the order of their rows, and their number.
+
+    Raises:
+      ValueError: if the process holds no row, or the shares are uneven or overlap in part.
+
+    Example:
+      >>> share_of_rows([[0, 1], [2, 3]], process=3)
+      (1, 2)
+    """
+    rows: dict[int, list[int]] = {}
+    for row, row_owners in enumerate(owners):
+        for owner in sorted(set(row_owners)):
+            rows.setdefault(owner, []).append(row)
+    if process not in rows:
+        raise ValueError(
+            f"process {process} has no device in the mesh, whose devices are of processes "
+            f"{sorted(rows)}; make the mesh from the devices of all processes"
+        )
+    shares = sorted({tuple(found) for found in rows.values()})
+    sizes = {len(share) for share in shares}
+    if len(sizes) > 1 or len(shares) * sizes.pop() != len(owners):
+        raise ValueError(
+            f"the processes hold uneven or overlapping rows of the data axis: {rows}; choose a "
+            "model size that divides, or is a multiple of, the devices of one process"
+        )
+    return shares.index(tuple(rows[process])), len(shares)
 
 
 def _nearest_divisors(number: int, wanted: int) -> str:

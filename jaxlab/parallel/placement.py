@@ -184,10 +184,10 @@ def _place_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
 def _fits_device(value: Any) -> bool:
     """Whether a device holds the values of this array unchanged."""
     dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
-    try:
-        return jax.dtypes.canonicalize_dtype(dtype) == dtype
-    except TypeError:
+    kinds = (np.bool_, np.number, jax.dtypes.prng_key)
+    if not any(jax.dtypes.issubdtype(dtype, kind) for kind in kinds):
         return False
+    return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True) == dtype
 
 
 def _common_rows(leaves: list[tuple[Any, Any]]) -> int:

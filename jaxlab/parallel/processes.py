@@ -384,7 +384,7 @@ def _checked_mesh(data: int, model: int) -> Mesh:
     return mesh
 
 
-def _within(limit_s: float, work: Callable[[], Result], late: str) -> Result:
+def _within(limit_s: int, work: Callable[[], Result], late: str) -> Result:
     """Result of `work`, or `TimeoutError(late)` when it takes too long.
 
     The work runs in a daemon thread: it may hang in C++ code that no exception reaches, and must
