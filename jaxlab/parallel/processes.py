@@ -370,8 +370,9 @@ def _join(config: ProcessConfig, alone_is_fine: bool) -> None:
         if alone_is_fine and isinstance(error, ValueError):
             logger.info("TPU chips and no cluster around them: this is the only process")
             return
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RuntimeError(
-            f"{_who(config)} could not start: {str(error).splitlines()[0]} (call start_processes "
+            f"{_who(config)} could not start: {reason} (call start_processes "
             "before any other use of JAX's devices, and check that the coordinator's port is free "
             "and the launcher's variables are set; for one process alone set launcher='single')"
         ) from error

@@ -44,7 +44,7 @@ def free_port():
 
 def spawn(command, port, process_id):
     """One process of two, with a bare environment beside what names the others."""
-    unwanted = ("XLA_FLAGS", "JAX_", "SLURM_", "OMPI_", "TPU_")
+    unwanted = ("JAX_", "SLURM_", "OMPI_", "TPU_")
     environ = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
     environ |= {
         "JAX_PLATFORMS": "cpu",
