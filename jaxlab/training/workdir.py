@@ -1,0 +1,176 @@
+"""The folder of a run: its lock, and the JSON files that people and scripts read.
+
+A workdir holds `config.json` (what ran), `metrics.jsonl` and `tensorboard/` (how it went),
+`checkpoints/` and, at the end, `results.json`: metric name -> number, flat.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxlab.parallel import any_process, is_main_process
+
+logger = logging.getLogger(__name__)
+
+CONFIG, RESULTS, METRICS = "config.json", "results.json", "metrics.jsonl"
+
+
+def open_workdir(workdir: str | Path) -> Path:
+    """The folder as an absolute path, made if it was missing.
+
+    Raises:
+      ValueError: if it is the address of a bucket.
+      NotADirectoryError: if there is a file of that name.
+    """
+    if "://" in str(workdir):
+        raise ValueError(
+            f"workdir={str(workdir)!r} is an address; a workdir is a folder. Mount the bucket on "
+            "every host (gcsfuse, a network disk) and give the folder"
+        )
+    path = Path(workdir).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"workdir={str(path)!r} is a file; give the name of a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir while the context is open.
+
+    The lock is the operating system's (`flock` on `.lock`): it ends with the process, however that
+    ends, and cannot become stale. Where there is no such lock (Windows, some network disks) the run
+    goes on without, and says so. In a run of several processes process 0 holds it for all.
+
+    Raises:
+      BlockingIOError: in every process, if another run holds the lock.
+    """
+    with contextlib.ExitStack() as stack:
+        holder = None
+        if is_main_process():
+            file = stack.enter_context(open(workdir / ".lock", "a+", encoding="utf-8"))
+            holder = _try_lock(file)
+        if any_process(holder is not None):
+            raise BlockingIOError(
+                f"workdir {workdir} is in use by another run ({holder or 'seen by process 0'}); "
+                "wait for it to end, stop it, or give another workdir"
+            )
+        yield
+
+
+def _try_lock(file: Any) -> str | None:
+    """Locks an open file; who holds it if that fails."""
+    try:
+        import fcntl
+    except ImportError:
+        logger.info("this system has no flock: start no second run in %s", Path(file.name).parent)
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        return file.read().strip() or "unknown process"
+    except OSError as error:
+        logger.warning("cannot lock %s (%s): start no second run there", file.name, error)
+        return None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all; numbers that are not finite become null."""
+    text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def to_json(value: Any) -> Any:
+    """A value in the types of JSON: dataclasses and mappings as objects, paths as text.
+
+    Example:
+      >>> to_json({"sizes": (1, 2), "rate": float("nan"), 3: Path("a")})
+      {'sizes': [1, 2], 'rate': None, '3': 'a'}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_json(item) for item in value]
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if hasattr(value, "item"):  # a NumPy or JAX scalar
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) else str(value)
+
+
+def save_config(workdir: Path, config: Any) -> None:
+    """Writes `config.json`; a config that differs from the one there before is pointed out."""
+    path, new = workdir / CONFIG, to_json(config)
+    old = read_json(path)
+    if old is not None and old != new:
+        before, after = _flatten(old), _flatten(new)
+        changed = [
+            f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+            for name in sorted(before.keys() | after.keys())
+            if before.get(name, "absent") != after.get(name, "absent")
+        ]
+        logger.warning("the config differs from that of %s: %s", path, "; ".join(changed))
+    write_json(path, new)
+
+
+def write_results(workdir: str | Path, metrics: Mapping[str, float]) -> None:
+    """Adds numbers to `results.json`, in process 0.
+
+    Args:
+      workdir: folder of the run.
+      metrics: name -> number; a name that is there already gets the new number.
+    """
+    if is_main_process():
+        path = Path(workdir) / RESULTS
+        write_json(path, {**(read_json(path) or {}), **metrics})
+
+
+def read_results(workdir: str | Path) -> dict[str, float]:
+    """The numbers of `results.json`; empty if the run has not ended."""
+    found = read_json(Path(workdir) / RESULTS) or {}
+    return {name: math.nan if value is None else value for name, value in found.items()}
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file; None if there is none.
+
+    Raises:
+      ValueError: if it is not JSON, with the place.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); mend or remove it") from error
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        name: leaf
+        for key, item in value.items()
+        for name, leaf in _flatten(item, f"{prefix}.{key}" if prefix else key).items()
+    }
