@@ -1,7 +1,8 @@
 """The standard split of the emoji set: three levels of unseen, and what is asked at each.
 
-*Unseen drawing*: the concept is known in the other style. *Unseen combination*: the concept and the
-skin tone are known, the pair is not, nor is its name. *Unseen concept*: nothing of it is trained on.
+*Unseen drawing*: the concept is known in the other style. *Unseen combination*: the concept and
+the skin tone are known, the pair is not, nor is its name. *Unseen concept*: nothing of it is
+trained on.
 """
 
 import dataclasses

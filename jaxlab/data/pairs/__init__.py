@@ -1,0 +1,72 @@
+"""Image-text pairs in the file formats of Chinese-CLIP: read, write, and serve by position.
+
+Use::
+
+    from jaxlab.data.pairs import open_pairs
+
+    source = open_pairs("MUGE", "train", on_error="skip")
+    source[0]  # {"example_id": 0, "image_id": ..., "text_id": ..., "image": b"...", "text": "..."}
+    source.num_skipped
+
+References:
+  Yang et al. 2022, arXiv:2211.01335; data formats of github.com/OFA-Sys/Chinese-CLIP.
+"""
+
+from jaxlab.data.pairs.features import (
+    Features,
+    read_features,
+    read_predictions,
+    write_features,
+    write_predictions,
+)
+from jaxlab.data.pairs.jsonl import (
+    Texts,
+    read_image_truth,
+    read_texts,
+    write_image_truth,
+    write_texts,
+)
+from jaxlab.data.pairs.lmdb import LmdbImages, LmdbPairs, write_lmdb
+from jaxlab.data.pairs.records import (
+    ImageRecord,
+    Pair,
+    TextRecord,
+    flatten_pairs,
+    texts_of_images,
+)
+from jaxlab.data.pairs.source import (
+    ImageStore,
+    PairSource,
+    open_lmdb_pairs,
+    open_pairs,
+    open_tsv_pairs,
+)
+from jaxlab.data.pairs.tsv import TsvImages, write_images_tsv
+
+__all__ = [
+    "Features",
+    "ImageRecord",
+    "ImageStore",
+    "LmdbImages",
+    "LmdbPairs",
+    "Pair",
+    "PairSource",
+    "TextRecord",
+    "Texts",
+    "TsvImages",
+    "flatten_pairs",
+    "open_lmdb_pairs",
+    "open_pairs",
+    "open_tsv_pairs",
+    "read_features",
+    "read_image_truth",
+    "read_predictions",
+    "read_texts",
+    "texts_of_images",
+    "write_features",
+    "write_image_truth",
+    "write_images_tsv",
+    "write_lmdb",
+    "write_predictions",
+    "write_texts",
+]
