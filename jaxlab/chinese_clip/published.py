@@ -7,11 +7,13 @@ of a model, such as an image tower alone, is published the same way.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -85,10 +87,14 @@ def config_from_dict(values: Mapping[str, Any]) -> ChineseClipConfig:
     )
 
 
-def variable_shapes(config: ChineseClipConfig) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every variable of a model (`params/...`, `batch_stats/...`)."""
+@functools.lru_cache(maxsize=16)
+def variable_shapes(config: ChineseClipConfig) -> Mapping[str, tuple[int, ...]]:
+    """Path -> shape of every variable of a model (`params/...`, `batch_stats/...`).
+
+    Traced once a config, which takes seconds for the largest.
+    """
     abstract = jax.eval_shape(lambda key: initialize(config, key), jax.random.key(0))
-    return {path: tuple(leaf.shape) for path, leaf in flatten(abstract).items()}
+    return MappingProxyType({path: tuple(a.shape) for path, a in flatten(abstract).items()})
 
 
 def save_published(

@@ -1,8 +1,8 @@
 """Checkpoints of the original Chinese CLIP (`clip_cn_*.pt`) <-> our variables.
 
-The original stores linear weights as (out, in), convolutions as (out, in, height, width), and query,
-key and value of the image tower as one matrix; `original_table` holds the whole mapping. Files of
-the original's flash-attention form and of QA-CLIP (the same layout) are read too.
+The original stores linear weights as (out, in), convolutions as (out, in, height, width), and the
+query, key and value of the image tower as one matrix; `original_table` holds the whole mapping.
+Files of the original's flash-attention form and of QA-CLIP (the same layout) are read too.
 """
 
 import json

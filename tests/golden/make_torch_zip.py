@@ -1,4 +1,6 @@
-"""Makes the torch files of tests/checkpoints (`python tests/golden/make_torch_zip.py`, torch 2.13.0).
+"""Makes the torch files of tests/checkpoints: `python tests/golden/make_torch_zip.py`.
+
+Needs torch 2.13.0.
 
 Writes torch_zip.pt (every storage type, views, shared storages, a parameter, a trainer's optimizer
 state with NumPy scalars), torch_zip.npz (the same tensors as NumPy sees them), torch_legacy.pt (the
