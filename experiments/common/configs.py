@@ -103,7 +103,7 @@ def run_config(config: Mapping[str, Any], config_class: type[T], name: str = "co
         missing values and what the dataclasses' own checks refuse, one a line.
     """
     errors: list[str] = []
-    result = _build(config, config_class, name, errors, set(field_paths(config_class, name)))
+    result = _build(config, config_class, name, errors, field_paths(config_class, name))
     if errors:
         raise ValueError("\n".join(errors))
     return result  # pyrefly: ignore[bad-return]
@@ -135,21 +135,26 @@ def nearest_path(path: str, valid: Sequence[str]) -> str | None:
 
     Args:
       path: a dotted path that is not in `valid`.
-      valid: dotted paths.
+      valid: dotted paths in the order of their fields.
 
     Returns:
-      A path with the same last component if there is one (the right key at the wrong place), else
-      the closest spelling, else None.
+      A path with the same last component if there is one (the right key at the wrong place; the
+      first below the mistyped path's parent, else the one whose parent is spelt most alike), else
+      the last component spelt most alike, of a neighbour before others, else None.
     """
-    last = path.rsplit(".", 1)[-1]
+    parent, _, last = path.rpartition(".")
+    valid = [other for other in valid if not path.startswith(f"{other}.")]
     same_name = [other for other in valid if other.rsplit(".", 1)[-1] == last]
-    for query, candidates, cutoff in ((path, same_name, 0.0), (path, valid, 0.8)):
-        close = difflib.get_close_matches(query, candidates, n=1, cutoff=cutoff)
-        if close:
-            return close[0]
-    by_last = {other.rsplit(".", 1)[-1]: other for other in reversed(valid)}
-    close = difflib.get_close_matches(last, by_last, n=1, cutoff=0.6)
-    return by_last[close[0]] if close else None
+    if below := [other for other in same_name if other.startswith(f"{parent}.")]:
+        return below[0]
+    if same_name:
+        return difflib.get_close_matches(path, same_name, n=1, cutoff=0.0)[0]
+    neighbours = [other for other in valid if other.rpartition(".")[0] == parent]
+    for candidates in (neighbours, valid):
+        by_last = {other.rsplit(".", 1)[-1]: other for other in reversed(candidates)}
+        if close := difflib.get_close_matches(last, by_last, n=1):
+            return by_last[close[0]]
+    return None
 
 
 def unknown_key(path: str, valid: Sequence[str]) -> str:
@@ -170,7 +175,7 @@ def unknown_key(path: str, valid: Sequence[str]) -> str:
     return f"{path} does not exist; valid keys are {', '.join(siblings or valid)}"
 
 
-def _build(config: Any, cls: type, path: str, errors: list[str], valid: set[str]) -> Any:
+def _build(config: Any, cls: type, path: str, errors: list[str], valid: Sequence[str]) -> Any:
     """An instance of `cls`, or None after appending what is wrong."""
     if isinstance(config, cls):
         return config
@@ -185,7 +190,7 @@ def _build(config: Any, cls: type, path: str, errors: list[str], valid: set[str]
         if key in fields:
             values[key] = _decode(value, hints[key], f"{path}.{key}", errors, valid)
         else:
-            errors.append(unknown_key(f"{path}.{key}", sorted(valid)))
+            errors.append(unknown_key(f"{path}.{key}", valid))
     for key, field in fields.items():
         has_default = not (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -202,7 +207,7 @@ def _build(config: Any, cls: type, path: str, errors: list[str], valid: set[str]
         return None
 
 
-def _decode(value: Any, hint: Any, path: str, errors: list[str], valid: set[str]) -> Any:
+def _decode(value: Any, hint: Any, path: str, errors: list[str], valid: Sequence[str]) -> Any:
     """The field's value from what the config dict stores, or None after appending an error."""
     arms = _arms(hint)
     if len(arms) == 1:
@@ -221,7 +226,7 @@ def _decode(value: Any, hint: Any, path: str, errors: list[str], valid: set[str]
     return None
 
 
-def _decode_one(value: Any, hint: Any, path: str, errors: list[str], valid: set[str]) -> Any:
+def _decode_one(value: Any, hint: Any, path: str, errors: list[str], valid: Sequence[str]) -> Any:
     """`_decode` for an annotation that is no union."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -250,7 +255,9 @@ def _decode_one(value: Any, hint: Any, path: str, errors: list[str], valid: set[
     return value
 
 
-def _decode_sequence(value: Any, hint: Any, path: str, errors: list[str], valid: set[str]) -> Any:
+def _decode_sequence(
+    value: Any, hint: Any, path: str, errors: list[str], valid: Sequence[str]
+) -> Any:
     """A tuple field: `tuple[int, ...]` of any length, `tuple[int, str]` of exactly these."""
     args = typing.get_args(hint)
     if not isinstance(value, list | tuple):
