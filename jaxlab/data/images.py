@@ -9,7 +9,7 @@ References:
 
 import io
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -20,8 +20,6 @@ IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 """Standard deviation of the red, green and blue channel in [0, 1], of OpenAI CLIP."""
 
-Compat = Literal["white", "original"]
-Layout = Literal["HWC", "CHW"]
 T = TypeVar("T")
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -32,7 +30,7 @@ def decode_image(
     data: bytes,
     *,
     example_id: object = None,
-    compat: Compat = "white",
+    compat: str = "white",
     apply_exif: bool = False,
 ) -> Image.Image:
     """The first frame of an encoded image.
@@ -50,8 +48,10 @@ def decode_image(
       A loaded Pillow image.
 
     Raises:
-      ValueError: if the bytes are no image or a damaged one; the message names `example_id`.
+      ValueError: if the bytes are no image or a damaged one; the message names `example_id`. Also
+        if `compat` is unknown.
     """
+    _check_choice("compat", compat, ("white", "original"))
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
@@ -140,8 +140,8 @@ def normalize(pixels: T) -> T:
 def image_transform(
     resolution: int = 224,
     *,
-    layout: Layout = "HWC",
-    compat: Compat = "white",
+    layout: str = "HWC",
+    compat: str = "white",
     apply_exif: bool = False,
 ) -> Callable[[bytes | Image.Image], Float32[np.ndarray, "a b c"]]:
     """The evaluation transform of Chinese CLIP: decode, squash, scale, normalise.
@@ -156,8 +156,10 @@ def image_transform(
       A function from the bytes of an image file, or a Pillow image, to a float32 array.
 
     Raises:
-      ValueError: if `resolution` is not positive.
+      ValueError: if `resolution` is not positive, or `layout` or `compat` is unknown.
     """
+    _check_choice("layout", layout, ("HWC", "CHW"))
+    _check_choice("compat", compat, ("white", "original"))
     if resolution < 1:
         raise ValueError(f"resolution={resolution} is not positive; Chinese CLIP uses 224 or 336")
 
@@ -170,3 +172,8 @@ def image_transform(
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if layout == "CHW" else pixels
 
     return transform
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")

@@ -176,6 +176,14 @@ def test_resolution_must_be_positive():
         image_transform(0)
 
 
+def test_unknown_choices_are_named():
+    with pytest.raises(ValueError, match="layout='NHWC' is not one of 'HWC', 'CHW'"):
+        image_transform(8, layout="NHWC")
+    for call in (lambda: image_transform(8, compat="pil"), lambda: decode_image(b"", compat="pil")):
+        with pytest.raises(ValueError, match="compat='pil' is not one of 'white', 'original'"):
+            call()
+
+
 def test_to_rgb_takes_any_background():
     clear = Image.new("RGBA", (2, 2), (9, 9, 9, 0))
     assert (np.asarray(to_rgb(clear, (1, 2, 3))) == [1, 2, 3]).all()
