@@ -1,0 +1,242 @@
+"""The one attention function, and the multi-head module around it.
+
+Scores and softmax are float32 whatever the inputs are. Padding comes as an additive `bias` (BERT's
+-10000, which leaves an all-padding row finite and unmasked) or as a boolean `mask`; the two differ
+on all-padding rows only, and parity with an original needs the original's.
+"""
+
+import math
+from typing import Literal, NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Key
+
+AttentionImplementation = Literal["einsum", "xla", "cudnn"]
+
+
+class AttentionOutput(NamedTuple):
+    """What `attention` returns when the scores are asked for.
+
+    Attributes:
+      output: (batch, queries, heads, head_dim).
+      scores: scaled scores after bias and mask, (batch, heads, queries, keys), float32.
+      probabilities: softmax of the scores before dropout, the same shape, float32.
+    """
+
+    output: Float[Array, "batch queries heads head_dim"]
+    scores: Float[Array, "batch heads queries keys"]
+    probabilities: Float[Array, "batch heads queries keys"]
+
+
+@overload
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    implementation: AttentionImplementation = "einsum",
+    return_scores: Literal[False] = False,
+) -> jax.Array: ...
+
+
+@overload
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    implementation: AttentionImplementation = "einsum",
+    return_scores: Literal[True],
+) -> AttentionOutput: ...
+
+
+def attention(
+    query: Float[Array, "batch queries heads head_dim"],
+    key: Float[Array, "batch keys heads head_dim"],
+    value: Float[Array, "batch keys heads head_dim"],
+    *,
+    bias: Float[Array, "#batch #heads #queries keys"] | None = None,
+    mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+    implementation: AttentionImplementation = "einsum",
+    return_scores: bool = False,
+) -> Float[Array, "batch queries heads head_dim"] | AttentionOutput:
+    """Scaled dot-product attention, `softmax(q k^T / sqrt(head_dim) + bias) v` per head.
+
+    Args:
+      query: queries.
+      key: keys.
+      value: values.
+      bias: added to the scaled scores in float32.
+      mask: True where a key may be attended to. A query with no such key attends to all equally.
+      dropout_rate: share of the probabilities that is dropped (the rest is scaled up).
+      dropout_key: key of the dropout; needed when the rate is positive.
+      implementation: `einsum`, or `xla` / `cudnn` of `jax.nn.dot_product_attention`, which know
+        neither dropout nor scores: with a positive rate or `return_scores` einsum is used.
+      return_scores: return scores and probabilities too.
+
+    Returns:
+      The attended values in the query's dtype, or an `AttentionOutput`.
+
+    Raises:
+      ValueError: if the rate is positive and there is no key.
+
+    References:
+      Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
+    """
+    if dropout_rate > 0.0 and dropout_key is None:
+        raise ValueError(
+            f"dropout_rate={dropout_rate} needs a dropout_key; pass one, or a rate of 0 to evaluate"
+        )
+    if implementation != "einsum" and dropout_rate == 0.0 and not return_scores:
+        return jax.nn.dot_product_attention(
+            query, key, value, bias, mask, implementation=implementation
+        )
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    scores = scores * (1.0 / math.sqrt(query.shape[-1]))
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    probabilities = jax.nn.softmax(scores, axis=-1)
+    weights = probabilities
+    if dropout_key is not None and dropout_rate > 0.0:
+        keep = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, weights.shape)
+        weights = jnp.where(keep, weights / (1.0 - dropout_rate), 0.0)
+    output = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
+    if return_scores:
+        return AttentionOutput(output, scores, probabilities)
+    return output
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention with query, key, value and output projections, each with a bias.
+
+    Parameters: `query`, `key`, `value`, `out`, each a `kernel` (in, out) and a `bias`.
+
+    Attributes:
+      num_heads: number of heads; must divide the width of the queries.
+      out_features: width of the output; `None` keeps the queries' width.
+      dropout_rate: dropout of the attention probabilities, drawn from the `dropout` stream.
+      implementation: see `attention`.
+      kernel_init: initialiser of the query, key and value kernels.
+      out_kernel_init: initialiser of the output kernel.
+      bias_init: initialiser of all biases.
+      dtype: type of the computation.
+    """
+
+    num_heads: int
+    out_features: int | None = None
+    dropout_rate: float = 0.0
+    implementation: AttentionImplementation = "einsum"
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    out_kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Float[Array, "batch queries width"],
+        context: Float[Array, "batch keys context_width"] | None = None,
+        *,
+        bias: Float[Array, "#batch #heads #queries keys"] | None = None,
+        mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
+        train: bool = False,
+        return_scores: bool = False,
+    ) -> tuple[Float[Array, "batch queries out"], AttentionOutput | None]:
+        """Attend from `inputs` to `context`.
+
+        Args:
+          inputs: what the queries are made from.
+          context: what keys and values are made from; `None` means `inputs`.
+          bias: additive bias of the scores.
+          mask: True where a key may be attended to.
+          train: apply dropout (needs the `dropout` stream when the rate is positive).
+          return_scores: return scores and probabilities too.
+
+        Returns:
+          The projected output, and the `AttentionOutput` before the projection or `None`.
+
+        Raises:
+          ValueError: if the number of heads does not divide the width.
+        """
+        width = inputs.shape[-1]
+        check_heads(width, self.num_heads)
+        context = inputs if context is None else context
+        split = (self.num_heads, width // self.num_heads)
+        query, key, value = (
+            nn.Dense(
+                width,
+                dtype=self.dtype,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init,
+                name=name,
+            )(x).reshape(*x.shape[:-1], *split)
+            for name, x in (("query", inputs), ("key", context), ("value", context))
+        )
+        rate = self.dropout_rate if train else 0.0
+        dropout_key = self.make_rng("dropout") if rate > 0.0 else None
+        extras: AttentionOutput | None = None
+        if return_scores:
+            extras = attention(
+                query,
+                key,
+                value,
+                bias=bias,
+                mask=mask,
+                dropout_rate=rate,
+                dropout_key=dropout_key,
+                return_scores=True,
+            )
+            attended = extras.output
+        else:
+            attended = attention(
+                query,
+                key,
+                value,
+                bias=bias,
+                mask=mask,
+                dropout_rate=rate,
+                dropout_key=dropout_key,
+                implementation=self.implementation,
+            )
+        output = nn.Dense(
+            self.out_features or width,
+            dtype=self.dtype,
+            kernel_init=self.out_kernel_init,
+            bias_init=self.bias_init,
+            name="out",
+        )(attended.reshape(*inputs.shape[:-1], width))
+        return output, extras
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Refuse a number of heads that does not divide the width.
+
+    Args:
+      width: width of the queries.
+      num_heads: number of heads.
+
+    Raises:
+      ValueError: naming both and the nearest widths that would do.
+    """
+    if num_heads < 1 or width < 1 or width % num_heads:
+        heads = max(num_heads, 1)
+        lower = max(width // heads * heads, heads)
+        raise ValueError(
+            f"width={width} is not divisible by num_heads={num_heads}; nearest valid widths are "
+            f"{lower} and {lower + heads}"
+        )

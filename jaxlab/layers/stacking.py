@@ -1,0 +1,169 @@
+"""Layers in a row: unrolled in the public tree, stacked when the compiler should see one layer.
+
+The public parameter tree has one entry a layer (`layer_0`, `layer_1`, ...). Scanning over layers
+compiles one layer instead of all, and wants them stacked along a leading axis: `stack_layers` and
+`unstack_layers` go from one form to the other. `run_layers` runs either way on the public tree.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, PyTree
+
+PREFIX = "layer_"
+
+
+class Taps(NamedTuple):
+    """Intermediate states of a stack of layers, for distillation and parity.
+
+    Attributes:
+      hidden: the input of the first layer, then the output of every layer (for a residual network:
+        the output of the stem, then of every stage).
+      scores: attention scores after bias, one (batch, heads, queries, keys) a layer; empty for
+        networks without attention layers.
+      probabilities: their softmax before dropout.
+    """
+
+    hidden: tuple[Array, ...]
+    scores: tuple[Array, ...]
+    probabilities: tuple[Array, ...]
+
+
+class LayerOutput(NamedTuple):
+    """Output of one layer.
+
+    Attributes:
+      hidden: (batch, time, width).
+      scores: attention scores, or `None` when not asked for.
+      probabilities: their softmax, or `None`.
+    """
+
+    hidden: Float[Array, "batch time width"]
+    scores: Float[Array, "batch heads time time"] | None = None
+    probabilities: Float[Array, "batch heads time time"] | None = None
+
+
+def stack_layers(params: Mapping[str, PyTree], num_layers: int) -> PyTree:
+    """Stack the subtrees `layer_0` ... of a parameter tree along a new leading axis.
+
+    Args:
+      params: a tree with the entries `layer_0` ... `layer_{num_layers - 1}`; others are ignored.
+      num_layers: number of layers.
+
+    Returns:
+      One layer's tree whose leaves have a leading axis of size `num_layers`.
+
+    Raises:
+      KeyError: if a layer is missing.
+    """
+    names = [f"{PREFIX}{i}" for i in range(num_layers)]
+    missing = [name for name in names if name not in params]
+    if missing:
+        raise KeyError(f"parameters of {missing} are missing; the tree has {sorted(params)}")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[name] for name in names))
+
+
+def unstack_layers(stacked: PyTree) -> dict[str, PyTree]:
+    """Split a stacked tree into `layer_0`, `layer_1`, ...: the inverse of `stack_layers`.
+
+    Args:
+      stacked: a tree whose leaves share the size of their leading axis.
+
+    Returns:
+      One entry a layer.
+
+    Raises:
+      ValueError: if the leading sizes differ, or there are no leaves.
+    """
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(stacked)}
+    if len(sizes) != 1:
+        raise ValueError(
+            f"a stacked tree needs one leading size, got {sorted(sizes)}; pass the output of "
+            "stack_layers"
+        )
+    return {
+        f"{PREFIX}{i}": jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(sizes.pop())
+    }
+
+
+def run_layers(
+    parent: nn.Module,
+    layer: type[nn.Module],
+    fields: Mapping[str, Any],
+    x: Float[Array, "batch time width"],
+    *shared: Any,
+    num_layers: int,
+    remat: bool,
+    scan: bool,
+    dropout: bool,
+    return_taps: bool,
+) -> tuple[Float[Array, "batch time width"], Taps]:
+    """Run equal layers one after the other inside a compact method of `parent`.
+
+    The layers are children `layer_0` ... of `parent` in every mode, so that parameters do not
+    depend on how they are run.
+
+    Args:
+      parent: the module whose compact method calls this.
+      layer: module class, called as `layer(**fields)(x, *shared)`, returning a `LayerOutput`.
+      fields: the layers' fields.
+      x: hidden states.
+      *shared: further arguments, the same for all layers (a mask, a bias).
+      num_layers: number of layers.
+      remat: recompute a layer in the backward pass instead of keeping its activations.
+      scan: run as one `jax.lax.scan` over stacked parameters, which compiles in the time of one
+        layer. Dropout then draws other keys than the unrolled form; everything else is equal.
+      dropout: the layers draw from the `dropout` stream.
+      return_taps: fill the taps; else they are empty.
+
+    Returns:
+      The last hidden states, and the taps.
+    """
+    hidden, outputs = [x], []
+    if scan and not parent.is_initializing():
+        x, stacked = _scan_layers(
+            parent, layer(**fields, parent=None), x, shared, num_layers, remat, dropout, return_taps
+        )
+        if stacked is not None:
+            outputs = [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(num_layers)]
+    else:
+        layer_class = nn.remat(layer) if remat else layer
+        for i in range(num_layers):
+            output = layer_class(**fields, name=f"{PREFIX}{i}")(x, *shared)
+            x = output.hidden
+            outputs.append(output)
+    if not return_taps:
+        return x, Taps((), (), ())
+    hidden += [output.hidden for output in outputs]
+    return x, Taps(
+        tuple(hidden),
+        tuple(output.scores for output in outputs),
+        tuple(output.probabilities for output in outputs),
+    )
+
+
+def _scan_layers(
+    parent: nn.Module,
+    layer: nn.Module,
+    x: Array,
+    shared: Sequence[Any],
+    num_layers: int,
+    remat: bool,
+    dropout: bool,
+    keep_outputs: bool,
+) -> tuple[Array, LayerOutput | None]:
+    """Scan one detached layer over the stacked parameters of the parent's layers."""
+
+    def body(x: Array, xs: tuple[PyTree, Array | None]) -> tuple[Array, LayerOutput | None]:
+        params, key = xs
+        rngs = {} if key is None else {"dropout": key}
+        output = cast(LayerOutput, layer.apply({"params": params}, x, *shared, rngs=rngs))
+        return output.hidden, output if keep_outputs else None
+
+    stacked = stack_layers(parent.variables["params"], num_layers)
+    keys = jax.random.split(parent.make_rng("dropout"), num_layers) if dropout else None
+    step = jax.checkpoint(body, prevent_cse=False) if remat else body
+    return jax.lax.scan(step, x, (stacked, keys))
