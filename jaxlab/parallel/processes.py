@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -33,8 +34,10 @@ ENVIRONMENT = {
     "num_processes": "JAXLAB_NUM_PROCESSES",
     "process_id": "JAXLAB_PROCESS_ID",
 }
-# The C++ client ends the program without an exception when its own time is up: ours comes first.
-_NEVER_S = 7 * 24 * 3600
+# JAX's service gives up after an hour whatever it is told, and its client then ends the program
+# from C++ without an exception: our own limit has to come first.
+_JAX_TIMEOUT_S = 3600
+MAX_START_TIMEOUT_S = 3000
 
 Result = TypeVar("Result")
 
@@ -51,7 +54,8 @@ class ProcessConfig:
       coordinator: `host:port` of process 0; environment JAXLAB_COORDINATOR.
       num_processes: number of processes of the run; environment JAXLAB_NUM_PROCESSES.
       process_id: number of this process, from 0; environment JAXLAB_PROCESS_ID.
-      start_timeout_s: seconds to wait for the other processes before giving up with an error.
+      start_timeout_s: seconds to wait for the other processes before giving up with an error; at
+        most 3000, since JAX itself waits no longer than an hour.
       heartbeat_timeout_s: seconds without a sign of life after which a process counts as dead and
         the others stop.
     """
@@ -84,9 +88,12 @@ class ProcessConfig:
                 f"process_id={index} with num_processes={count}; "
                 "processes are numbered from 0 to num_processes - 1"
             )
-        for name in ("start_timeout_s", "heartbeat_timeout_s"):
-            if getattr(self, name) < 1:
-                errors.append(f"{name}={getattr(self, name)} is not a positive number of seconds")
+        if not 1 <= self.start_timeout_s <= MAX_START_TIMEOUT_S:
+            errors.append(
+                f"start_timeout_s={self.start_timeout_s} is not from 1 to {MAX_START_TIMEOUT_S} s"
+            )
+        if self.heartbeat_timeout_s < 1:
+            errors.append(f"heartbeat_timeout_s={self.heartbeat_timeout_s} s is not positive")
         if errors:
             raise ValueError("ProcessConfig: " + "; ".join(errors))
 
@@ -346,6 +353,8 @@ def _who(config: ProcessConfig) -> str:
 
 def _join(config: ProcessConfig, alone_is_fine: bool) -> None:
     """Connect to the other processes, or say within the time limit why not."""
+    if config.launcher == "plain" and config.process_id == 0:
+        _check_port_is_free(config)
     late = (
         f"{_who(config)} waited {config.start_timeout_s} s (start_timeout_s) and not all the "
         "others came; start the same command on every host at about the same time and check that "
@@ -358,7 +367,7 @@ def _join(config: ProcessConfig, alone_is_fine: bool) -> None:
             config.num_processes,
             config.process_id,
             cluster_detection_method="deactivate" if config.launcher == "plain" else None,
-            initialization_timeout=_NEVER_S,
+            initialization_timeout=_JAX_TIMEOUT_S,
             heartbeat_timeout_seconds=config.heartbeat_timeout_s,
         )
 
@@ -373,8 +382,24 @@ def _join(config: ProcessConfig, alone_is_fine: bool) -> None:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RuntimeError(
             f"{_who(config)} could not start: {reason} (call start_processes "
-            "before any other use of JAX's devices, and check that the coordinator's port is free "
-            "and the launcher's variables are set; for one process alone set launcher='single')"
+            "before any other use of JAX's devices, and check that the launcher's variables are "
+            "set; for one process alone set launcher='single')"
+        ) from error
+
+
+def _check_port_is_free(config: ProcessConfig) -> None:
+    """Refuse a coordinator's port in use: JAX would crash, or break the run that listens there."""
+    if config.coordinator is None or "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
+        return
+    port = int(config.coordinator.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise RuntimeError(
+            f"{_who(config)} cannot listen on port {port} of this host: {error.strerror}; end the "
+            "program that does (another process 0 of this run?) or choose another port"
         ) from error
 
 

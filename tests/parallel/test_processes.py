@@ -133,10 +133,20 @@ def test_a_wrong_sum_stops_the_run(monkeypatch):
 
 
 def test_starting_after_other_use_of_jax_says_what_to_do():
-    config = ProcessConfig("plain", "127.0.0.1:1234", num_processes=2, process_id=0)
+    config = ProcessConfig("plain", f"127.0.0.1:{free_port()}", num_processes=2, process_id=0)
     assert jax.device_count() == 8
     with pytest.raises(RuntimeError, match="process 0 of 2 .* could not start: .*before any"):
         start_processes(config)
+
+
+def test_a_port_in_use_is_refused_before_jax_crashes_on_it():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = ProcessConfig("plain", f"127.0.0.1:{port}", num_processes=2, process_id=0)
+        with pytest.raises(
+            RuntimeError, match=rf"process 0 of 2 .*cannot listen on port {port} of"
+        ):
+            start_processes(config)
 
 
 def test_nothing_set_means_one_process():
@@ -172,13 +182,13 @@ def test_missing_and_malformed_values_are_named():
 
 def test_a_bad_config_lists_everything():
     with pytest.raises(ValueError) as error:
-        ProcessConfig("ssh", "host", num_processes=0, process_id=-1, start_timeout_s=0)
+        ProcessConfig("ssh", "host", num_processes=0, process_id=-1, start_timeout_s=3001)
     for words in (
-        "'ssh' is not one of",
-        "not host:port",
-        "num_processes=0",
+        "launcher='ssh' is not one of auto, single, plain, cluster",
+        "coordinator='host' is not host:port",
+        "num_processes=0 is not positive",
         "process_id=-1",
-        "=0 is",
+        "start_timeout_s=3001 is not from 1 to 3000 s",
     ):
         assert words in str(error.value)
 
