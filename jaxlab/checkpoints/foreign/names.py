@@ -240,6 +240,11 @@ class NameTable:
         abstract = {path: _abstract(shape) for path, shape in ours.items()}
         return {name: array.shape for name, array in self.save(abstract).items()}
 
+    def foreign_names_of(self, path: str) -> tuple[str, ...]:
+        """The foreign names that one of our paths is stored under; empty if no rule knows it."""
+        found = _first_match(path, self._our_index)
+        return () if found is None else tuple(_fill(n, found[1]) for n in found[0].foreign_names)
+
     def plain_name(self, name: str) -> str | None:
         """A foreign name without the table's prefixes; None if the table ignores it."""
         for prefix in self.prefixes:
