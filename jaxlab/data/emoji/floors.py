@@ -11,6 +11,7 @@ from jaxlab.data.emoji.split import EmojiSplit
 
 THUMBNAIL_SIZE = 8
 RECALLS = (1, 5, 10)
+CHUNK = 64  # drawings turned to float64 at once
 TIE = 1e-9  # equal drawings differ by rounding, distinct ones by more
 
 
@@ -37,10 +38,13 @@ def pixel_features(
             f"size={size} does not divide the drawings' {height}x{width} pixels; "
             "choose a divisor such as 8 or 16"
         )
-    alpha = images[..., 3:].astype(np.float64) / 255
-    on_white = images[..., :3] * alpha + 255 * (1 - alpha)
-    blocks = on_white.reshape(count, size, height // size, size, width // size, 3)
-    flat = blocks.mean(axis=(2, 4)).reshape(count, -1)
+    flat = np.empty((count, size * size * 3))
+    for start in range(0, count, CHUNK):
+        chunk = images[start : start + CHUNK]
+        alpha = chunk[..., 3:] / 255
+        on_white = chunk[..., :3] * alpha + 255 * (1 - alpha)
+        blocks = on_white.reshape(-1, size, height // size, size, width // size, 3)
+        flat[start : start + CHUNK] = blocks.mean(axis=(2, 4)).reshape(len(chunk), -1)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
 

@@ -81,6 +81,9 @@ class EmojiSet:
     sha256: Mapping[str, str]
     folder: Path
 
+    def __repr__(self) -> str:
+        return f"EmojiSet(num_emoji={self.num_emoji}, folder={str(self.folder)!r})"
+
     @property
     def num_emoji(self) -> int:
         """Number of items, 3,786."""
@@ -96,7 +99,7 @@ class EmojiSet:
         """Item index of the base emoji of each concept, int32."""
         return np.flatnonzero(self.is_base).astype(np.int32)
 
-    def texts(self, index: int, language: str = "zh") -> tuple[str, ...]:
+    def texts(self, index: int | np.integer, language: str = "zh") -> tuple[str, ...]:
         """The name of an item, then its keywords.
 
         Args:
@@ -115,7 +118,7 @@ class EmojiSet:
         )
         return (names[index], *keywords[index])
 
-    def character(self, index: int) -> str:
+    def character(self, index: int | np.integer) -> str:
         """The emoji of an item as text, such as "🥟"."""
         return "".join(chr(int(point, 16)) for point in self.code_points[index].split("-"))
 

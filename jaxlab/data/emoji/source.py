@@ -10,7 +10,7 @@ import importlib.util
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -22,6 +22,7 @@ from jaxlab.packages import cache_dir
 SPLITS = ("train", *LEVELS)
 
 
+@runtime_checkable
 class EmojiSource(Protocol):
     """What `emoji_source` returns: a sequence of records.
 
@@ -35,7 +36,7 @@ class EmojiSource(Protocol):
         """Number of drawings."""
         ...
 
-    def __getitem__(self, position: int) -> Mapping[str, Any]:
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
         """The record of one drawing."""
         ...
 
@@ -93,8 +94,8 @@ class MemoryEmojiSource:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, position: int) -> Mapping[str, Any]:
-        record = self.records[position]
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        record = dict(self.records[index])
         if not self.decode:
             return record
         from PIL import Image

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -14,6 +14,7 @@ from jaxlab.data.pairs.records import OnError, Pair, ProblemList, flatten_pairs,
 from jaxlab.data.pairs.tsv import TsvImages
 
 
+@runtime_checkable
 class ImageStore(Protocol):
     """Images by id: `TsvImages` or `LmdbImages`."""
 
@@ -54,11 +55,11 @@ class PairSource:
     def __len__(self) -> int:
         return len(self.kept)
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        index = int(self.kept[position])
-        pair = self.pairs[index]
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        pair_index = int(self.kept[index])
+        pair = self.pairs[pair_index]
         return {
-            "example_id": np.int64(index),
+            "example_id": np.int64(pair_index),
             "image_id": np.int64(pair.image_id),
             "text_id": np.int64(pair.text_id),
             "image": self.images.read(pair.image_id),
