@@ -282,8 +282,52 @@ def test_object_scalars_are_refused(save):
 
 
 @pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (
+            pickle.PROTO + b"\x02" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.",
+            "LONG_BINPUT 2147483647",
+        ),
+        (pickle.PROTO + b"\x05" + pickle.BYTEARRAY8 + bytes(8) + b".", "BYTEARRAY8 at byte 2"),
+        (b"(ios\nsystem\n.", "INST at byte 1"),
+        (pickle.PROTO + b"\x02" + pickle.EXT1 + b"\x01.", "EXT1"),
+        (pickle.PROTO + b"\x02}", "STOP"),
+        (pickle.PROTO + b"\x02" + pickle.BINUNICODE + b"\xff\xff\xff\xffx.", "4294967295"),
+    ],
+)
+def test_instructions_that_torch_does_not_write_are_refused(tmp_path, program, message):
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", program)
+    with pytest.raises(ValueError, match=message):
+        torch_zip.read_torch_zip(path)
+
+
+def test_damaged_bytes_give_a_value_error_and_nothing_else(tmp_path):
+    whole, path = (GOLDEN / "torch_zip.pt").read_bytes(), tmp_path / "model.pt"
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(100):
+        data = np.frombuffer(whole, np.uint8).copy()
+        data[rng.integers(0, len(data), 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(data)
+        try:
+            torch_zip.read_torch_zip(path)
+        except ValueError as error:
+            assert "model.pt" in str(error)
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
     ("size", "stride", "offset"),
-    [((2, 3), (3,), 0), ((-1,), (1,), 0), ((2,), (-1,), 1), ((2,), (1,), -1), ((1.5,), (1,), 0)],
+    [
+        ((2, 3), (3,), 0),
+        ((2**70,), (0,), 0),
+        ((-1,), (1,), 0),
+        ((2,), (-1,), 1),
+        ((2,), (1,), -1),
+        ((1.5,), (1,), 0),
+    ],
 )
 def test_malformed_views_are_refused(save, size, stride, offset):
     path = save(tensor("0", 4, offset, size, stride), {"0": bytes(16)})

@@ -1,15 +1,18 @@
 """The pickle inside a torch zip file, read and written without torch and without executing it.
 
-A pickle is a small program that may call any importable function. The reader here resolves eleven
-kinds of global (tensor rebuilders, storage types, ordered dicts, sizes, and the NumPy scalars that
-trainers leave in optimizer states) to functions of its own, and refuses every other one by name.
+A pickle is a small program that may call any importable function. The reader here first looks over
+the program and takes only the instructions that build plain values; it then resolves a few globals
+(tensor rebuilders, storage types, ordered dicts, sizes, and the NumPy scalars that trainers leave
+in optimizer states) to functions of its own, and refuses every other one by name.
 """
 
 import io
 import math
 import operator
 import pickle
+import pickletools
 import struct
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +38,16 @@ STORAGE_DTYPES: Mapping[str, np.dtype] = {
 """Names of torch's storage classes and the dtype of their elements."""
 
 _SCALAR_KINDS = "biuf"
+_OPCODES = frozenset(
+    """
+    PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1
+    LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES
+    BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT
+    SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID PUT BINPUT LONG_BINPUT MEMOIZE GET
+    BINGET LONG_BINGET
+    """.split()
+)
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ def _check_view(
     length: int, offset: object, size: Sequence[object], stride: Sequence[object]
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     numbers = [operator.index(n) for n in (offset, *size, *stride)]  # pyrefly: ignore
-    if len(size) != len(stride) or min(numbers) < 0:
+    if len(size) != len(stride) or min(numbers) < 0 or max(numbers) > sys.maxsize:
         raise ValueError(f"tensor of size {size}, stride {stride} and offset {offset} is malformed")
     start, shape, step = numbers[0], tuple(numbers[1 : 1 + len(size)]), numbers[1 + len(size) :]
     last = start + sum((n - 1) * s for n, s in zip(shape, step, strict=True))
@@ -192,6 +205,15 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"persistent id {pid!r} is not a storage")
 
 
+def _check_program(data: bytes) -> None:
+    """Refuses instructions that no torch pickle has, and memo numbers that only cost memory."""
+    for opcode, argument, at in pickletools.genops(data):
+        if opcode.name not in _OPCODES:
+            raise ValueError(f"instruction {opcode.name} at byte {at} is not one of torch's")
+        if "PUT" in opcode.name and int(argument or 0) > len(data):
+            raise ValueError(f"{opcode.name} {argument} at byte {at} is out of range")
+
+
 def load(data: bytes, load_storage: Callable[[StorageRef], np.ndarray]) -> Any:
     """What a torch pickle holds, with arrays for tensors.
 
@@ -206,8 +228,19 @@ def load(data: bytes, load_storage: Callable[[StorageRef], np.ndarray]) -> Any:
       ValueError: if the pickle is damaged, or asks for anything that is not listed above.
     """
     try:
+        _check_program(data)
         return _Unpickler(data, load_storage).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, LookupError) as error:
+    except (
+        pickle.UnpicklingError,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ValueError(f"its pickle cannot be read: {error}") from error
 
 

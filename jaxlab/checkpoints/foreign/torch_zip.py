@@ -118,7 +118,7 @@ def _open(path: Path) -> _Archive:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = {info.filename: info for info in archive.infolist()}
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise ValueError(
                 f"{path} is truncated or damaged: it starts as a zip file and has no readable "
                 f"directory at its end ({path.stat().st_size} bytes). Download it again"
