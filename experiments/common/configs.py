@@ -222,7 +222,9 @@ def _decode(value: Any, hint: Any, path: str, errors: list[str], valid: Sequence
         if not attempt:
             return result
         attempts.append(attempt)
-    errors.extend(attempts[0] if len(arms) == 1 else [_wrong_type(path, value, hint)])
+    is_mapping = isinstance(value, Mapping | config_dict.ConfigDict)
+    nearest = min(attempts, key=len) if is_mapping or len(arms) == 1 else None
+    errors.extend(nearest or [_wrong_type(path, value, hint)])
     return None
 
 

@@ -144,6 +144,39 @@ def test_a_wrong_config_is_refused_by_name(config, message):
         run_config(config_dict.ConfigDict(config), RunConfig)
 
 
+@dataclasses.dataclass(frozen=True)
+class Small:
+    """Small.
+
+    Attributes:
+      width: its width.
+    """
+
+    width: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """Takes one of two kinds.
+
+    Attributes:
+      body: which.
+    """
+
+    body: OptimizerConfig | Small = Small()
+
+
+def test_a_field_of_several_classes_takes_the_one_that_fits():
+    for body in (Small(7), OptimizerConfig(kind="sgd")):
+        assert run_config(to_config_dict(Tower(body)), Tower) == Tower(body)
+    with pytest.raises(
+        ValueError, match=r"^config\.body\.widht does not exist; .*config\.body\.width$"
+    ):
+        run_config({"body": {"widht": 3}}, Tower)
+    with pytest.raises(ValueError, match=r"config\.body=3 is a int; wanted .*Small"):
+        run_config({"body": 3}, Tower)
+
+
 def test_all_mistakes_are_told_at_once():
     with pytest.raises(ValueError) as caught:
         run_config({"num_step": 1, "sizes": 3, "optimizer": {"kind": "x"}}, RunConfig)
