@@ -47,7 +47,6 @@ _OPCODES = frozenset(
     BINGET LONG_BINGET
     """.split()
 )
-)
 
 
 @dataclass(frozen=True)
