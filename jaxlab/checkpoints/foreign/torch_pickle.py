@@ -16,7 +16,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -117,9 +117,12 @@ def _parameter(data: np.ndarray, *_: object) -> np.ndarray:
 
 
 def _check_view(
-    length: int, offset: object, size: Sequence[object], stride: Sequence[object]
+    length: int,
+    offset: SupportsIndex,
+    size: Sequence[SupportsIndex],
+    stride: Sequence[SupportsIndex],
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    numbers = [operator.index(n) for n in (offset, *size, *stride)]  # pyrefly: ignore
+    numbers = [operator.index(n) for n in (offset, *size, *stride)]
     if len(size) != len(stride) or min(numbers) < 0 or max(numbers) > sys.maxsize:
         raise ValueError(f"tensor of size {size}, stride {stride} and offset {offset} is malformed")
     start, shape, step = numbers[0], tuple(numbers[1 : 1 + len(size)]), numbers[1 + len(size) :]
@@ -133,7 +136,10 @@ def _check_view(
 
 
 def strided_view(
-    storage: np.ndarray, offset: object, size: Sequence[object], stride: Sequence[object]
+    storage: np.ndarray,
+    offset: SupportsIndex,
+    size: Sequence[SupportsIndex],
+    stride: Sequence[SupportsIndex],
 ) -> np.ndarray:
     """A read-only view of a flat storage, as a torch tensor sees it.
 
@@ -158,7 +164,7 @@ def strided_view(
 
 
 def _rebuild_tensor(
-    storage: np.ndarray, offset: object, size: Any, stride: Any, *_: object
+    storage: np.ndarray, offset: SupportsIndex, size: Any, stride: Any, *_: object
 ) -> np.ndarray:
     if not isinstance(storage, np.ndarray) or storage.ndim != 1:
         raise ValueError("a tensor is built from something that is not a storage")
