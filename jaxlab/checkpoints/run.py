@@ -74,7 +74,7 @@ class RunCheckpoints:
             self._remove_unfinished()
         self._manager = _make_manager(self.directory, self._is_kept, read_only)
         self._metrics: dict[int, dict[str, float]] = {}
-        for step in self._manager.all_steps():
+        for step in self.steps():
             self._metrics[step] = self._read_metrics(step)
 
     def __enter__(self) -> "RunCheckpoints":
@@ -88,12 +88,14 @@ class RunCheckpoints:
             self.close()
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
+        """Steps of the checkpoints that are complete on disk, ascending."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint's step; None if there is none."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
         """Step of the best checkpoint that is there; None if none has `best_metric`.
@@ -131,7 +133,7 @@ class RunCheckpoints:
         """
         import orbax.checkpoint as ocp
 
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
         params, rest = _split(tree_to_paths(state))
@@ -165,7 +167,7 @@ class RunCheckpoints:
         self._require(step)
         wanted = {path: _abstract(leaf) for path, leaf in tree_to_paths(target).items()}
         with self._read_errors(step):
-            saved = self._saved_leaves(step)
+            saved = _join(self._saved_leaves(step, "params"), self._saved_leaves(step, "state"))
         _check_same_leaves(saved, wanted, self.directory / str(step))
         params, rest = _split(wanted)
         with self._read_errors(step):
@@ -176,10 +178,7 @@ class RunCheckpoints:
                     state=ocp.args.StandardRestore(_nest(rest)),
                 ),
             )
-        leaves = {
-            **{("params", *path): leaf for path, leaf in tree_to_paths(restored["params"]).items()},
-            **tree_to_paths(restored["state"]),
-        }
+        leaves = _join(tree_to_paths(restored["params"]), tree_to_paths(restored["state"]))
         structure = jax.tree.structure(target)
         return jax.tree.unflatten(structure, [leaves[path] for path in wanted])
 
@@ -212,7 +211,7 @@ class RunCheckpoints:
         step = self._some(self.latest_step()) if step is None else step
         self._require(step)
         with self._read_errors(step):
-            saved, _ = _split(self._saved_leaves(step))
+            saved = self._saved_leaves(step, "params")
         if target is None:
             wanted = {path: _abstract(leaf) for path, leaf in saved.items()}
         else:
@@ -248,7 +247,7 @@ class RunCheckpoints:
             self._manager.close()
 
     def _require(self, step: int) -> None:
-        if step not in self._manager.all_steps():
+        if step not in self.steps():
             raise FileNotFoundError(
                 f"no checkpoint of step {step} in {self.directory}; it has {self.steps()}"
             )
@@ -261,16 +260,16 @@ class RunCheckpoints:
             )
         return step
 
-    def _saved_leaves(self, step: int) -> dict[Path_, Any]:
-        metadata = self._manager.item_metadata(step)
-        missing = [name for name in ("params", "state") if metadata[name] is None]
-        if missing:
-            raise FileNotFoundError(f"its folders {missing} are missing")
-        params, state = (metadata[name].tree for name in ("params", "state"))
-        return {
-            **{("params", *path): leaf for path, leaf in tree_to_paths(params).items()},
-            **tree_to_paths(state),
-        }
+    def _saved_leaves(self, step: int, item: str) -> dict[Path_, Any]:
+        """Shape and dtype of every leaf of `params` or `state`, by path within it."""
+        import orbax.checkpoint as ocp
+
+        path = self.directory / str(step) / item
+        if not path.is_dir():
+            raise FileNotFoundError(f"its folder {item} is missing")
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            metadata = reader.metadata(path).item_metadata
+        return tree_to_paths(metadata.tree)
 
     def _read_metrics(self, step: int) -> dict[str, float]:
         import orbax.checkpoint as ocp
@@ -386,6 +385,11 @@ def _split(leaves: Mapping[Path_, Any]) -> tuple[dict[Path_, Any], dict[Path_, A
     """The leaves under `params`, without that component, and the others."""
     params = {path[1:]: leaf for path, leaf in leaves.items() if path[0] == "params"}
     return params, {path: leaf for path, leaf in leaves.items() if path[0] != "params"}
+
+
+def _join(params: Mapping[Path_, Any], rest: Mapping[Path_, Any]) -> dict[Path_, Any]:
+    """Undoes `_split`."""
+    return {**{("params", *path): leaf for path, leaf in params.items()}, **rest}
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -269,6 +269,8 @@ class _Run:
 
     def _read(self, done: _Pending) -> dict[str, float]:
         """Waits for a step; its metrics if they are to be logged."""
+        if "loss" not in done.metrics:
+            raise ValueError(f"the step's metrics {sorted(done.metrics)} have no loss; add it")
         checked = {
             name: float(np.asarray(done.metrics[name]))
             for name in ("loss", "grad_norm")
@@ -299,9 +301,9 @@ class _Run:
                 if saved is not None
                 else "No checkpoint was saved before. "
             )
-            + f"What to try: look at these examples for empty or broken input; lower learning_rate"
-            f"{rate} or raise warmup_steps; set clip_norm=1; if the model computes in bfloat16, try "
-            "float32. JAX_DEBUG_NANS=1 finds the operation"
+            + "What to try: look at these examples for empty or broken input; lower learning_rate"
+            f"{rate} or raise warmup_steps; set clip_norm=1; if the model computes in bfloat16, "
+            "try float32. JAX_DEBUG_NANS=1 finds the operation"
         )
 
     def _name_examples(self, done: _Pending) -> str:
@@ -354,6 +356,7 @@ class _Run:
 
     def _stop(self, step: int) -> None:
         self.log.write(step, self._drain(step, keep=0))
+        self.checkpoints.wait()
         self._save(step, {})
         self.checkpoints.wait()
         interrupted = TrainingInterrupted(step, str(self.workdir))
@@ -365,7 +368,8 @@ class _Run:
         found = [r for r in read_metrics(self.workdir) if r["step"] == step]
         if any_process(not found):
             return {}
-        return {name: value for name, value in found[-1].items() if name != "step"}
+        record = {name: value for name, value in found[-1].items() if name != "step"}
+        return {name: math.nan if value is None else value for name, value in record.items()}
 
     def _finish(self, record: Mapping[str, float]) -> TrainResult:
         self.checkpoints.wait()

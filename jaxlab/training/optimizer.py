@@ -130,7 +130,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     Example:
       >>> schedule = make_schedule(OptimizerConfig(learning_rate=5e-5, warmup_steps=100), 735)
       >>> [f"{schedule(t):.6e}" for t in (0, 100, 417, 734)]
-      ['5.000000e-07', '5.000000e-05', '2.506184e-05', '3.059680e-10']
+      ['5.000000e-07', '5.000000e-05', '2.506184e-05', '3.059577e-10']
 
     References:
       The rule of Chinese CLIP's training code (cn_clip/training/scheduler.py, cosine_lr).
@@ -229,7 +229,7 @@ def scale_by_schedule(schedule: optax.Schedule) -> optax.GradientTransformation:
         return RateState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
     def update(
-        updates: PyTree, state: RateState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, RateState]:
         del params
         rate = jnp.asarray(schedule(state.count), jnp.float32)
@@ -253,7 +253,7 @@ def average_params(decay: float) -> optax.GradientTransformation:
         return EmaState(jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params))
 
     def update(
-        updates: PyTree, state: EmaState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, EmaState]:
         if params is None:
             raise ValueError("got params=None; the average needs them: tx.update(g, state, params)")

@@ -1,5 +1,6 @@
 """The usual optimisation step, made from a loss function and an optimizer."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -72,11 +73,11 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         if post_update is not None:
             params = post_update(params)
-        metrics["grad_norm"] = optax.global_norm(grads).astype(jnp.float32)
+        metrics["grad_norm"] = optax.tree.norm(grads).astype(jnp.float32)
         if (rate := learning_rate(opt_state)) is not None:
             metrics["learning_rate"] = rate
-        new_state = state.replace(
-            step=state.step + 1, params=params, extra=extra, opt_state=opt_state
+        new_state = dataclasses.replace(
+            state, step=state.step + 1, params=params, extra=extra, opt_state=opt_state
         )
         return new_state, metrics
 
@@ -97,7 +98,7 @@ def split_microbatches(batch: PyTree, num_microbatches: int) -> PyTree:
       ValueError: if the rows are not a multiple of the parts.
     """
 
-    def split(leaf: jax.Array) -> jax.Array:
+    def split(leaf: Any) -> jax.Array:
         rows = leaf.shape[0]
         if rows % num_microbatches:
             raise ValueError(
