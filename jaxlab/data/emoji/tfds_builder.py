@@ -1,7 +1,7 @@
 """TFDS builder of the emoji set: array_record files, no TensorFlow, no network."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,18 @@ class EmojiBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # everything ships with the library
-        return {name: self._generate_examples(name) for name in SPLITS}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         emoji = load_emoji()
-        for position, record in enumerate(emoji_records(emoji, standard_split(emoji), split)):
+        split = standard_split(emoji)
+        encoded = [emoji.encoded_images(style) for style in STYLES]
+        return {
+            name: self._generate_examples(emoji_records(emoji, split, name, encoded))
+            for name in SPLITS
+        }
+
+    def _generate_examples(
+        self, records: Iterable[dict[str, Any]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for position, record in enumerate(records):
             yield position, {**record, "image": io.BytesIO(record["image"])}
 
 
