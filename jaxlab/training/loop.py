@@ -66,7 +66,7 @@ class Evaluator:
     """
 
     name: str
-    evaluate: Callable[[Any], Mapping[str, float]]
+    evaluate: Callable[[Any], Mapping[str, float | int]]
     every_steps: int | None = None
 
 
@@ -79,7 +79,7 @@ class TrainResult(NamedTuple):
     """
 
     state: Any
-    metrics: dict[str, float]
+    metrics: dict[str, float | int]
 
 
 def train_loop(
@@ -373,7 +373,7 @@ class _Run:
 
     def _finish(self, record: Mapping[str, float]) -> TrainResult:
         self.checkpoints.wait()
-        results = {"step": self.config.num_steps, **record}
+        results: dict[str, float | int] = {"step": self.config.num_steps, **record}
         if self.progress.examples_per_s:
             results["train/examples_per_s"] = self.progress.examples_per_s
         best = self.checkpoints.best_step() if self.config.keep_best else None

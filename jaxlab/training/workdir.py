@@ -134,7 +134,7 @@ def save_config(workdir: Path, config: Any) -> None:
     write_json(path, new)
 
 
-def write_results(workdir: str | Path, metrics: Mapping[str, float]) -> None:
+def write_results(workdir: str | Path, metrics: Mapping[str, float | int]) -> None:
     """Adds numbers to `results.json`, in process 0.
 
     Args:
@@ -146,7 +146,7 @@ def write_results(workdir: str | Path, metrics: Mapping[str, float]) -> None:
         write_json(path, {**(read_json(path) or {}), **metrics})
 
 
-def read_results(workdir: str | Path) -> dict[str, float]:
+def read_results(workdir: str | Path) -> dict[str, float | int]:
     """The numbers of `results.json`; empty if the run has not ended."""
     found = read_json(Path(workdir) / RESULTS) or {}
     return {name: math.nan if value is None else value for name, value in found.items()}

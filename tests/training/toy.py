@@ -18,11 +18,8 @@ ROWS = 16
 
 def init_params(key):
     """A two-layer network."""
-    up, down = jax.random.split(key)
-    return {
-        "up": {"kernel": jax.random.normal(up, (4, 8)), "bias": jnp.zeros(8)},
-        "down": {"kernel": jax.random.normal(down, (8, 2))},
-    }
+    up, down = jnp.split(jax.random.uniform(key, (6, 8), minval=-1.0), [4])
+    return {"up": {"kernel": up, "bias": jnp.zeros(8)}, "down": {"kernel": down.T}}
 
 
 def loss_fn(params, frozen, extra, batch, key):
