@@ -1,0 +1,62 @@
+"""The English image tower that the tiny config starts from: a small CLIP on English names.
+
+It is trained once on the training part of the emoji set, as long as it pays on two cores, and its
+image tower ships with the library. The text tower is thrown away, hence small.
+
+    python -m experiments.chinese_clip.train \
+        --config=configs/chinese_clip/english_tower.py --workdir=runs/english_tower
+    python -m experiments.chinese_clip.export --workdir=runs/english_tower --parts=visual \
+        --output=jaxlab/chinese_clip/assets/english_tower
+"""
+
+import dataclasses
+
+from experiments.chinese_clip.settings import RunConfig, StageConfig
+from experiments.common import to_config_dict
+from jaxlab.chinese_clip import EMOJI_MODEL, LossConfig
+from jaxlab.chinese_clip.emoji import EmojiDataConfig
+from jaxlab.data.device_augment import DrawingAugmentConfig
+from jaxlab.training import OptimizerConfig
+
+
+def get_config(arg: str = ""):
+    del arg
+    return to_config_dict(
+        RunConfig(
+            model=dataclasses.replace(
+                EMOJI_MODEL,
+                text=dataclasses.replace(EMOJI_MODEL.text, num_layers=1),
+                context_length=16,
+            ),
+            emoji=EmojiDataConfig(
+                language="en",
+                keyword_probability=0.3,
+                augment=DrawingAugmentConfig(
+                    rotation=0.2,
+                    scale=0.2,
+                    stretch=0.1,
+                    translation=0.06,
+                    hue=0.3,
+                    brightness=0.25,
+                    contrast=0.2,
+                    saturation=0.5,
+                    blur_probability=0.3,
+                    blur_sigma=0.8,
+                    background_probability=0.5,
+                    num_cutouts=1,
+                    cutout_size=0.25,
+                ),
+            ),
+            loss=LossConfig(equal_texts_match=True),
+            stage_2=StageConfig(
+                num_steps=3000,
+                global_batch_size=256,
+                log_every_steps=50,
+                save_every_steps=500,
+                optimizer=OptimizerConfig(
+                    learning_rate=3e-3, warmup_steps=40, b2=0.98, eps=1e-6,
+                    weight_decay=0.05, clip_norm=1.0,
+                ),
+            ),
+        )
+    )  # fmt: skip

@@ -1,0 +1,259 @@
+"""What a run trains on: the emoji set, or image-text pairs of one's own.
+
+A `Task` holds all that depends on the data: batches, what the device does to their images, the
+features of a locked tower computed beforehand, and the evaluation.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from experiments.chinese_clip.settings import RunConfig, StageConfig
+from jaxlab.chinese_clip import ChineseClip, zero_shot
+from jaxlab.chinese_clip.data import (
+    RetrievalSet,
+    make_pair_transform,
+    prepare_pixels,
+)
+from jaxlab.chinese_clip.emoji import (
+    EmojiConcepts,
+    category_prompts,
+    compose_inputs,
+    evaluate_emoji,
+    make_emoji_sampler,
+    make_prepare,
+)
+from jaxlab.chinese_clip.evaluate import encode, encode_all, make_encoders
+from jaxlab.chinese_clip.train import Prepare
+from jaxlab.data.emoji import (
+    STYLES,
+    EmojiSet,
+    EmojiSplit,
+    category_floor,
+    load_emoji,
+    pixel_floor,
+    standard_split,
+)
+from jaxlab.data.images import normalize as normalize_pixels
+from jaxlab.data.pairs import open_pairs
+from jaxlab.data.pipeline import PipelineConfig, make_train_batches
+from jaxlab.metrics import two_way_recalls
+from jaxlab.text import WordPieceTokenizer
+
+ENCODE_BATCH = 256
+
+Batches = Callable[[int], Iterator[dict[str, Any]]]
+
+
+class Task(NamedTuple):
+    """The part of a run that knows its data.
+
+    Attributes:
+      prepare: what the device does to the images of a batch, see `make_loss_fn`.
+      make_batches: `(stage, feature table or None) -> (start step -> batches)`.
+      cache_features: `(model, variables, stage, seed) -> feature table`.
+      evaluate: `(model, variables) -> metrics`, names and numbers of `results.json`.
+      floors: `() -> metrics` that need no model.
+      draw: `(model, variables) -> picture or None`, shown at the end of the run.
+    """
+
+    prepare: Prepare | None
+    make_batches: Callable[[StageConfig, np.ndarray | None], Batches]
+    cache_features: Callable[[ChineseClip, PyTree, StageConfig], np.ndarray]
+    evaluate: Callable[[ChineseClip, PyTree], dict[str, float]]
+    floors: Callable[[], dict[str, float]]
+    draw: Callable[[ChineseClip, PyTree], Any]
+
+
+class EmojiFeatures(NamedTuple):
+    """Normalised features of the whole set.
+
+    Attributes:
+      images: (style, emoji, dim).
+      names: (emoji, dim).
+    """
+
+    images: np.ndarray
+    names: np.ndarray
+
+
+def make_task(config: RunConfig) -> Task:
+    """The task that a run's settings name.
+
+    Args:
+      config: the settings.
+
+    Raises:
+      FileNotFoundError: if the data are missing.
+      ValueError: if they are broken or empty.
+    """
+    return _emoji_task(config) if config.data == "emoji" else _pairs_task(config)
+
+
+def load_drawings(emoji: EmojiSet) -> np.ndarray:
+    """All drawings, uint8 RGBA (style, emoji, 64, 64, 4)."""
+    return np.stack([emoji.images(style) for style in STYLES])
+
+
+def encode_emoji(
+    model: ChineseClip, variables: PyTree, emoji: EmojiSet, drawings: np.ndarray, language: str
+) -> EmojiFeatures:
+    """Normalised features of all drawings and names.
+
+    Args:
+      model: the two towers.
+      variables: their variables.
+      emoji: the set.
+      drawings: see `load_drawings`.
+      language: `zh` or `en`.
+    """
+    size, length = model.config.vision.image_size, model.config.context_length
+    encoders = make_encoders(model, lambda images: compose_inputs(images, size))
+    flat = drawings.reshape(-1, *drawings.shape[2:])
+    images = encode_all(lambda batch: encoders.image(variables, batch), flat, ENCODE_BATCH)
+    names = emoji.names_zh if language == "zh" else emoji.names_en
+    ids = WordPieceTokenizer().tokenize(names, context_length=length, clean=True)
+    texts = encode_all(lambda batch: encoders.text(variables, batch), ids, ENCODE_BATCH)
+    return EmojiFeatures(images.reshape(*drawings.shape[:2], -1), texts)
+
+
+def _emoji_task(config: RunConfig) -> Task:
+    emoji, tokenizer = load_emoji(), WordPieceTokenizer()
+    split, drawings = standard_split(emoji), load_drawings(emoji)
+    concepts = EmojiConcepts(emoji, split)
+    size, length = config.model.vision.image_size, config.model.context_length
+    prepare = make_prepare(config.emoji.augment, size)
+
+    def tokenize(texts: Any) -> np.ndarray:
+        return tokenizer.tokenize(texts, context_length=length, clean=True)
+
+    def make_batches(stage: StageConfig, features: np.ndarray | None) -> Batches:
+        table = {"image": drawings} if features is None else {"image_features": features}
+        sampler = make_emoji_sampler(emoji, concepts, config.emoji, tokenize, table)
+        return lambda start_step: make_train_batches(
+            concepts,
+            seed=stage.seed,
+            global_batch_size=stage.global_batch_size,
+            start_step=start_step,
+            random_transform=sampler,
+        )
+
+    def cache_features(model: ChineseClip, variables: PyTree, stage: StageConfig) -> np.ndarray:
+        return cache_views(model, variables, prepare, drawings, split, stage)
+
+    def evaluate(model: ChineseClip, variables: PyTree) -> dict[str, float]:
+        features = encode_emoji(model, variables, emoji, drawings, config.emoji.language)
+        encoders = make_encoders(model)
+        classifier = zero_shot.make_classifier(
+            category_prompts(emoji, config.emoji.language),
+            lambda texts: encode_all(
+                lambda ids: encoders.text(variables, ids), tokenize(texts), ENCODE_BATCH
+            ),
+        )
+        return evaluate_emoji(emoji, split, features.images, features.names, classifier)
+
+    def floors() -> dict[str, float]:
+        pixel = {f"floor/unseen_drawing_{k}": v for k, v in pixel_floor(emoji, split).items()}
+        category = category_floor(emoji, split)
+        return pixel | {f"floor/category_{k}": v for k, v in category.items()}
+
+    def draw(model: ChineseClip, variables: PyTree) -> Any:
+        from experiments.chinese_clip.pictures import draw_emoji_retrieval
+
+        features = encode_emoji(model, variables, emoji, drawings, config.emoji.language)
+        return draw_emoji_retrieval(
+            emoji, split, drawings, *features, language=config.emoji.language
+        )
+
+    return Task(prepare, make_batches, cache_features, evaluate, floors, draw)
+
+
+def cache_views(
+    model: ChineseClip,
+    variables: PyTree,
+    prepare: Prepare,
+    drawings: np.ndarray,
+    split: EmojiSplit,
+    stage: StageConfig,
+) -> np.ndarray:
+    """Features of augmented views of every training drawing, by a locked image tower.
+
+    Args:
+      model: the two towers.
+      variables: their variables.
+      prepare: the augmentation.
+      drawings: see `load_drawings`.
+      split: decides the training drawings; the features of the others stay zero.
+      stage: number of views, and the seed of their augmentation.
+
+    Returns:
+      float32 (view, style, emoji, dim), normalised.
+    """
+
+    @jax.jit
+    def encode_view(key: jax.Array, images: np.ndarray) -> jax.Array:
+        return encode(model, variables, prepare(key, images), "encode_image")
+
+    rows = split.train
+    table = np.zeros((stage.cached_views, *drawings.shape[:2], model.config.embed_dim), np.float32)
+    keys = jax.random.split(jax.random.key(stage.seed), stage.cached_views)
+    for view, key in enumerate(keys):
+        for start in range(0, len(rows), ENCODE_BATCH):
+            # The last batch is filled up with the first drawings, so that one shape compiles.
+            chosen = np.take(rows, np.arange(start, start + ENCODE_BATCH), axis=0, mode="wrap")
+            styles, items = chosen[:, 0], chosen[:, 1]
+            batch_key = jax.random.fold_in(key, start)
+            table[view, styles, items] = encode_view(batch_key, drawings[styles, items])
+    return table
+
+
+def _pairs_task(config: RunConfig) -> Task:
+    settings, tokenizer = config.pairs, WordPieceTokenizer()
+    size, length = config.model.vision.image_size, config.model.context_length
+    source = open_pairs(settings.folder, settings.train_split, on_error=settings.on_error)
+    transform = make_pair_transform(settings, tokenizer, size, length)
+
+    def make_batches(stage: StageConfig, features: np.ndarray | None) -> Batches:
+        return lambda start_step: make_train_batches(
+            source,
+            seed=stage.seed,
+            global_batch_size=stage.global_batch_size,
+            start_step=start_step,
+            random_transform=transform,
+            config=PipelineConfig(corrupt=settings.on_error),
+        )
+
+    def cache_features(model: ChineseClip, variables: PyTree, stage: StageConfig) -> np.ndarray:
+        raise ValueError(
+            f"cached_views={stage.cached_views} is offered for data='emoji' only; set "
+            "cached_views=0, and the locked tower runs in every step"
+        )
+
+    def evaluate(model: ChineseClip, variables: PyTree) -> dict[str, float]:
+        if not settings.eval_split:
+            return {}
+        split = RetrievalSet(
+            open_pairs(settings.folder, settings.eval_split, on_error=settings.on_error)
+        )
+        encoders = make_encoders(model, normalize_pixels)
+        images = np.concatenate(
+            [
+                encode_all(
+                    lambda batch: encoders.image(variables, batch),
+                    split.read_images(start, start + ENCODE_BATCH, size),
+                    ENCODE_BATCH,
+                )
+                for start in range(0, len(split), ENCODE_BATCH)
+            ]
+        )
+        ids = tokenizer.tokenize(split.texts, context_length=length, clean=True)
+        texts = encode_all(lambda batch: encoders.text(variables, batch), ids, ENCODE_BATCH)
+        recall = two_way_recalls(images, texts, split.images_of_text)
+        return {f"{settings.eval_split}/{name}": value for name, value in recall.items()}
+
+    return Task(
+        prepare_pixels, make_batches, cache_features, evaluate, dict, lambda model, variables: None
+    )

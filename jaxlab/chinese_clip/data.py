@@ -1,0 +1,136 @@
+"""Image-text pairs in the original's formats, as batches for training and retrieval.
+
+Images leave the host as uint8 and are normalised on the device. Text is cleaned (lower case,
+straight quotes) before it is tokenised, as the original does with data sets.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Array, Float, Int64, Key, UInt8
+
+from jaxlab.data.augment import AugmentConfig, augment_image
+from jaxlab.data.images import decode_image, normalize, squash_resize
+from jaxlab.data.pairs import PairSource
+from jaxlab.text import WordPieceTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class PairDataConfig:
+    """Where image-text pairs lie and how they are read.
+
+    Attributes:
+      folder: holds `{split}_imgs.tsv` and `{split}_texts.jsonl`, or `lmdb/{split}`.
+      train_split: split that is trained on.
+      eval_split: split whose retrieval is measured at the end; "" measures none.
+      augment: random crops, flips and AutoAugment while training; otherwise the evaluation
+        transform.
+      augmentation: their ranges.
+      on_error: `error` stops at broken records and lists them, `skip` leaves them out and counts
+        them.
+    """
+
+    folder: str = ""
+    train_split: str = "train"
+    eval_split: str = "valid"
+    augment: bool = True
+    augmentation: AugmentConfig = AugmentConfig()
+    on_error: Literal["error", "skip"] = "error"
+
+
+def make_pair_transform(
+    config: PairDataConfig, tokenizer: WordPieceTokenizer, image_size: int, context_length: int
+) -> Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]:
+    """From a record of a `PairSource` to a training example.
+
+    Args:
+      config: whether and how to augment.
+      tokenizer: texts to ids.
+      image_size: height and width of the images, in pixels.
+      context_length: length of the ids.
+
+    Returns:
+      `(record, generator) -> {"image": uint8 (size, size, 3), "ids": int32 (length,)}`. It raises
+      ValueError for an image that cannot be decoded.
+    """
+
+    def transform(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        image = decode_image(record["image"], example_id=record["example_id"])
+        if config.augment:
+            pixels = np.asarray(augment_image(image, image_size, rng, config.augmentation))
+        else:
+            pixels = squash_resize(image, image_size)
+        ids = tokenizer.tokenize(record["text"], context_length=context_length, clean=True)
+        return {"image": pixels, "ids": ids[0]}
+
+    return transform
+
+
+def prepare_pixels(
+    key: Key[Array, ""], images: UInt8[Array, "batch height width 3"]
+) -> Float[Array, "batch height width 3"]:
+    """From uint8 images to normalised float32, on the device; takes a key only as `Prepare` does.
+
+    Args:
+      key: not used.
+      images: NHWC.
+
+    Returns:
+      NHWC.
+    """
+    del key
+    return normalize(images)
+
+
+class RetrievalSet:
+    """The distinct images and texts of a split, and which belong together.
+
+    Attributes:
+      image_ids: ids in first-seen order, int64.
+      text_ids: ids in first-seen order, int64.
+      texts: the texts, in the order of `text_ids`.
+      images_of_text: positions of the right images of every text.
+    """
+
+    def __init__(self, source: PairSource) -> None:
+        """Collect what a split holds; images stay in their file.
+
+        Args:
+          source: pairs of the split.
+        """
+        pairs = [source.pairs[int(index)] for index in source.kept]
+        images = {
+            image_id: i for i, image_id in enumerate(dict.fromkeys(p.image_id for p in pairs))
+        }
+        texts = {text_id: i for i, text_id in enumerate(dict.fromkeys(p.text_id for p in pairs))}
+        text_of = {pair.text_id: pair.text for pair in pairs}
+        self._store = source.images
+        self.image_ids: Int64[np.ndarray, " images"] = np.asarray(list(images), np.int64)
+        self.text_ids: Int64[np.ndarray, " texts"] = np.asarray(list(texts), np.int64)
+        self.texts = [text_of[text_id] for text_id in texts]
+        self.images_of_text: list[list[int]] = [[] for _ in texts]
+        for pair in pairs:
+            self.images_of_text[texts[pair.text_id]].append(images[pair.image_id])
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.image_ids)
+
+    def read_images(
+        self, start: int, stop: int, image_size: int
+    ) -> UInt8[np.ndarray, "images size size 3"]:
+        """The images at some positions, through the evaluation transform.
+
+        Args:
+          start: first position.
+          stop: position after the last.
+          image_size: height and width of the result, in pixels.
+
+        Raises:
+          ValueError: naming the image that cannot be decoded.
+        """
+        chosen = self.image_ids[start:stop].tolist()
+        decoded = (decode_image(self._store.read(i), example_id=i) for i in chosen)
+        return np.stack([squash_resize(image, image_size) for image in decoded])
