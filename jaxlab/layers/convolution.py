@@ -1,39 +1,31 @@
-"""Convolution and pooling on NHWC arrays, with the padding of torch and a choice of algorithm."""
-
-from typing import Literal
+"""Convolution and pooling on NHWC arrays, with the padding of torch."""
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, reduce
+from einops import reduce
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlab.layers.initializers import torch_uniform
 
-ConvImplementation = Literal["xla", "matmul"]
-
 
 class Conv(nn.Module):
     """Square convolution without bias, padded symmetrically by (size - 1) // 2.
 
     "SAME" padding differs from this for strided convolutions (it pads the right and bottom first),
-    which is why it is not offered. Both implementations share the HWIO kernel and agree to float32
-    rounding; `matmul` writes the convolution as one matrix product over shifted slices, so that its
-    backward pass is matrix products too (XLA's CPU backward convolutions cost 3 to 5 forwards).
+    which is why it is not offered. The kernel is HWIO.
 
     Attributes:
       features: number of output channels.
       kernel_size: height and width of the kernel, odd.
       stride: step in both directions.
-      implementation: `xla` (one convolution) or `matmul`.
       dtype: type of the computation and the output.
     """
 
     features: int
     kernel_size: int
     stride: int = 1
-    implementation: ConvImplementation = "xla"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -47,9 +39,6 @@ class Conv(nn.Module):
 
         Returns:
           NHWC with `features` channels.
-
-        Raises:
-          ValueError: if the implementation is unknown.
         """
         size, channels = self.kernel_size, x.shape[-1]
         kernel = self.param(
@@ -57,14 +46,7 @@ class Conv(nn.Module):
             torch_uniform(size * size * channels),
             (size, size, channels, self.features),
         ).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if self.implementation == "xla":
-            return convolve(x, kernel, self.stride)
-        if self.implementation == "matmul":
-            return convolve_by_matmul(x, kernel, self.stride)
-        raise ValueError(
-            f"implementation={self.implementation!r} is unknown; use 'xla' or 'matmul'"
-        )
+        return convolve(x.astype(self.dtype), kernel, self.stride)
 
 
 def convolve(
@@ -72,7 +54,10 @@ def convolve(
     kernel: Float[Array, "size size channels features"],
     stride: int,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Convolve by XLA's convolution, padded symmetrically by (size - 1) // 2.
+    """Convolution padded symmetrically by (size - 1) // 2.
+
+    One of size and stride 1 is written as a matrix product: on CPUs XLA computes the gradient of
+    its kernel in half the time.
 
     Args:
       x: NHWC.
@@ -82,6 +67,8 @@ def convolve(
     Returns:
       NHWC.
     """
+    if kernel.shape[0] == stride == 1:
+        return x @ kernel[0, 0]
     pad = (kernel.shape[0] - 1) // 2
     return jax.lax.conv_general_dilated(
         x,
@@ -90,44 +77,6 @@ def convolve(
         padding=((pad, pad), (pad, pad)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-
-
-def convolve_by_matmul(
-    x: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "size size channels features"],
-    stride: int,
-) -> Float[Array, "batch out_height out_width features"]:
-    """Convolve by one matrix product over the size * size shifted slices of the padded input.
-
-    Args:
-      x: NHWC.
-      kernel: HWIO.
-      stride: step in both directions.
-
-    Returns:
-      NHWC, equal to `convolve` up to rounding.
-    """
-    size = kernel.shape[0]
-    pad = (size - 1) // 2
-    height, width = ((n + 2 * pad - size) // stride + 1 for n in x.shape[1:3])
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    slices = [
-        jax.lax.slice(
-            padded,
-            (0, row, column, 0),
-            (
-                x.shape[0],
-                row + (height - 1) * stride + 1,
-                column + (width - 1) * stride + 1,
-                x.shape[3],
-            ),
-            (1, stride, stride, 1),
-        )
-        for row in range(size)
-        for column in range(size)
-    ]
-    patches = jnp.concatenate(slices, axis=-1) if len(slices) > 1 else slices[0]
-    return patches @ rearrange(kernel, "h w i o -> (h w i) o")
 
 
 def average_pool(

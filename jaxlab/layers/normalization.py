@@ -120,6 +120,6 @@ class BatchNorm(nn.Module):
             keep, take = self.decay, 1.0 - self.decay
             running_mean.value = keep * running_mean.value + take * mean.mean(axis=(0, 1))
             running_var.value = keep * running_var.value + take * unbiased.mean(axis=(0, 1))
-        normal = (grouped - mean) * jax.lax.rsqrt(var + self.epsilon)
-        y = normal * per_channel(scale, 3) + per_channel(bias, 3)
+        factor = jax.lax.rsqrt(var + self.epsilon) * per_channel(scale, 3)
+        y = (grouped - mean) * factor + per_channel(bias, 3)
         return y.reshape(x.shape).astype(x.dtype)

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxlab.layers.attention import AttentionImplementation, MultiHeadAttention, check_heads
-from jaxlab.layers.convolution import Conv, ConvImplementation, average_pool
+from jaxlab.layers.convolution import Conv, average_pool
 from jaxlab.layers.initializers import torch_uniform
 from jaxlab.layers.normalization import BatchNorm, NormName
 from jaxlab.layers.stacking import Taps
@@ -40,7 +40,6 @@ class ModifiedResNetConfig:
       norm_decay: share of the running statistics kept at a step (torch's momentum is 1 - decay).
       norm_groups: parts of the batch with statistics of their own, one for each device to train as
         an unsynchronised data parallel program does; 1 uses the whole (global) batch.
-      conv: algorithm of the convolutions, `xla` or `matmul`; the numbers are the same.
     """
 
     image_size: int = 224
@@ -55,7 +54,6 @@ class ModifiedResNetConfig:
     norm_epsilon: float = 1e-5
     norm_decay: float = 0.9
     norm_groups: int = 1
-    conv: ConvImplementation = "xla"
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -81,11 +79,8 @@ class ModifiedResNetConfig:
                 f"image_size={self.image_size} is smaller than the network's stride {self.stride}; "
                 "use larger images, fewer stages, stem_stride=1 or stem_pool=1"
             )
-        for name, allowed in (("norm", NormName), ("conv", ConvImplementation)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; use one of {get_args(allowed)}"
-                )
+        if self.norm not in get_args(NormName):
+            raise ValueError(f"norm={self.norm!r} is unknown; use one of {get_args(NormName)}")
         if self.norm == "group" and self.stem_width % 16:
             raise ValueError(
                 f"stem_width={self.stem_width} must be a multiple of 16 with norm='group'"
@@ -177,7 +172,7 @@ class Bottleneck(nn.Module):
         features = planes * config.expansion
 
         def conv(name: str, features: int, size: int) -> Conv:
-            return Conv(features, size, implementation=config.conv, dtype=self.dtype, name=name)
+            return Conv(features, size, dtype=self.dtype, name=name)
 
         h = jax.nn.relu(make_norm(config, self.train, "bn_1")(conv("conv_1", planes, 1)(x)))
         h = jax.nn.relu(make_norm(config, self.train, "bn_2")(conv("conv_2", planes, 3)(h)))
@@ -284,7 +279,7 @@ class ModifiedResNet(nn.Module):
         for i, (features, stride) in enumerate(
             ((half, config.stem_stride), (half, 1), (config.stem_width, 1)), start=1
         ):
-            x = Conv(features, 3, stride, config.conv, self.dtype, name=f"conv_{i}")(x)
+            x = Conv(features, 3, stride, self.dtype, name=f"conv_{i}")(x)
             x = jax.nn.relu(make_norm(config, train, f"bn_{i}")(x))
         x = average_pool(x, config.stem_pool)
         hidden = [x]

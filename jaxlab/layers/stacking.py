@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
-PREFIX = "layer_"
+LAYER_PREFIX = "layer_"
 
 
 class Taps(NamedTuple):
@@ -59,7 +59,7 @@ def stack_layers(params: Mapping[str, PyTree], num_layers: int) -> PyTree:
     Raises:
       KeyError: if a layer is missing.
     """
-    names = [f"{PREFIX}{i}" for i in range(num_layers)]
+    names = [f"{LAYER_PREFIX}{i}" for i in range(num_layers)]
     missing = [name for name in names if name not in params]
     if missing:
         raise KeyError(f"parameters of {missing} are missing; the tree has {sorted(params)}")
@@ -85,7 +85,8 @@ def unstack_layers(stacked: PyTree) -> dict[str, PyTree]:
             "stack_layers"
         )
     return {
-        f"{PREFIX}{i}": jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(sizes.pop())
+        f"{LAYER_PREFIX}{i}": jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+        for i in range(sizes.pop())
     }
 
 
@@ -132,7 +133,7 @@ def run_layers(
     else:
         layer_class = nn.remat(layer) if remat else layer
         for i in range(num_layers):
-            output = layer_class(**fields, name=f"{PREFIX}{i}")(x, *shared)
+            output = layer_class(**fields, name=f"{LAYER_PREFIX}{i}")(x, *shared)
             x = output.hidden
             outputs.append(output)
     if not return_taps:
