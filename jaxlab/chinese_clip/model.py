@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxlab.layers.attention import AttentionImplementation
 from jaxlab.layers.bert import BertConfig, BertEncoder
 from jaxlab.layers.resnet import ModifiedResNet, ModifiedResNetConfig
-from jaxlab.layers.stacking import Taps
+from jaxlab.layers.stacking import LAYER_PREFIX, Taps
 from jaxlab.layers.vit import VisionTransformer, VisionTransformerConfig, check_mask_ratio
 
 _logger = logging.getLogger(__name__)
@@ -356,3 +356,30 @@ def initialize(config: ChineseClipConfig, key: Key[Array, ""]) -> PyTree:
     """
     images, ids = (jnp.zeros(spec.shape, spec.dtype) for spec in example_inputs(config))
     return jax.jit(ChineseClip(config).init)(key, images, ids)
+
+
+def abstract_variables(config: ChineseClipConfig) -> PyTree:
+    """Shapes and types of all variables, without making them.
+
+    Equal to `jax.eval_shape` of `initialize`, but one block a transformer is traced and the others,
+    which are like it, are written down: seconds less for the large sizes.
+
+    Args:
+      config: sizes.
+
+    Returns:
+      `{"params": ...}`, with `batch_stats` for a ResNet, of `jax.ShapeDtypeStruct`.
+    """
+    vision, depths = config.vision, {"bert": config.text.num_layers}
+    if isinstance(vision, VisionTransformerConfig):
+        depths["visual"] = vision.num_layers
+        vision = dataclasses.replace(vision, num_layers=1)
+    text = dataclasses.replace(config.text, num_layers=1)
+    model = ChineseClip(dataclasses.replace(config, vision=vision, text=text))
+    variables = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(config))
+    for tower, depth in depths.items():
+        variables["params"][tower] |= {
+            f"{LAYER_PREFIX}{i}": variables["params"][tower][f"{LAYER_PREFIX}0"]
+            for i in range(1, depth)
+        }
+    return variables
