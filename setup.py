@@ -36,6 +36,7 @@ REQUIRES = [
 TEST = [
     "beartype>=0.20.0",
     "build>=1.2.0",
+    "fonttools>=4.55.0",
     "hypothesis>=6.120.0",
     "import-linter>=2.1",
     "ipykernel>=6.29.0",

@@ -3,7 +3,7 @@
 `python -m experiments.common.build_font` fetches the npm package that carries the font at an exact
 version (checked by its hash) and keeps the glyphs of `characters_to_keep`, without hinting and
 without layout features, which plain horizontal text does not need. Timestamps are kept from the
-source, so the same version of fontTools (it comes with matplotlib) writes the same bytes. Licence,
+source, so the same version of fontTools (of the `test` extra) writes the same bytes. Licence,
 version and checksum are listed in `assets/README.md`.
 """
 
