@@ -27,11 +27,19 @@ Tokenize = Callable[[Sequence[str]], Int32[np.ndarray, "texts time"]]
 
 RECALL_KS = (1, 5, 10)
 
-CATEGORY_TEMPLATES: Mapping[str, tuple[str, ...]] = {
-    "zh": ("{}", "{}的图片", "一张{}的图片", "{}表情符号", "一个{}的图标"),
-    "en": ("{}", "a picture of {}", "an emoji of {}", "{} icon"),
+CATEGORY_PROMPTS: Mapping[str, tuple[str, ...]] = {
+    "Smileys & Emotion": ("表情", "脸", "笑脸", "微笑", "情感", "心", "猫脸"),
+    "People & Body": ("人物", "人", "男人", "女人", "男孩", "女孩", "手", "家庭", "身体"),
+    "Component": ("肤色", "发型"),
+    "Animals & Nature": ("动物", "植物", "鸟", "花", "昆虫", "宠物", "树"),
+    "Food & Drink": ("食物", "饮料", "水果", "蔬菜", "甜点", "面包", "酒"),
+    "Travel & Places": ("旅行", "建筑", "汽车", "火车", "天气", "时钟", "月亮", "交通工具"),
+    "Activities": ("活动", "运动", "游戏", "球", "庆祝", "奖牌"),
+    "Objects": ("物品", "工具", "乐器", "电脑", "书", "衣服", "钱", "文件"),
+    "Symbols": ("符号", "按键", "箭头", "标识", "方形", "星座"),
+    "Flags": ("旗", "旗帜", "国旗"),
 }
-"""Prompts for the categories, by language."""
+"""Chinese words for what each of the ten categories holds, an ensemble of prompts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,18 +182,14 @@ def category_prompts(emoji: EmojiSet, language: str) -> tuple[tuple[str, ...], .
 
     Args:
       emoji: the set.
-      language: `zh` (the Chinese words for the category, principal one first) or `en`.
+      language: `zh` (`CATEGORY_PROMPTS`) or `en` (the category's name, taken apart at "&").
 
     Returns:
       One tuple of texts a category.
     """
-    words = (
-        emoji.category_names_zh
-        if language == "zh"
-        else tuple((name.lower(),) for name in emoji.category_names)
-    )
-    templates = CATEGORY_TEMPLATES[language]
-    return tuple(tuple(t.format(w) for w in each for t in templates) for each in words)
+    if language == "zh":
+        return tuple(CATEGORY_PROMPTS[name] for name in emoji.category_names)
+    return tuple(tuple(name.lower().split(" & ")) for name in emoji.category_names)
 
 
 def evaluate_emoji(
