@@ -235,6 +235,18 @@ class RunCheckpoints:
         with self._write_errors(None):
             self._manager.wait_until_finished()
 
+    def check(self) -> None:
+        """Raises what `wait` would, if the last `save` has ended already; waits for nothing.
+
+        Several processes must learn of an error together: there, only `save`, `wait` and `close`
+        tell.
+
+        Raises:
+          OSError: if the last save could not be written.
+        """
+        if jax.process_count() == 1 and not self._manager.is_saving_in_progress():
+            self.wait()
+
     def close(self) -> None:
         """Waits for the last `save` and lets the folder go.
 

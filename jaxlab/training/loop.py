@@ -283,6 +283,7 @@ class _Run:
         is_last = done.step == self.config.num_steps
         if done.step % self.config.log_every_steps and not is_last:
             return {}
+        self.checkpoints.check()
         self.log.write_board(done.step, {"train/examples_per_s": self.progress.examples_per_s})
         metrics = jax.device_get(done.metrics)
         return {f"train/{name}": float(value) for name, value in metrics.items()}

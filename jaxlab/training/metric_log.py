@@ -1,5 +1,6 @@
 """Metrics of a run over time: `metrics.jsonl` and TensorBoard, each step once."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -43,16 +44,34 @@ class MetricLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        # After an error the first one is reported, not what closing a broken file adds to it.
+        with contextlib.suppress(OSError) if exception[0] else contextlib.nullcontext():
             self._file.close()
+        try:
             self._board.close()
+        except OSError as error:
+            logger.warning("the TensorBoard files of this run are incomplete: %s", error)
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
-        """Adds the record of a step to both; an empty record adds nothing."""
+        """Adds the record of a step to both; an empty record adds nothing.
+
+        Raises:
+          OSError: if `metrics.jsonl` cannot be written.
+        """
         if self._file is None or not record:
             return
-        self._file.write(json.dumps(to_json({"step": step, **record}), ensure_ascii=False) + "\n")
-        self._file.flush()
+        line = json.dumps(to_json({"step": step, **record}), ensure_ascii=False)
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                f"the metrics of step {step} could not be written to {self._file.name} "
+                f"({error.strerror}); free disk space, then run the same command again to "
+                "continue from the last checkpoint"
+            ) from error
         self.write_board(step, record)
 
     def write_board(self, step: int, record: Mapping[str, float]) -> None:

@@ -98,16 +98,25 @@ def test_one_of_two_processes_is_told_to_stop_and_one_process_ends_the_run(
         assert a == pytest.approx(b, rel=1e-5)
 
 
-def test_full_disk_stops_the_run_and_the_last_checkpoint_continues_it(tmp_path, mesh, unbroken):
+@pytest.mark.parametrize(
+    "limit, message",
+    [
+        (1000, r"(?s)could not be written to .*checkpoints.*step [48]\. Free disk space"),
+        (100, "metrics of step 1[02] could not be written .*metrics.jsonl"),
+    ],
+)
+def test_full_disk_stops_the_run_and_the_last_checkpoint_continues_it(
+    tmp_path, mesh, unbroken, limit, message
+):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_up(position, batch):
-        if position == 6:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        if position == 9:  # when the checkpoint of step 4 is complete, that of 8 perhaps
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
 
     try:
-        with pytest.raises(OSError, match=r"(?s)could not be written.*step 4\. Free disk space"):
-            TOY["run"](tmp_path, mesh, fill_up, log_every_steps=100, eval_every_steps=0)
+        with pytest.raises(OSError, match=message):
+            TOY["run"](tmp_path, mesh, fill_up)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     result = TOY["run"](tmp_path, mesh)
