@@ -213,10 +213,10 @@ def cache_views(
 def _pairs_task(config: RunConfig) -> Task:
     settings, tokenizer = config.pairs, WordPieceTokenizer()
     size, length = config.model.vision.image_size, config.model.context_length
-    source = open_pairs(settings.folder, settings.train_split, on_error=settings.on_error)
     transform = make_pair_transform(settings, tokenizer, size, length)
 
     def make_batches(stage: StageConfig, features: np.ndarray | None) -> Batches:
+        source = open_pairs(settings.folder, settings.train_split, on_error=settings.on_error)
         return lambda start_step: make_train_batches(
             source,
             seed=stage.seed,

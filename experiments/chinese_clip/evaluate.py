@@ -1,0 +1,54 @@
+"""Measure a trained model on the data of a config, without training.
+
+    python -m experiments.chinese_clip.evaluate --config=configs/chinese_clip/tiny.py --workdir=DIR
+
+The model is the one that the run in DIR wrote (`DIR/model`), or `--weights`: a folder of published
+weights or a `.pt` file of the original. The numbers are printed and written to
+`DIR/evaluation.json`.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from absl import flags
+
+from experiments.chinese_clip.settings import RunConfig
+from experiments.chinese_clip.tasks import make_task
+from experiments.chinese_clip.train import MODEL_FOLDER
+from experiments.common import print_results, run, start
+from jaxlab import chinese_clip as clip
+
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "Folder of published weights, or a .pt file of the original."
+)
+
+
+def main(config: RunConfig, workdir: Path) -> None:
+    """Load, measure, report."""
+    start()
+    weights = load_weights(Path(_WEIGHTS.value or workdir / MODEL_FOLDER).expanduser())
+    config = dataclasses.replace(config, model=weights.config)
+    model = clip.ChineseClip(weights.config, dtype=config.dtype)
+    task = make_task(config)
+    results = {**task.evaluate(model, weights.variables), **task.floors()}
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    print_results(results, title=str(_WEIGHTS.value or workdir))
+
+
+def load_weights(path: Path) -> clip.Weights:
+    """A model from a folder of published weights or a file of the original.
+
+    Args:
+      path: the folder or file.
+
+    Raises:
+      FileNotFoundError: if there is nothing.
+      ValueError: if it cannot be read.
+    """
+    return clip.load_original(path) if path.is_file() else clip.load_published(path)
+
+
+if __name__ == "__main__":
+    run(main)
