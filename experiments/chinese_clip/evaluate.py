@@ -15,7 +15,7 @@ from absl import flags
 
 from experiments.chinese_clip.settings import RunConfig
 from experiments.chinese_clip.tasks import make_task
-from experiments.chinese_clip.train import MODEL_FOLDER
+from experiments.chinese_clip.train import MODEL_FOLDER, besides
 from experiments.common import print_results, run, start
 from jaxlab import chinese_clip as clip
 
@@ -31,10 +31,12 @@ def main(config: RunConfig, workdir: Path) -> None:
     config = dataclasses.replace(config, model=weights.config)
     model = clip.ChineseClip(weights.config, dtype=config.dtype)
     task = make_task(config)
-    results = {**task.evaluate(model, weights.variables), **task.floors()}
+    results, floors = task.evaluate(model, weights.variables), task.floors()
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
-    print_results(results, title=str(_WEIGHTS.value or workdir))
+    (workdir / "evaluation.json").write_text(
+        json.dumps({**results, **floors.metrics}, indent=2) + "\n", "utf-8"
+    )
+    print_results(results, title=str(_WEIGHTS.value or workdir), beside=besides(floors))
 
 
 def load_weights(path: Path) -> clip.Weights:

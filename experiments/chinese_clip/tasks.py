@@ -19,6 +19,7 @@ from jaxlab.chinese_clip.data import (
     prepare_pixels,
 )
 from jaxlab.chinese_clip.emoji import (
+    RECALL_KS,
     EmojiConcepts,
     category_prompts,
     compose_inputs,
@@ -48,6 +49,18 @@ ENCODE_BATCH = 256
 Batches = Callable[[int], Iterator[dict[str, Any]]]
 
 
+class Floors(NamedTuple):
+    """What is reached without a model.
+
+    Attributes:
+      metrics: by names of their own, for `results.json`.
+      beside: the same numbers by the names of the metrics that are to beat them, for the table.
+    """
+
+    metrics: dict[str, float]
+    beside: dict[str, float]
+
+
 class Task(NamedTuple):
     """The part of a run that knows its data.
 
@@ -56,7 +69,7 @@ class Task(NamedTuple):
       make_batches: `(stage, feature table or None) -> (start step -> batches)`.
       cache_features: `(model, variables, stage, seed) -> feature table`.
       evaluate: `(model, variables) -> metrics`, names and numbers of `results.json`.
-      floors: `() -> metrics` that need no model.
+      floors: what needs no model, see `Floors`.
       draw: `(model, variables) -> picture or None`, shown at the end of the run.
     """
 
@@ -64,7 +77,7 @@ class Task(NamedTuple):
     make_batches: Callable[[StageConfig, np.ndarray | None], Batches]
     cache_features: Callable[[ChineseClip, PyTree, StageConfig], np.ndarray]
     evaluate: Callable[[ChineseClip, PyTree], dict[str, float]]
-    floors: Callable[[], dict[str, float]]
+    floors: Callable[[], Floors]
     draw: Callable[[ChineseClip, PyTree], Any]
 
 
@@ -155,10 +168,8 @@ def _emoji_task(config: RunConfig) -> Task:
         )
         return evaluate_emoji(emoji, split, features.images, features.names, classifier)
 
-    def floors() -> dict[str, float]:
-        pixel = {f"floor/unseen_drawing_{k}": v for k, v in pixel_floor(emoji, split).items()}
-        category = category_floor(emoji, split)
-        return pixel | {f"floor/category_{k}": v for k, v in category.items()}
+    def floors() -> Floors:
+        return emoji_floors(emoji, split, drawings)
 
     def draw(model: ChineseClip, variables: PyTree) -> Any:
         from experiments.chinese_clip.pictures import draw_emoji_retrieval
@@ -169,6 +180,27 @@ def _emoji_task(config: RunConfig) -> Task:
         )
 
     return Task(prepare, make_batches, cache_features, evaluate, floors, draw)
+
+
+def emoji_floors(emoji: EmojiSet, split: EmojiSplit, drawings: np.ndarray) -> Floors:
+    """The pixel nearest neighbour where it can find anything, chance elsewhere, in percent.
+
+    Args:
+      emoji: the set.
+      split: its split.
+      drawings: see `load_drawings`.
+    """
+    pixel, category = pixel_floor(emoji, split, drawings), category_floor(emoji, split)
+    metrics = {f"floor/unseen_drawing_{name}": value for name, value in pixel.items()}
+    metrics |= {f"floor/category_{name}": value for name, value in category.items()}
+    beside = {f"unseen_drawing/image_to_text_{name}": value for name, value in pixel.items()}
+    for k in RECALL_KS:
+        num_names = len(split.levels["unseen_concept"].text_gallery)
+        beside[f"unseen_concept/image_to_text_r{k}"] = 100.0 * k / num_names
+        beside[f"unseen_combination/image_to_text_r{k}"] = 0.0
+    beside["unseen_concept/category_mean_per_class"] = category["chance"]
+    beside["unseen_concept/category_plain"] = category["largest"]
+    return Floors(metrics, beside)
 
 
 def cache_views(
@@ -255,5 +287,10 @@ def _pairs_task(config: RunConfig) -> Task:
         return {f"{settings.eval_split}/{name}": value for name, value in recall.items()}
 
     return Task(
-        prepare_pixels, make_batches, cache_features, evaluate, dict, lambda model, variables: None
+        prepare_pixels,
+        make_batches,
+        cache_features,
+        evaluate,
+        lambda: Floors({}, {}),
+        lambda model, variables: None,
     )

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from experiments.chinese_clip.settings import RunConfig, StageConfig
-from experiments.chinese_clip.tasks import Task, make_task
+from experiments.chinese_clip.tasks import Floors, Task, make_task
 from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
 from jaxlab import chinese_clip as clip
@@ -38,9 +38,8 @@ def main(config: RunConfig, workdir: Path) -> None:
     for name in ("stage_1", "stage_2"):
         if (stage := getattr(config, name)) is not None:
             variables = run_stage(config, stage, workdir / name, task, model, variables, mesh)
-    results = {**task.evaluate(model, variables), **task.floors()}
-    results["seconds"] = time.monotonic() - started
-    report(config, workdir, task, model, variables, results)
+    results = task.evaluate(model, variables)
+    report(config, workdir, task, model, variables, results, time.monotonic() - started)
 
 
 def initial_variables(config: RunConfig) -> PyTree:
@@ -138,6 +137,7 @@ def report(
     model: clip.ChineseClip,
     variables: PyTree,
     results: dict[str, float],
+    seconds: float,
 ) -> None:
     """Write the model, `results.json` and the picture, and print the table (process 0 alone).
 
@@ -148,16 +148,23 @@ def report(
       model: the two towers.
       variables: the trained variables.
       results: metrics.
+      seconds: since the start of the run.
     """
     if not parallel.is_main_process():
         return
     info = {"data": config.data, "language": config.emoji.language}
     clip.save_published(workdir / MODEL_FOLDER, variables, config.model, info=info)
-    training.write_results(workdir, results)
-    print_results(results, title=f"{workdir}")
+    floors = task.floors()
+    training.write_results(workdir, {**results, **floors.metrics, "seconds": seconds})
+    print_results(results, title=f"{workdir}, {seconds:.0f} s", beside=besides(floors))
     picture = task.draw(model, variables)
     if picture is not None:
         print(f"Pictures: {save_png(workdir / 'retrieval.png', picture)}")
+
+
+def besides(floors: Floors) -> dict[str, dict[str, float]]:
+    """The columns beside the results: the floors, where there are any."""
+    return {"floor": floors.beside} if floors.beside else {}
 
 
 if __name__ == "__main__":
