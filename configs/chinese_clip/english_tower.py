@@ -49,7 +49,7 @@ def get_config(arg: str = ""):
             ),
             loss=LossConfig(equal_texts_match=True),
             stage_2=StageConfig(
-                num_steps=3000,
+                num_steps=2000,
                 global_batch_size=256,
                 log_every_steps=50,
                 save_every_steps=500,

@@ -1,7 +1,8 @@
 """A small Chinese CLIP on the emoji set, in minutes on two cores, the way the paper does it.
 
 It starts from an English image tower (`english_tower.py`), locks it while the Chinese text tower is
-trained towards its cached features, then trains both.
+trained towards its cached features, then trains both. `tiny.py:one_stage` trains both towers from
+the English tower from the start, `tiny.py:scratch` without it, at equal cost.
 """
 
 import dataclasses
@@ -13,16 +14,41 @@ from jaxlab.chinese_clip.emoji import EmojiDataConfig
 from jaxlab.data.device_augment import DrawingAugmentConfig
 from jaxlab.training import OptimizerConfig
 
+KINDS = ("two_stage", "one_stage", "scratch")
+STAGE_1_STEPS, STAGE_2_STEPS = 500, 700
+STAGE_1_COST = 160  # steps of stage 2 that take as long as stage 1 with its cached features
 
-def get_config(arg: str = ""):
-    del arg
+
+def get_config(arg: str = "two_stage"):
+    if arg not in KINDS:
+        raise ValueError(f"tiny.py:{arg} is unknown; use one of {', '.join(KINDS)}")
     optimizer = OptimizerConfig(
         learning_rate=3e-3, warmup_steps=40, b2=0.98, eps=1e-6, weight_decay=0.05, clip_norm=1.0
     )
+    stage_1 = StageConfig(
+        num_steps=STAGE_1_STEPS,
+        global_batch_size=256,
+        image_locked=True,
+        cached_views=8,
+        log_every_steps=50,
+        save_every_steps=250,
+        optimizer=optimizer,
+    )
+    stage_2 = StageConfig(
+        num_steps=STAGE_2_STEPS,
+        global_batch_size=256,
+        log_every_steps=50,
+        save_every_steps=200,
+        optimizer=dataclasses.replace(optimizer, learning_rate=1.5e-3),
+    )
+    if arg != "two_stage":
+        stage_2 = dataclasses.replace(
+            stage_2, num_steps=STAGE_2_STEPS + STAGE_1_COST, optimizer=optimizer
+        )
     return to_config_dict(
         RunConfig(
             model=EMOJI_MODEL,
-            image_tower="english",
+            image_tower="random" if arg == "scratch" else "english",
             emoji=EmojiDataConfig(
                 keyword_probability=0.3,
                 augment=DrawingAugmentConfig(
@@ -42,21 +68,7 @@ def get_config(arg: str = ""):
                 ),
             ),
             loss=LossConfig(equal_texts_match=True),
-            stage_1=StageConfig(
-                num_steps=500,
-                global_batch_size=256,
-                image_locked=True,
-                cached_views=8,
-                log_every_steps=50,
-                save_every_steps=250,
-                optimizer=optimizer,
-            ),
-            stage_2=StageConfig(
-                num_steps=800,
-                global_batch_size=256,
-                log_every_steps=50,
-                save_every_steps=200,
-                optimizer=dataclasses.replace(optimizer, learning_rate=1.5e-3),
-            ),
+            stage_1=stage_1 if arg == "two_stage" else None,
+            stage_2=stage_2,
         )
     )
