@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from jaxlab.parallel import any_process, is_main_process
 
@@ -134,7 +134,7 @@ def save_config(workdir: Path, config: Any) -> None:
     write_json(path, new)
 
 
-def write_results(workdir: str | Path, metrics: Mapping[str, float | int]) -> None:
+def write_results(workdir: str | Path, metrics: Mapping[str, SupportsFloat]) -> None:
     """Adds numbers to `results.json`, in process 0.
 
     Args:

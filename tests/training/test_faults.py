@@ -99,14 +99,14 @@ def test_one_of_two_processes_is_told_to_stop_and_one_process_ends_the_run(
 
 
 @pytest.mark.parametrize(
-    "limit, message",
+    "limit, settings, message",
     [
-        (1000, r"(?s)could not be written to .*checkpoints.*step [48]\. Free disk space"),
-        (100, "metrics of step 1[02] could not be written .*metrics.jsonl"),
+        (1000, {"log_every_steps": 100}, r"(?s)to .*checkpoints.*step [48]\. Free disk space"),
+        (100, {"save_every_steps": 0}, "metrics of step 10 could not be written .*metrics.jsonl"),
     ],
 )
 def test_full_disk_stops_the_run_and_the_last_checkpoint_continues_it(
-    tmp_path, mesh, unbroken, limit, message
+    tmp_path, mesh, unbroken, limit, settings, message
 ):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -116,7 +116,7 @@ def test_full_disk_stops_the_run_and_the_last_checkpoint_continues_it(
 
     try:
         with pytest.raises(OSError, match=message):
-            TOY["run"](tmp_path, mesh, fill_up)
+            TOY["run"](tmp_path, mesh, fill_up, **settings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     result = TOY["run"](tmp_path, mesh)

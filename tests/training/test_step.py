@@ -125,7 +125,7 @@ def test_post_update_acts_on_the_updated_parameters():
     step = make_train_step(
         plain_loss, tx, post_update=lambda p: jax.tree.map(lambda x: jnp.clip(x, -0.01, 0.01), p)
     )
-    got, _ = step(fresh(tx), {}, batch(), jax.random.key(2))
+    got, _ = jax.jit(step)(fresh(tx), {}, batch(), jax.random.key(2))
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(got.params)) <= 0.01
 
 
