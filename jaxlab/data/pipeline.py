@@ -1,7 +1,7 @@
 """Batches of a random-access source: endless and resumable for training, complete for evaluation.
 
 The training pipeline is grain's `MapDataset`: indices, seed, shuffle, repeat, load and transform,
-the slice of this process, batch. All random choices hang on the place in the one global stream, so
+batch, the slice of this process. All random choices hang on the place in the one global stream, so
 the global batch at step s holds the same examples, augmented alike, for any number of processes;
 nothing is dropped, every epoch is a fresh permutation, and the position of the input is the step.
 The slice comes after the repeat: before it, the length would have to be a multiple of the number of
@@ -163,8 +163,8 @@ def make_train_batches(
 ) -> TrainBatches:
     """Endless shuffled batches; this process gets its share of every global batch.
 
-    The rows of process i are rows i, i + n, i + 2n ... of the global batch, n being the number of
-    processes.
+    Process i gets the i-th part of the rows of every global batch, so that the global array that
+    the processes make of it has the same order for any number of them.
 
     Args:
       source: examples with random access.
@@ -201,8 +201,9 @@ def make_train_batches(
         dataset = dataset.shuffle()
     if config.remainder == "drop":
         dataset = dataset[: length // global_batch_size * global_batch_size]
-    dataset = dataset.repeat().random_map(loader)[process_index::process_count]
-    batches = dataset.batch(rows, drop_remainder=True).to_iter_dataset(_read_options(config))
+    # Batches of this process's size, of which it takes every n-th: so that its rows are consecutive.
+    batches = dataset.repeat().random_map(loader).batch(rows, drop_remainder=True)
+    batches = batches[process_index::process_count].to_iter_dataset(_read_options(config))
     return TrainBatches(iter(batches), loader, start_step)
 
 
