@@ -201,7 +201,7 @@ def make_train_batches(
         dataset = dataset.shuffle()
     if config.remainder == "drop":
         dataset = dataset[: length // global_batch_size * global_batch_size]
-    # Batches of this process's size, of which it takes every n-th: so that its rows are consecutive.
+    # Batches of this process's size, of which it takes every n-th: its rows are consecutive.
     batches = dataset.repeat().random_map(loader).batch(rows, drop_remainder=True)
     batches = batches[process_index::process_count].to_iter_dataset(_read_options(config))
     return TrainBatches(iter(batches), loader, start_step)
