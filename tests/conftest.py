@@ -1,4 +1,4 @@
-"""Settings of every test: 8 virtual devices, one XLA thread a worker, strict JAX and array types."""
+"""Settings of every test: 8 virtual devices, one XLA thread a worker, strict JAX and types."""
 
 import os
 import warnings
