@@ -13,9 +13,10 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments.chinese_clip.models import load_run_model, load_weights
 from experiments.chinese_clip.settings import RunConfig
 from experiments.chinese_clip.tasks import make_task
-from experiments.chinese_clip.train import MODEL_FOLDER, besides
+from experiments.chinese_clip.train import besides
 from experiments.common import print_results, run, start
 from jaxlab import chinese_clip as clip
 
@@ -27,29 +28,16 @@ _WEIGHTS = flags.DEFINE_string(
 def main(config: RunConfig, workdir: Path) -> None:
     """Load, measure, report."""
     start()
-    weights = load_weights(Path(_WEIGHTS.value or workdir / MODEL_FOLDER).expanduser())
+    weights = load_weights(_WEIGHTS.value) if _WEIGHTS.value else load_run_model(workdir)
     config = dataclasses.replace(config, model=weights.config)
     model = clip.ChineseClip(weights.config, dtype=config.dtype)
     task = make_task(config)
-    results, floors = task.evaluate(model, weights.variables), task.floors()
+    results, floors = task.evaluate(model, weights.variables).metrics, task.floors()
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "evaluation.json").write_text(
         json.dumps({**results, **floors.metrics}, indent=2) + "\n", "utf-8"
     )
     print_results(results, title=str(_WEIGHTS.value or workdir), beside=besides(floors))
-
-
-def load_weights(path: Path) -> clip.Weights:
-    """A model from a folder of published weights or a file of the original.
-
-    Args:
-      path: the folder or file.
-
-    Raises:
-      FileNotFoundError: if there is nothing.
-      ValueError: if it cannot be read.
-    """
-    return clip.load_original(path) if path.is_file() else clip.load_published(path)
 
 
 if __name__ == "__main__":

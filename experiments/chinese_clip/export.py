@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.chinese_clip.train import MODEL_FOLDER
+from experiments.chinese_clip.models import load_run_model
 from experiments.common import run
 from jaxlab import chinese_clip as clip
 
@@ -30,7 +30,7 @@ def main(workdir: Path) -> None:
         raise ValueError("--output is missing; give a folder, or a file ending in .pt")
     if unknown := sorted(set(_PARTS.value) - set(PARTS)):
         raise ValueError(f"--parts has {unknown}; wanted some of {', '.join(PARTS)}")
-    weights = clip.load_published(workdir / MODEL_FOLDER)
+    weights = load_run_model(workdir)
     output = Path(_OUTPUT.value).expanduser()
     if output.suffix in FILE_ENDINGS:
         clip.save_original(output, weights.variables, weights.config)

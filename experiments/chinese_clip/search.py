@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments.chinese_clip.train import MODEL_FOLDER
+from experiments.chinese_clip.models import load_run_model
 from experiments.common import print_grid, run
 from experiments.common.pictures import (
     CaptionResult,
@@ -64,13 +64,12 @@ class Gallery(NamedTuple):
 class Searcher:
     """A model with its tokenizer: texts and pictures to features."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load the model.
+    def __init__(self, weights: clip.Weights) -> None:
+        """Make the encoders.
 
         Args:
-          folder: of published weights.
+          weights: a whole model.
         """
-        weights = clip.load_published(folder)
         self.variables, self.config = weights.variables, weights.config
         self._model = clip.ChineseClip(weights.config)
         self._tokenizer = WordPieceTokenizer()
@@ -99,7 +98,9 @@ def main(workdir: Path) -> None:
     """Answer one query."""
     if (_QUERY.value is None) == (_IMAGE.value is None):
         raise ValueError("give either --query=TEXT or --image=FILE")
-    searcher = Searcher(workdir / MODEL_FOLDER)
+    if _CAPTIONS.value is not None and (_IMAGE.value is None or _FOLDER.value is not None):
+        raise ValueError("--captions is searched by --image, without --folder")
+    searcher = Searcher(load_run_model(workdir))
     if _QUERY.value is not None:
         shown: TextQuery | ImageQuery = _pictures_for_text(_QUERY.value, searcher)
     else:
@@ -180,7 +181,10 @@ def _captions(searcher: Searcher) -> tuple[Sequence[str], np.ndarray]:
     if _CAPTIONS.value is None:
         captions: Sequence[str] = load_emoji().names_zh
     else:
-        text = _read(_CAPTIONS.value).decode("utf-8")
+        try:
+            text = _read(_CAPTIONS.value).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--captions={_CAPTIONS.value} is not UTF-8 text: {error}") from error
         captions = [line.strip() for line in text.splitlines() if line.strip()]
         if not captions:
             raise ValueError(

@@ -55,7 +55,7 @@ class RunConfig:
       dtype: type of the computation, `float32` or `bfloat16`; parameters are float32.
       remat: recompute every transformer block in the backward pass.
       image_tower: what the image tower starts from: `random`, `english` (the small tower that ships
-        with jaxlab), or the folder of published weights.
+        with jaxlab), a folder of published weights, or a `.pt` file of the original.
       data: `emoji`, or `pairs` for image-text pairs of one's own in the original's formats.
       emoji: how emoji examples are drawn.
       pairs: where pairs lie and how they are read.
@@ -78,10 +78,15 @@ class RunConfig:
     stage_2: StageConfig | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is a stage.
+        """Check that there is a stage, and a folder of pairs if they are trained on.
 
         Raises:
-          ValueError: if there is none.
+          ValueError: if one is missing.
         """
         if self.stage_1 is None and self.stage_2 is None:
             raise ValueError("stage_1 and stage_2 are both None; wanted settings for one of them")
+        if self.data == "pairs" and not self.pairs.folder:
+            raise ValueError(
+                "data='pairs' needs pairs.folder, the folder with {split}_imgs.tsv and "
+                "{split}_texts.jsonl, or lmdb"
+            )

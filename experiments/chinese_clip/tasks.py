@@ -4,8 +4,8 @@ A `Task` holds all that depends on the data: batches, what the device does to th
 features of a locked tower computed beforehand, and the evaluation.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from experiments.chinese_clip.settings import RunConfig, StageConfig
 from jaxlab.chinese_clip import ChineseClip, zero_shot
 from jaxlab.chinese_clip.data import (
+    PairDataConfig,
     RetrievalSet,
     make_pair_transform,
     prepare_pixels,
@@ -44,6 +45,9 @@ from jaxlab.data.pipeline import PipelineConfig, make_train_batches
 from jaxlab.metrics import two_way_recalls
 from jaxlab.text import WordPieceTokenizer
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 ENCODE_BATCH = 256
 
 Batches = Callable[[int], Iterator[dict[str, Any]]]
@@ -61,24 +65,34 @@ class Floors(NamedTuple):
     beside: dict[str, float]
 
 
+class Evaluation(NamedTuple):
+    """What is measured on a model.
+
+    Attributes:
+      metrics: names and numbers of `results.json`.
+      draw: the picture shown at the end of a run, None where there is nothing to show.
+    """
+
+    metrics: dict[str, float]
+    draw: "Callable[[], Image] | None" = None
+
+
 class Task(NamedTuple):
     """The part of a run that knows its data.
 
     Attributes:
       prepare: what the device does to the images of a batch, see `make_loss_fn`.
       make_batches: `(stage, feature table or None) -> (start step -> batches)`.
-      cache_features: `(model, variables, stage, seed) -> feature table`.
-      evaluate: `(model, variables) -> metrics`, names and numbers of `results.json`.
+      cache_features: `(model, variables, stage) -> feature table`.
+      evaluate: `(model, variables) -> Evaluation`.
       floors: what needs no model, see `Floors`.
-      draw: `(model, variables) -> picture or None`, shown at the end of the run.
     """
 
     prepare: Prepare | None
     make_batches: Callable[[StageConfig, np.ndarray | None], Batches]
     cache_features: Callable[[ChineseClip, PyTree, StageConfig], np.ndarray]
-    evaluate: Callable[[ChineseClip, PyTree], dict[str, float]]
+    evaluate: Callable[[ChineseClip, PyTree], Evaluation]
     floors: Callable[[], Floors]
-    draw: Callable[[ChineseClip, PyTree], Any]
 
 
 class EmojiFeatures(NamedTuple):
@@ -87,10 +101,12 @@ class EmojiFeatures(NamedTuple):
     Attributes:
       images: (style, emoji, dim).
       names: (emoji, dim).
+      categories: the zero-shot classifier, (categories, dim).
     """
 
     images: np.ndarray
     names: np.ndarray
+    categories: np.ndarray
 
 
 def make_task(config: RunConfig) -> Task:
@@ -114,7 +130,7 @@ def load_drawings(emoji: EmojiSet) -> np.ndarray:
 def encode_emoji(
     model: ChineseClip, variables: PyTree, emoji: EmojiSet, drawings: np.ndarray, language: str
 ) -> EmojiFeatures:
-    """Normalised features of all drawings and names.
+    """Normalised features of all drawings, names and categories.
 
     Args:
       model: the two towers.
@@ -125,12 +141,19 @@ def encode_emoji(
     """
     size, length = model.config.vision.image_size, model.config.context_length
     encoders = make_encoders(model, lambda images: compose_inputs(images, size))
+    tokenizer = WordPieceTokenizer()
+
+    def encode_texts(texts: Sequence[str]) -> np.ndarray:
+        ids = tokenizer.tokenize(texts, context_length=length, clean=True)
+        return encode_all(lambda batch: encoders.text(variables, batch), ids, ENCODE_BATCH)
+
     flat = drawings.reshape(-1, *drawings.shape[2:])
     images = encode_all(lambda batch: encoders.image(variables, batch), flat, ENCODE_BATCH)
-    names = emoji.names_zh if language == "zh" else emoji.names_en
-    ids = WordPieceTokenizer().tokenize(names, context_length=length, clean=True)
-    texts = encode_all(lambda batch: encoders.text(variables, batch), ids, ENCODE_BATCH)
-    return EmojiFeatures(images.reshape(*drawings.shape[:2], -1), texts)
+    return EmojiFeatures(
+        images.reshape(*drawings.shape[:2], -1),
+        encode_texts(emoji.names_zh if language == "zh" else emoji.names_en),
+        zero_shot.make_classifier(category_prompts(emoji, language), encode_texts),
+    )
 
 
 def _emoji_task(config: RunConfig) -> Task:
@@ -152,34 +175,33 @@ def _emoji_task(config: RunConfig) -> Task:
             global_batch_size=stage.global_batch_size,
             start_step=start_step,
             random_transform=sampler,
+            # A batch across two epochs could hold a concept twice.
+            config=PipelineConfig(remainder="drop"),
         )
 
     def cache_features(model: ChineseClip, variables: PyTree, stage: StageConfig) -> np.ndarray:
         return cache_views(model, variables, prepare, drawings, split, stage)
 
-    def evaluate(model: ChineseClip, variables: PyTree) -> dict[str, float]:
-        features = encode_emoji(model, variables, emoji, drawings, config.emoji.language)
-        encoders = make_encoders(model)
-        classifier = zero_shot.make_classifier(
-            category_prompts(emoji, config.emoji.language),
-            lambda texts: encode_all(
-                lambda ids: encoders.text(variables, ids), tokenize(texts), ENCODE_BATCH
-            ),
-        )
-        return evaluate_emoji(emoji, split, features.images, features.names, classifier)
+    def evaluate(model: ChineseClip, variables: PyTree) -> Evaluation:
+        language = config.emoji.language
+        features = encode_emoji(model, variables, emoji, drawings, language)
 
-    def floors() -> Floors:
-        return emoji_floors(emoji, split, drawings)
+        def draw() -> "Image":
+            from experiments.chinese_clip.pictures import draw_emoji_retrieval
 
-    def draw(model: ChineseClip, variables: PyTree) -> Any:
-        from experiments.chinese_clip.pictures import draw_emoji_retrieval
+            return draw_emoji_retrieval(
+                emoji, split, drawings, features.images, features.names, language=language
+            )
 
-        features = encode_emoji(model, variables, emoji, drawings, config.emoji.language)
-        return draw_emoji_retrieval(
-            emoji, split, drawings, *features, language=config.emoji.language
-        )
+        return Evaluation(evaluate_emoji(emoji, split, *features), draw)
 
-    return Task(prepare, make_batches, cache_features, evaluate, floors, draw)
+    return Task(
+        prepare,
+        make_batches,
+        cache_features,
+        evaluate,
+        lambda: emoji_floors(emoji, split, drawings),
+    )
 
 
 def emoji_floors(emoji: EmojiSet, split: EmojiSplit, drawings: np.ndarray) -> Floors:
@@ -226,10 +248,10 @@ def cache_views(
     """
 
     @jax.jit
-    def encode_view(key: jax.Array, images: np.ndarray) -> jax.Array:
+    def encode_view(variables: PyTree, key: jax.Array, images: np.ndarray) -> jax.Array:
         return encode(model, variables, prepare(key, images), "encode_image")
 
-    rows = split.train
+    rows, variables = split.train, jax.device_put(variables)
     table = np.zeros((stage.cached_views, *drawings.shape[:2], model.config.embed_dim), np.float32)
     keys = jax.random.split(jax.random.key(stage.seed), stage.cached_views)
     for view, key in enumerate(keys):
@@ -238,12 +260,14 @@ def cache_views(
             chosen = np.take(rows, np.arange(start, start + ENCODE_BATCH), axis=0, mode="wrap")
             styles, items = chosen[:, 0], chosen[:, 1]
             batch_key = jax.random.fold_in(key, start)
-            table[view, styles, items] = encode_view(batch_key, drawings[styles, items])
+            table[view, styles, items] = encode_view(variables, batch_key, drawings[styles, items])
     return table
 
 
 def _pairs_task(config: RunConfig) -> Task:
     settings, tokenizer = config.pairs, WordPieceTokenizer()
+    # Before the training: a mistake in these files must not show hours later.
+    split = _open_eval_split(settings)
     size, length = config.model.vision.image_size, config.model.context_length
     transform = make_pair_transform(settings, tokenizer, size, length)
 
@@ -264,12 +288,9 @@ def _pairs_task(config: RunConfig) -> Task:
             "cached_views=0, and the locked tower runs in every step"
         )
 
-    def evaluate(model: ChineseClip, variables: PyTree) -> dict[str, float]:
-        if not settings.eval_split:
-            return {}
-        split = RetrievalSet(
-            open_pairs(settings.folder, settings.eval_split, on_error=settings.on_error)
-        )
+    def evaluate(model: ChineseClip, variables: PyTree) -> Evaluation:
+        if split is None:
+            return Evaluation({})
         encoders = make_encoders(model, normalize_pixels)
         images = np.concatenate(
             [
@@ -284,13 +305,16 @@ def _pairs_task(config: RunConfig) -> Task:
         ids = tokenizer.tokenize(split.texts, context_length=length, clean=True)
         texts = encode_all(lambda batch: encoders.text(variables, batch), ids, ENCODE_BATCH)
         recall = two_way_recalls(images, texts, split.images_of_text)
-        return {f"{settings.eval_split}/{name}": value for name, value in recall.items()}
+        return Evaluation({f"{settings.eval_split}/{n}": value for n, value in recall.items()})
 
-    return Task(
-        prepare_pixels,
-        make_batches,
-        cache_features,
-        evaluate,
-        lambda: Floors({}, {}),
-        lambda model, variables: None,
+    return Task(prepare_pixels, make_batches, cache_features, evaluate, lambda: Floors({}, {}))
+
+
+def _open_eval_split(settings: PairDataConfig) -> RetrievalSet | None:
+    if not settings.eval_split:
+        return None
+    return RetrievalSet(
+        open_pairs(
+            settings.folder, settings.eval_split, on_error=settings.on_error, verify_images=True
+        )
     )

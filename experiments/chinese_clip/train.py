@@ -16,14 +16,13 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from experiments.chinese_clip.models import MODEL_FOLDER, load_weights
 from experiments.chinese_clip.settings import RunConfig, StageConfig
-from experiments.chinese_clip.tasks import Floors, Task, make_task
+from experiments.chinese_clip.tasks import Evaluation, Floors, Task, make_task
 from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
-
-MODEL_FOLDER = "model"
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +37,12 @@ def main(config: RunConfig, workdir: Path) -> None:
     for name in ("stage_1", "stage_2"):
         if (stage := getattr(config, name)) is not None:
             variables = run_stage(config, stage, workdir / name, task, model, variables, mesh)
-    results = task.evaluate(model, variables)
-    report(config, workdir, task, model, variables, results, time.monotonic() - started)
+    if parallel.is_main_process():
+        info = {"data": config.data, "language": config.emoji.language}
+        clip.save_published(workdir / MODEL_FOLDER, variables, config.model, info=info)
+    evaluation = task.evaluate(model, variables)
+    if parallel.is_main_process():
+        report(workdir, evaluation, task.floors(), time.monotonic() - started)
 
 
 def initial_variables(config: RunConfig) -> PyTree:
@@ -60,7 +63,7 @@ def initial_variables(config: RunConfig) -> PyTree:
     if config.image_tower == "english":
         weights = clip.load_english_tower()
     else:
-        weights = clip.load_published(config.image_tower)
+        weights = load_weights(config.image_tower)
     return clip.with_image_tower(variables, config.model, weights)
 
 
@@ -130,36 +133,20 @@ def run_stage(
     return clip.join_variables(params, parts.frozen, extra)
 
 
-def report(
-    config: RunConfig,
-    workdir: Path,
-    task: Task,
-    model: clip.ChineseClip,
-    variables: PyTree,
-    results: dict[str, float],
-    seconds: float,
-) -> None:
-    """Write the model, `results.json` and the picture, and print the table (process 0 alone).
+def report(workdir: Path, evaluation: Evaluation, floors: Floors, seconds: float) -> None:
+    """Write `results.json` and the picture, and print the table.
 
     Args:
-      config: the settings of the run.
       workdir: folder of the run.
-      task: the data.
-      model: the two towers.
-      variables: the trained variables.
-      results: metrics.
+      evaluation: what was measured.
+      floors: what is reached without a model.
       seconds: since the start of the run.
     """
-    if not parallel.is_main_process():
-        return
-    info = {"data": config.data, "language": config.emoji.language}
-    clip.save_published(workdir / MODEL_FOLDER, variables, config.model, info=info)
-    floors = task.floors()
+    results = evaluation.metrics
     training.write_results(workdir, {**results, **floors.metrics, "seconds": seconds})
     print_results(results, title=f"{workdir}, {seconds:.0f} s", beside=besides(floors))
-    picture = task.draw(model, variables)
-    if picture is not None:
-        print(f"Pictures: {save_png(workdir / 'retrieval.png', picture)}")
+    if evaluation.draw is not None:
+        print(f"Pictures: {save_png(workdir / 'retrieval.png', evaluation.draw())}")
 
 
 def besides(floors: Floors) -> dict[str, dict[str, float]]:

@@ -24,7 +24,8 @@ class PairDataConfig:
     Attributes:
       folder: holds `{split}_imgs.tsv` and `{split}_texts.jsonl`, or `lmdb/{split}`.
       train_split: split that is trained on.
-      eval_split: split whose retrieval is measured at the end; "" measures none.
+      eval_split: split whose retrieval is measured at the end, its files checked at the start; ""
+        measures none.
       augment: random crops, flips and AutoAugment while training; otherwise the evaluation
         transform.
       augmentation: their ranges.
@@ -57,7 +58,8 @@ def make_pair_transform(
     """
 
     def transform(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        image = decode_image(record["image"], example_id=record["example_id"])
+        name = f"{record['example_id']} (image_id {record['image_id']})"
+        image = decode_image(record["image"], example_id=name)
         if config.augment:
             pixels = np.asarray(augment_image(image, image_size, rng, config.augmentation))
         else:

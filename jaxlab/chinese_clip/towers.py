@@ -5,11 +5,12 @@ modified ResNet for 32 x 32 pixels, trained on the training part of the emoji se
 names; `assets/english_tower/README.md` has the command and the log that made it.
 """
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import PyTree
 
-from jaxlab.chinese_clip.detection import differences
 from jaxlab.chinese_clip.model import ChineseClipConfig
 from jaxlab.chinese_clip.published import Weights, load_published
 from jaxlab.layers.bert import BertConfig
@@ -67,16 +68,20 @@ def with_image_tower(variables: PyTree, config: ChineseClipConfig, weights: Weig
             f"the weights hold {sorted(weights.variables['params'])} and no image tower ('visual')"
         )
     if weights.config.vision != config.vision:
-        found = differences(config, weights.config)
-        listed = ", ".join(
-            f"{name}: {ours} here, {theirs} in the weights"
-            for name, (ours, theirs) in found.items()
-            if name.startswith("vision")
-        )
+        listed = _list_differences(config.vision, weights.config.vision)
         raise ValueError(
-            f"the image tower does not fit config.model.vision ({listed}); set the model's "
-            "sizes to those of the weights, or image_tower='random'"
+            f"the image tower of the weights does not fit the model's ({listed}); take the sizes "
+            "of the weights, or start from a random tower"
         )
     params = {**variables["params"], "visual": weights.variables["params"]["visual"]}
     statistics = {k: weights.variables[k] for k in ("batch_stats",) if k in weights.variables}
     return {**variables, "params": params, **statistics}
+
+
+def _list_differences(ours: Any, theirs: Any) -> str:
+    """The fields in which the configs of two image towers differ."""
+    if type(ours) is not type(theirs):
+        return f"{type(ours).__name__} here, {type(theirs).__name__} in the weights"
+    names = [field.name for field in dataclasses.fields(ours)]
+    values = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
+    return ", ".join(f"{n}: {a} here, {b} in the weights" for n, (a, b) in values.items() if a != b)

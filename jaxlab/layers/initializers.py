@@ -29,6 +29,10 @@ def uniform(bound: float) -> nn.initializers.Initializer:
     """
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype=jax.numpy.float32) -> jax.Array:
+        if len(shape) > 2:
+            # The same numbers; XLA takes up to ten times as long to compile the draw of a small
+            # array of four axes for a CPU.
+            return init(key, (math.prod(shape),), dtype).reshape(shape)
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
