@@ -50,21 +50,9 @@ def get_config(arg: str = "two_stage"):
             model=EMOJI_MODEL,
             image_tower="random" if arg == "scratch" else "english",
             emoji=EmojiDataConfig(
-                keyword_probability=0.3,
+                keyword_probability=0.25,
                 augment=DrawingAugmentConfig(
-                    rotation=0.2,
-                    scale=0.2,
-                    stretch=0.1,
-                    translation=0.06,
-                    hue=0.3,
-                    brightness=0.25,
-                    contrast=0.2,
-                    saturation=0.5,
-                    blur_probability=0.3,
-                    blur_sigma=0.8,
-                    background_probability=0.5,
-                    num_cutouts=1,
-                    cutout_size=0.25,
+                    saturation=0.3, brightness=0.1, background_probability=0.5, blur_sigma=0.8
                 ),
             ),
             loss=LossConfig(equal_texts_match=True),

@@ -18,7 +18,13 @@ from jaxlab.layers.resnet import ModifiedResNetConfig
 
 EMOJI_MODEL = ChineseClipConfig(
     vision=ModifiedResNetConfig(
-        image_size=32, stem_width=32, stages=(1, 1, 1), expansion=2, num_heads=4, output_dim=128
+        image_size=32,
+        stem_width=32,
+        stages=(1, 1, 1),
+        expansion=2,
+        num_heads=4,
+        output_dim=128,
+        kernel_init="he",
     ),
     text=BertConfig(
         num_layers=2,
@@ -29,6 +35,7 @@ EMOJI_MODEL = ChineseClipConfig(
         activation="relu",
         hidden_dropout=0.0,
         attention_dropout=0.0,
+        init_std=0.1,
     ),
     context_length=24,
     initial_scale=25.0,

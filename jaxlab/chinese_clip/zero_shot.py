@@ -79,8 +79,9 @@ def make_classifier(
     Example:
       >>> features = {"a": [3.0, 0.0], "b": [0.0, 1.0], "c": [0.0, -2.0]}
       >>> encode = lambda texts: np.array([features[t] for t in texts], np.float32)
-      >>> make_classifier([["a", "b"], ["c"]], encode).round(4).tolist()
-      [[0.7070999741554260, 0.7070999741554260], [0.0, -1.0]]
+      >>> np.round(make_classifier([["a", "b"], ["c"]], encode), 4)
+      array([[ 0.7071,  0.7071],
+             [ 0.    , -1.    ]], dtype=float32)
     """
     empty = [i for i, texts in enumerate(prompts) if not texts]
     if empty or not prompts:

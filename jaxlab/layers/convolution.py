@@ -21,12 +21,14 @@ class Conv(nn.Module):
       kernel_size: height and width of the kernel, odd.
       stride: step in both directions.
       dtype: type of the computation and the output.
+      kernel_init: initialiser of the kernel; None takes torch's default.
     """
 
     features: int
     kernel_size: int
     stride: int = 1
     dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(
@@ -43,7 +45,7 @@ class Conv(nn.Module):
         size, channels = self.kernel_size, x.shape[-1]
         kernel = self.param(
             "kernel",
-            torch_uniform(size * size * channels),
+            self.kernel_init or torch_uniform(size * size * channels),
             (size, size, channels, self.features),
         ).astype(self.dtype)
         return convolve(x.astype(self.dtype), kernel, self.stride)

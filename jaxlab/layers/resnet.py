@@ -5,7 +5,7 @@ a convolution of stride 1; the last pooling is attention from the mean of the ma
 """
 
 import dataclasses
-from typing import get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from jaxlab.layers.initializers import torch_uniform
 from jaxlab.layers.normalization import BatchNorm, NormName
 from jaxlab.layers.stacking import Taps
 from jaxlab.layers.vit import check_images
+
+KernelInit = Literal["torch", "he"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,9 @@ class ModifiedResNetConfig:
       output_dim: width of the image features.
       stem_stride: stride of the first convolution.
       stem_pool: window of the average pool after the stem; 1 leaves it out.
+      kernel_init: how convolution kernels start: `torch` (uniform on +-1/sqrt(fan_in), as the
+        original's) or `he` (normal with variance 2/fan_in, twice and a half as large: with a high
+        learning rate a small network learns faster from it).
       norm: `batch`, or `group` (8 channels a group, no batch statistics).
       norm_epsilon: added to the variance.
       norm_decay: share of the running statistics kept at a step (torch's momentum is 1 - decay).
@@ -50,6 +55,7 @@ class ModifiedResNetConfig:
     output_dim: int = 1024
     stem_stride: int = 2
     stem_pool: int = 2
+    kernel_init: KernelInit = "torch"
     norm: NormName = "batch"
     norm_epsilon: float = 1e-5
     norm_decay: float = 0.9
@@ -79,8 +85,11 @@ class ModifiedResNetConfig:
                 f"image_size={self.image_size} is smaller than the network's stride {self.stride}; "
                 "use larger images, fewer stages, stem_stride=1 or stem_pool=1"
             )
-        if self.norm not in get_args(NormName):
-            raise ValueError(f"norm={self.norm!r} is unknown; use one of {get_args(NormName)}")
+        for name, allowed in (("norm", NormName), ("kernel_init", KernelInit)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown; use one of {get_args(allowed)}"
+                )
         if self.norm == "group" and self.stem_width % 16:
             raise ValueError(
                 f"stem_width={self.stem_width} must be a multiple of 16 with norm='group'"
@@ -105,6 +114,23 @@ class ModifiedResNetConfig:
     def channels(self) -> int:
         """Channels of the last map."""
         return self.stem_width * 2 ** (len(self.stages) - 1) * self.expansion
+
+
+def make_conv(
+    config: ModifiedResNetConfig, features: int, size: int, stride: int, dtype: DTypeLike, name: str
+) -> Conv:
+    """A convolution whose kernel starts as the config says.
+
+    Args:
+      config: sizes and conventions.
+      features: output channels.
+      size: height and width of the kernel.
+      stride: step.
+      dtype: type of the computation.
+      name: name of the layer.
+    """
+    init = nn.initializers.he_normal() if config.kernel_init == "he" else None
+    return Conv(features, size, stride, dtype, init, name=name)
 
 
 def make_norm(
@@ -172,7 +198,7 @@ class Bottleneck(nn.Module):
         features = planes * config.expansion
 
         def conv(name: str, features: int, size: int) -> Conv:
-            return Conv(features, size, dtype=self.dtype, name=name)
+            return make_conv(config, features, size, 1, self.dtype, name)
 
         h = jax.nn.relu(make_norm(config, self.train, "bn_1")(conv("conv_1", planes, 1)(x)))
         h = jax.nn.relu(make_norm(config, self.train, "bn_2")(conv("conv_2", planes, 3)(h)))
@@ -279,7 +305,7 @@ class ModifiedResNet(nn.Module):
         for i, (features, stride) in enumerate(
             ((half, config.stem_stride), (half, 1), (config.stem_width, 1)), start=1
         ):
-            x = Conv(features, 3, stride, self.dtype, name=f"conv_{i}")(x)
+            x = make_conv(config, features, 3, stride, self.dtype, f"conv_{i}")(x)
             x = jax.nn.relu(make_norm(config, train, f"bn_{i}")(x))
         x = average_pool(x, config.stem_pool)
         hidden = [x]
