@@ -15,7 +15,7 @@ from jaxlab.data.device_augment import DrawingAugmentConfig
 from jaxlab.training import OptimizerConfig
 
 KINDS = ("two_stage", "one_stage", "scratch")
-STAGE_1_STEPS, STAGE_2_STEPS = 500, 700
+STAGE_1_STEPS, STAGE_2_STEPS = 500, 800
 STAGE_1_COST = 160  # steps of stage 2 that take as long as stage 1 with its cached features
 
 
