@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -23,6 +24,8 @@ from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
+from jaxlab.chinese_clip.train import Prepare
+from jaxlab.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
 
@@ -91,22 +94,7 @@ def run_stage(
       The variables after the stage, on the host.
     """
     parts = clip.split_variables(variables, image_locked=stage.image_locked)
-    mask = clip.make_original_decay_mask(config.model) if stage.decay_like_original else None
-    tx = training.make_optimizer(stage.optimizer, stage.num_steps, mask)
-    loss_fn = clip.make_loss_fn(
-        model,
-        task.prepare,
-        config.loss,
-        image_locked=stage.image_locked,
-        mask_ratio=stage.mask_ratio,
-        mesh=mesh,
-    )
-    step = training.make_train_step(
-        loss_fn,
-        tx,
-        num_microbatches=stage.num_microbatches,
-        post_update=clip.make_clamp(config.loss),
-    )
+    tx, step = make_step(config, stage, model, task.prepare, mesh)
 
     def make_batches(start_step: int) -> Any:
         features = None
@@ -131,6 +119,41 @@ def run_stage(
     )
     params, extra = parallel.to_host((result.state.params, result.state.extra))
     return clip.join_variables(params, parts.frozen, extra)
+
+
+def make_step(
+    config: RunConfig,
+    stage: StageConfig,
+    model: clip.ChineseClip,
+    prepare: Prepare | None,
+    mesh: Mesh,
+) -> tuple[optax.GradientTransformation, TrainStep]:
+    """The optimizer of a stage, and its step.
+
+    Args:
+      config: the settings of the run.
+      stage: those of the stage.
+      model: the two towers.
+      prepare: what the device does to the images of a batch.
+      mesh: the devices.
+    """
+    mask = clip.make_original_decay_mask(config.model) if stage.decay_like_original else None
+    tx = training.make_optimizer(stage.optimizer, stage.num_steps, mask)
+    loss_fn = clip.make_loss_fn(
+        model,
+        prepare,
+        config.loss,
+        image_locked=stage.image_locked,
+        mask_ratio=stage.mask_ratio,
+        mesh=mesh,
+    )
+    step = training.make_train_step(
+        loss_fn,
+        tx,
+        num_microbatches=stage.num_microbatches,
+        post_update=clip.make_clamp(config.loss),
+    )
+    return tx, step
 
 
 def report(workdir: Path, evaluation: Evaluation, floors: Floors, seconds: float) -> None:

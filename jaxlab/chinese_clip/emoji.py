@@ -1,8 +1,8 @@
 """Chinese CLIP on the emoji set: what a training example is, and the three levels of unseen.
 
 A training example is a concept: of it a drawing that may be trained on and one of its texts are
-drawn, so that a batch smaller than the number of concepts holds every concept at most once. The
-evaluation is the protocol of `jaxlab.data.emoji.standard_split`: ties count against the model.
+drawn. A batch within one epoch (`PipelineConfig(remainder="drop")`) holds a concept at most once.
+The evaluation is the protocol of `jaxlab.data.emoji.standard_split`: ties count against the model.
 """
 
 import dataclasses

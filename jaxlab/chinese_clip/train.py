@@ -171,7 +171,8 @@ def make_loss_fn(
 
     Returns:
       `loss_fn(params, frozen, extra, batch, key) -> (loss, (extra, metrics))`, the metrics being
-      both in-batch accuracies and the multiplier `scale`.
+      the multiplier `scale` and both in-batch accuracies (not with `chunked`, which never has all
+      cosines at once).
     """
 
     def loss_fn(
