@@ -42,6 +42,9 @@ EMOJI_MODEL = ChineseClipConfig(
 )
 """Sizes for the emoji set on two cores: 0.54 million image parameters, 2.3 million text ones."""
 
+_TRAINING_ONLY = ("kernel_init", "norm_decay", "norm_groups")
+"""Fields of an image tower that say how it is trained, not what it computes."""
+
 ENGLISH_TOWER = Path(__file__).parent / "assets" / "english_tower"
 
 
@@ -74,8 +77,7 @@ def with_image_tower(variables: PyTree, config: ChineseClipConfig, weights: Weig
         raise ValueError(
             f"the weights hold {sorted(weights.variables['params'])} and no image tower ('visual')"
         )
-    if weights.config.vision != config.vision:
-        listed = _list_differences(config.vision, weights.config.vision)
+    if listed := _list_differences(config.vision, weights.config.vision):
         raise ValueError(
             f"the image tower of the weights does not fit the model's ({listed}); take the sizes "
             "of the weights, or start from a random tower"
@@ -86,9 +88,9 @@ def with_image_tower(variables: PyTree, config: ChineseClipConfig, weights: Weig
 
 
 def _list_differences(ours: Any, theirs: Any) -> str:
-    """The fields in which the configs of two image towers differ."""
+    """The fields in which two image towers differ; "" where one can take the other's weights."""
     if type(ours) is not type(theirs):
         return f"{type(ours).__name__} here, {type(theirs).__name__} in the weights"
-    names = [field.name for field in dataclasses.fields(ours)]
+    names = [field.name for field in dataclasses.fields(ours) if field.name not in _TRAINING_ONLY]
     values = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
     return ", ".join(f"{n}: {a} here, {b} in the weights" for n, (a, b) in values.items() if a != b)

@@ -5,6 +5,8 @@ import math
 import jax
 from flax import linen as nn
 
+_STD_OF_CUT_NORMAL = 0.87962566103423978
+
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
     """Uniform on +-1/sqrt(fan_in): the default of torch's Linear and Conv2d, weights and biases.
@@ -29,10 +31,31 @@ def uniform(bound: float) -> nn.initializers.Initializer:
     """
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype=jax.numpy.float32) -> jax.Array:
-        if len(shape) > 2:
-            # The same numbers; XLA takes up to ten times as long to compile the draw of a small
-            # array of four axes for a CPU.
-            return init(key, (math.prod(shape),), dtype).reshape(shape)
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        return jax.random.uniform(key, _flat(shape), dtype, -bound, bound).reshape(shape)
 
     return init
+
+
+def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jax.numpy.float32) -> jax.Array:
+    """Normal with variance 2 / fan_in, cut at two standard deviations: Flax's `he_normal`.
+
+    Args:
+      key: key of the draw.
+      shape: shape of the kernel, outputs last.
+      dtype: floating type.
+
+    Returns:
+      The kernel.
+    """
+    deviation = math.sqrt(2.0 / math.prod(shape[:-1])) / _STD_OF_CUT_NORMAL
+    drawn = jax.random.truncated_normal(key, -2.0, 2.0, _flat(shape), dtype).reshape(shape)
+    return drawn * jax.numpy.asarray(deviation, dtype)
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape to draw in: the numbers are the same.
+
+    A draw of a small array of four axes takes XLA up to ten times as long to compile for a CPU.
+    Matrices stay as they are: they may be drawn in shards.
+    """
+    return (math.prod(shape),) if len(shape) > 2 else shape

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxlab.layers.attention import AttentionImplementation, MultiHeadAttention, check_heads
 from jaxlab.layers.convolution import Conv, average_pool
-from jaxlab.layers.initializers import torch_uniform
+from jaxlab.layers.initializers import he_normal, torch_uniform
 from jaxlab.layers.normalization import BatchNorm, NormName
 from jaxlab.layers.stacking import Taps
 from jaxlab.layers.vit import check_images
@@ -129,7 +129,7 @@ def make_conv(
       dtype: type of the computation.
       name: name of the layer.
     """
-    init = nn.initializers.he_normal() if config.kernel_init == "he" else None
+    init = he_normal if config.kernel_init == "he" else None
     return Conv(features, size, stride, dtype, init, name=name)
 
 
