@@ -7,6 +7,15 @@ image tower ships with the library. The text tower is thrown away, hence small.
         --config=configs/chinese_clip/english_tower.py --workdir=runs/english_tower
     python -m experiments.chinese_clip.export --workdir=runs/english_tower --parts=visual \
         --output=jaxlab/chinese_clip/assets/english_tower
+
+Tried, each once (English names; unseen drawing R@1 / R@10, unseen combination R@10):
+
+* kernels as torch starts them, strong augmentation, 2,000 steps, context 16: 24.6 / 58.9, 52.8;
+* the same kernels, mild augmentation, 1,600 steps, context 22: 19.9 / 55.5, 60.3;
+* He kernels and text weights of deviation 0.1, mild augmentation, 1,200 steps, context 22:
+  25.1 / 58.4, 71.0; shipped.
+
+The loss was still falling in each: a longer run pays.
 """
 
 import dataclasses
