@@ -60,7 +60,8 @@ class LossConfig:
       chunk_size: texts that `chunked` compares at a time.
       transport: how `chunked` moves texts between devices, `all_gather` or `ring`.
       equal_texts_match: pairs with the same text are positives of each other instead of negatives
-        (not with `local`).
+        (not with `local`). Without dropout their logits are equal, and the loss is the same either
+        way; the in-batch accuracies are not.
       tower_grad_scale: factor of the gradient that reaches the towers; 1 / number of devices is the
         original's default.
       max_scale: upper bound of the multiplier, kept after every step.
