@@ -65,6 +65,7 @@ class RunCheckpoints:
         self.directory = Path(directory).absolute()
         self.keep_last, self.keep_best = keep_last, keep_best
         self.best_metric, self.best_mode = best_metric, best_mode
+        self._read_only = read_only
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(
                 f"no checkpoints at {self.directory}: the folder does not exist. "
@@ -257,6 +258,9 @@ class RunCheckpoints:
             self.wait()
         finally:
             self._manager.close()
+            # A thread that was still writing when its save failed may have left files after all.
+            if not self._read_only and jax.process_index() == 0:
+                self._remove_unfinished()
 
     def _require(self, step: int) -> None:
         if step not in self.steps():
