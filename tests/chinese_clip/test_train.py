@@ -49,7 +49,7 @@ def start(kind):
     """Variables drawn by NumPy, which compiles nothing; none is zero, variances are positive."""
     rng = np.random.default_rng(1)
     drawn = jax.tree.map(
-        lambda leaf: rng.normal(size=leaf.shape, scale=0.3).astype(np.float32),
+        lambda leaf: rng.normal(size=leaf.shape, scale=0.5).astype(np.float32),
         abstract_variables(CONFIGS[kind]),
     )
     if "batch_stats" in drawn:
@@ -106,6 +106,7 @@ def info_nce(logits, targets=None):
 
 def logits_of(kind):
     image, text = features(kind)
+    assert min(image.std(axis=0).max(), text.std(axis=0).max()) > 0.01, "all rows are alike"
     return np.exp(2.0) * image.astype(np.float64) @ text.astype(np.float64).T
 
 
@@ -114,8 +115,9 @@ def same_texts():
     return (ids[:, None] == ids[None]).all(-1)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_stage_1_leaves_the_image_tower_as_it_is(kind):
+def test_stage_1_leaves_the_image_tower_as_it_is():
+    # A ResNet, the tower that has statistics; that of the other kind is divided in the same way.
+    kind = "resnet"
     state, frozen, step = stage(kind, image_locked=True)
     batch = make_batch()
     after, metrics = step(state, frozen, batch, jax.random.key(3))
@@ -136,8 +138,6 @@ def test_stage_1_leaves_the_image_tower_as_it_is(kind):
     assert metrics["text_to_image_accuracy"] == np.mean(logits.argmax(0) == np.arange(ROWS))
     assert float(metrics["scale"]) == pytest.approx(np.exp(2.0), rel=1e-6)
 
-    if kind == "vit":
-        return
     # Features computed beforehand train as the tower does that made them.
     cached = {"image_features": features(kind)[0], "ids": batch["ids"]}
     other, metrics_cached = step(state, {}, cached, jax.random.key(3))
