@@ -60,8 +60,9 @@ def initial_variables(config: RunConfig) -> PyTree:
     """
     first = config.stage_1 or config.stage_2
     assert first is not None, "checked by RunConfig"
-    variables = jax.device_get(clip.initialize(config.model, jax.random.key(first.seed)))
-    if config.image_tower == "random":
+    is_random, key = config.image_tower == "random", jax.random.key(first.seed)
+    variables = jax.device_get(clip.initialize(config.model, key, image_tower=is_random))
+    if is_random:
         return variables
     if config.image_tower == "english":
         weights = clip.load_english_tower()

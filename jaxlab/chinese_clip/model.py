@@ -10,6 +10,7 @@ in the collection `batch_stats`.
 """
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -339,7 +340,9 @@ def example_inputs(config: ChineseClipConfig) -> tuple[jax.ShapeDtypeStruct, jax
     )
 
 
-def initialize(config: ChineseClipConfig, key: Key[Array, ""]) -> PyTree:
+def initialize(
+    config: ChineseClipConfig, key: Key[Array, ""], *, image_tower: bool = True
+) -> PyTree:
     """Random start of all variables, compiled once.
 
     The distributions are the original code's: torch's defaults in the image tower, width^-0.5
@@ -350,12 +353,17 @@ def initialize(config: ChineseClipConfig, key: Key[Array, ""]) -> PyTree:
     Args:
       config: sizes.
       key: key of the draws.
+      image_tower: make `visual`; without it there is the text tower, its projection and the
+        temperature, for a model that gets a trained image tower.
 
     Returns:
       `{"params": ...}`, with `batch_stats` for a ResNet. Under `jax.eval_shape` only shapes.
     """
+    model = ChineseClip(config)
     images, ids = (jnp.zeros(spec.shape, spec.dtype) for spec in example_inputs(config))
-    return jax.jit(ChineseClip(config).init)(key, images, ids)
+    if image_tower:
+        return jax.jit(model.init)(key, images, ids)
+    return jax.jit(functools.partial(model.init, method="encode_text"))(key, ids)
 
 
 def abstract_variables(config: ChineseClipConfig) -> PyTree:

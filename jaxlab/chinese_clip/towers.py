@@ -62,7 +62,7 @@ def with_image_tower(variables: PyTree, config: ChineseClipConfig, weights: Weig
     """Variables whose image tower (projection and batch statistics too) is a trained one.
 
     Args:
-      variables: variables of a whole model.
+      variables: variables of a model; its image tower may be absent.
       config: sizes of that model.
       weights: a trained model, or its image tower alone.
 
