@@ -35,7 +35,8 @@ class RunCheckpoints:
 
     Saving is asynchronous: `save` returns when the arrays are copied to the host, and an error of
     the writing (a full disk) is raised by the next `save`, `wait` or `close`. In a run of several
-    processes every process makes the same calls on one shared folder.
+    processes every process makes the same calls on one shared folder. Restoring waits for a `save`
+    of this object that is still under way.
 
     Args:
       directory: folder of the checkpoints; made when missing, unless `read_only`.
@@ -160,11 +161,12 @@ class RunCheckpoints:
 
         Raises:
           FileNotFoundError: if there is no checkpoint of `step`.
-          OSError: if the checkpoint is damaged.
+          OSError: if the checkpoint is damaged, or a save under way could not be written.
           ValueError: if it holds other leaves, shapes or dtypes than `target`: all are listed.
         """
         import orbax.checkpoint as ocp
 
+        self.wait()
         self._require(step)
         wanted = {path: _abstract(leaf) for path, leaf in tree_to_paths(target).items()}
         with self._read_errors(step):
@@ -185,10 +187,12 @@ class RunCheckpoints:
 
     def restore_latest(self, target: Any) -> Any:
         """`restore` of the newest checkpoint."""
+        self.wait()
         return self.restore(self._some(self.latest_step()), target)
 
     def restore_best(self, target: Any) -> Any:
         """`restore` of the best checkpoint by `best_metric`."""
+        self.wait()
         return self.restore(self._some(self.best_step()), target)
 
     def restore_params(self, step: int | None = None, target: Any = None) -> Any:
@@ -209,6 +213,7 @@ class RunCheckpoints:
         """
         import orbax.checkpoint as ocp
 
+        self.wait()
         step = self._some(self.latest_step()) if step is None else step
         self._require(step)
         with self._read_errors(step):

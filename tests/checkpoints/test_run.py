@@ -128,6 +128,19 @@ def test_every_leaf_that_does_not_fit_is_listed(tmp_path):
         assert line in str(error.value)
 
 
+def test_restoring_waits_for_the_save_under_way(tmp_path):
+    state = make_state(size=200_000)
+    with RunCheckpoints(tmp_path, keep_best=1, best_metric="r1") as checkpoints:
+        checkpoints.save(1, state, {"r1": 1.0})
+        assert_equal_trees(checkpoints.restore(1, state), state)
+        checkpoints.save(2, state, {"r1": 2.0})
+        assert_equal_trees(checkpoints.restore_params(), state.params)
+        assert checkpoints.latest_step() == 2
+        checkpoints.save(3, state, {"r1": 3.0})
+        assert_equal_trees(checkpoints.restore_best(state), state)
+        assert checkpoints.best_step() == 3
+
+
 @pytest.mark.parametrize("damage", ["cut", "removed"])
 def test_damaged_checkpoint_names_the_folder_and_the_way_out(tmp_path, damage):
     state = make_state()
