@@ -2,7 +2,8 @@
 
 A drawing is an RGBA image with straight alpha. One draw per image (`sample_drawing_augmentation`)
 is applied by one bilinear gather on premultiplied colours (`apply_drawing_augmentation`), so that
-no dark or white fringe appears at the outline; cutouts, blur and the background follow.
+no dark or white fringe appears at the outline, after the drawing is shrunk near the size of the
+result; cutouts, blur and the background follow.
 `augment_drawings` does both for a batch, `compose_drawings` is the same path without augmentation.
 """
 
@@ -135,8 +136,8 @@ def compose_drawings(
 ) -> Float[Array, "batch out_size out_size 3"]:
     """Drawings composited on one colour and resized, without augmentation.
 
-    Shrinking by 2 (or 1, 4, 8 ...) is the exact mean of blocks; other sizes are bilinear, with
-    blocks averaged first where the drawing is four times the result or larger.
+    Shrinking by a whole number is the exact mean of blocks; other sizes are bilinear, with blocks
+    averaged first where the drawing is twice the result or larger.
 
     Args:
       drawings: RGBA with straight alpha, 0 to 255.
@@ -372,9 +373,13 @@ def _keep_mask(
 def _shrink(
     drawing: UInt8[Array, "height width 4"], out_size: int
 ) -> UInt8[Array, "height width 4"] | Float[Array, "rows columns 4"]:
-    """Block means where the drawing is at least four times the result, else the drawing itself."""
+    """Block means where the drawing is at least twice the result, else the drawing itself.
+
+    Sampling the larger drawing at a stride of two would alias: a network trained on such views
+    knows sharper drawings than the block means it is evaluated on.
+    """
     height, width = drawing.shape[:2]
-    factor = min(height, width) // (2 * out_size)
+    factor = min(height, width) // out_size
     if factor < 2 or height % factor or width % factor:
         return drawing
     blocks = premultiply(drawing).reshape(height // factor, factor, width // factor, factor, 4)

@@ -79,6 +79,14 @@ def test_without_augmentation_it_is_composite_and_block_means(drawings, out_size
     np.testing.assert_allclose(none, expected, atol=1e-6)
 
 
+def test_detail_finer_than_the_result_does_not_alias():
+    checkers = np.full((3, 16, 16, 4), 255, np.uint8)
+    checkers[..., :3] = 255 * (np.indices((16, 16)).sum(0) % 2)[None, :, :, None]
+    config = DrawingAugmentConfig(blur_probability=0.0, num_cutouts=0, scale=0.1)
+    views = np.asarray(augment(jax.random.key(1), checkers, config, 8))
+    np.testing.assert_allclose(views[:, 2:-2, 2:-2], 0.5, atol=1e-5)
+
+
 def test_compose_on_a_colour(drawings):
     ours = compose(drawings, 16, (0.2, 0.4, 0.6))
     alpha = drawings[..., 3:] / 255
