@@ -8,7 +8,14 @@ import pytest
 from jaxlab.layers.bert import BertConfig, BertEncoder
 
 CONFIG = BertConfig(
-    vocab_size=20, num_layers=2, width=8, num_heads=2, mlp_width=16, max_positions=10, init_std=0.3
+    vocab_size=20,
+    num_layers=2,
+    width=8,
+    num_heads=2,
+    mlp_width=16,
+    max_positions=10,
+    init_std=0.3,
+    embedding_init_std=0.3,
 )
 IDS = jnp.array([[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 9], [0, 0, 0, 0, 0, 0]])
 VARIABLES = jax.jit(BertEncoder(CONFIG).init)(jax.random.key(0), IDS)
