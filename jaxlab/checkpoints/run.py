@@ -285,12 +285,11 @@ class RunCheckpoints:
         """Shape and dtype of every leaf of `params` or `state`, by path within it."""
         import orbax.checkpoint as ocp
 
-        path = self.directory / str(step) / item
+        path = self._manager.directory / str(step) / item
         if not path.is_dir():
             raise FileNotFoundError(f"its folder {item} is missing")
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            metadata = reader.metadata(path).item_metadata
-        return tree_to_paths(metadata.tree)
+        # The handler itself: a `Checkpointer` around it warns of metadata that items do not have.
+        return tree_to_paths(ocp.StandardCheckpointHandler().metadata(path).tree)
 
     def _read_metrics(self, step: int) -> dict[str, float]:
         import orbax.checkpoint as ocp
