@@ -24,7 +24,6 @@ from experiments.chinese_clip.settings import RunConfig, StageConfig
 from experiments.common import to_config_dict
 from jaxlab.chinese_clip import EMOJI_MODEL, LossConfig
 from jaxlab.chinese_clip.emoji import EmojiDataConfig
-from jaxlab.data.device_augment import DrawingAugmentConfig
 from jaxlab.training import OptimizerConfig
 
 
@@ -40,19 +39,16 @@ def get_config(arg: str = ""):
             emoji=EmojiDataConfig(
                 language="en",
                 keyword_probability=0.25,
-                augment=DrawingAugmentConfig(
-                    saturation=0.3, brightness=0.1, background_probability=0.5, blur_sigma=0.8
-                ),
             ),
             loss=LossConfig(equal_texts_match=True),
             stage_2=StageConfig(
-                num_steps=1200,
+                num_steps=4000,
                 global_batch_size=256,
                 log_every_steps=50,
                 save_every_steps=500,
                 optimizer=OptimizerConfig(
                     learning_rate=3e-3, warmup_steps=40, b2=0.98, eps=1e-6,
-                    weight_decay=0.05, clip_norm=1.0,
+                    weight_decay=0.1, clip_norm=1.0,
                 ),
             ),
         )

@@ -11,7 +11,6 @@ from experiments.chinese_clip.settings import RunConfig, StageConfig
 from experiments.common import to_config_dict
 from jaxlab.chinese_clip import EMOJI_MODEL, LossConfig
 from jaxlab.chinese_clip.emoji import EmojiDataConfig
-from jaxlab.data.device_augment import DrawingAugmentConfig
 from jaxlab.training import OptimizerConfig
 
 KINDS = ("two_stage", "one_stage", "scratch")
@@ -51,9 +50,6 @@ def get_config(arg: str = "two_stage"):
             image_tower="random" if arg == "scratch" else "english",
             emoji=EmojiDataConfig(
                 keyword_probability=0.25,
-                augment=DrawingAugmentConfig(
-                    saturation=0.3, brightness=0.1, background_probability=0.5, blur_sigma=0.8
-                ),
             ),
             loss=LossConfig(equal_texts_match=True),
             stage_1=stage_1 if arg == "two_stage" else None,

@@ -41,6 +41,21 @@ CATEGORY_PROMPTS: Mapping[str, tuple[str, ...]] = {
 }
 """Chinese words for what each of the ten categories holds, an ensemble of prompts."""
 
+EMOJI_AUGMENT = DrawingAugmentConfig(
+    rotation=0.2,
+    scale=0.2,
+    stretch=0.08,
+    translation=0.06,
+    hue=0.3,
+    brightness=0.25,
+    contrast=0.2,
+    saturation=0.6,
+    blur_sigma=0.8,
+    background_probability=0.5,
+    cutout_size=0.3,
+)
+"""Strong: thousands of steps over 5,542 drawings remember those that are changed less."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EmojiDataConfig:
@@ -57,7 +72,7 @@ class EmojiDataConfig:
     language: Literal["zh", "en"] = "zh"
     base_probability: float = 0.5
     keyword_probability: float = 0.2
-    augment: DrawingAugmentConfig = DrawingAugmentConfig()
+    augment: DrawingAugmentConfig = EMOJI_AUGMENT
 
     def __post_init__(self) -> None:
         """Check the fields.
