@@ -86,7 +86,7 @@ def draw_emoji_retrieval(
     return draw_retrieval(
         text_queries,
         image_queries,
-        title="Emoji the model was never shown, found by their names",
+        title="Drawings the model was never shown, found by their names",
         subtitle=f"{len(gallery):,} drawings and names; the right drawing is of a style that its "
         "concept was not trained on in",
         text_heading="A name looks for its drawing",
