@@ -12,7 +12,8 @@ Tried, each once (English names; unseen drawing R@1 / R@10, unseen combination R
 
 * kernels as torch starts them, strong augmentation, 2,000 steps, context 16: 24.6 / 58.9, 52.8;
 * the same kernels, mild augmentation, 1,600 steps, context 22: 19.9 / 55.5, 60.3;
-* He kernels and all text weights of deviation 0.1, mild augmentation, 1,200 steps: 25.1 / 58.4, 71.0;
+* He kernels and all text weights of deviation 0.1, mild augmentation, 1,200 steps: 25.1 / 58.4,
+  71.0;
 * embedding tables of deviation 0.02 (only the other text weights 0.1), drawings shrunk before they
   are turned and scaled rather than sampled at a stride of two, strong augmentation, twice the
   weight decay, 4,000 steps: 40.1 / 70.9, 84.0 (30.4 / 63.4, 70.4 at step 2,000); shipped.

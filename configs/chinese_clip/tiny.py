@@ -4,9 +4,9 @@ It starts from an English image tower (`english_tower.py`), locks it while the C
 trained towards its cached features, then trains both. `tiny.py:one_stage` trains both towers from
 the English tower from the start, `tiny.py:scratch` without it, at equal cost.
 
-Measured on two cores, 676 s and 2.0 GiB: unseen drawing R@1 / R@10 41.9 / 74.1, unseen combination
-28.3 / 83.9, unseen concept into its category 52.7 % a class. The cost of the first stage in steps of
-the second is from the same run: (15 s of caching + 101 s of steps) / 0.65 s a step.
+Measured on two cores, in 676 s: unseen drawing R@1 / R@10 41.9 / 74.1, unseen combination
+28.3 / 83.9, unseen concept into its category 52.7 % a class. The cost of the first stage in steps
+of the second is from the same run: (15 s of caching + 101 s of steps) / 0.65 s a step.
 """
 
 import dataclasses
