@@ -159,13 +159,14 @@ def gather_over_axis(tree: T, axis_name: str) -> T:
 
 
 def match_varying(tree: T, like: Array) -> T:
-    """Mark constants as varying over the mesh axes that `like` varies over, as loops demand."""
+    """Make constants vary over the mesh axes that `like` varies over, as loops in `shard_map` ask.
 
-    def match(leaf: Array) -> Array:
-        axes = jax.typeof(like).vma - jax.typeof(leaf).vma
-        return jax.lax.pcast(leaf, tuple(sorted(axes)), to="varying") if axes else leaf
-
-    return jax.tree.map(match, tree)
+    Args:
+      tree: pytree of integer or boolean arrays.
+      like: integers of shape (rows,), at least one.
+    """
+    zero = like[0] & like.dtype.type(0)
+    return jax.tree.map(lambda leaf: leaf ^ zero.astype(leaf.dtype), tree)
 
 
 def default_method() -> str:
@@ -343,5 +344,5 @@ def count_profile(
         d_tail=(xp.sum(tail) * scale).astype(kind),
         n_tail=(xp.sum(tail * number) * scale).astype(kind),
         s2_tail=(xp.sum(tail * number * (number - 1)) * scale).astype(kind),
-        saturated=xp.asarray(xp.any(counts >= maximum)),
+        saturated=xp.asarray(xp.any(counts >= counts.dtype.type(maximum))),
     )
