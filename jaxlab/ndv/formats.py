@@ -55,9 +55,12 @@ KINDS = {1: Hll, 2: BottomK, 3: MaskSketch, 4: Registers, 5: CountSketch}
 MAX_HEAVY = 2**16 - 1
 _WEIGHTS_FLAG = 1
 _MERGES: dict[type, Callable[..., Any]] = {
-    Hll: hll.merge, BottomK: bottom_k.merge, MaskSketch: mask_sketch.merge,
-    Registers: registers.merge, CountSketch: count_sketch.merge,
-}  # fmt: skip
+    Hll: jax.jit(hll.merge),
+    BottomK: jax.jit(bottom_k.merge),
+    MaskSketch: jax.jit(mask_sketch.merge),
+    Registers: jax.jit(registers.merge),
+    CountSketch: jax.jit(count_sketch.merge),
+}
 
 Sketch = Hll | BottomK | MaskSketch | Registers | CountSketch
 
