@@ -55,6 +55,7 @@ from jaxlab.ndv.populations import (
 )
 from jaxlab.ndv.profile import (
     Profile,
+    dense_profile,
     device_profile_from_counts,
     device_profile_from_hashes,
     profile_from_counts,
@@ -76,6 +77,7 @@ __all__ = [
     "Profile",
     "Status",
     "bootstrap_interval",
+    "dense_profile",
     "device_profile_from_counts",
     "device_profile_from_hashes",
     "equal_population",

@@ -30,7 +30,7 @@ from jaxlab.ndv import estimators_moments as moments
 from jaxlab.ndv import estimators_shlosser as shlosser
 from jaxlab.ndv.profile import Profile
 from jaxlab.ndv.special import Flags, Numbers, namespace
-from jaxlab.ndv.terms import summarize
+from jaxlab.ndv.terms import Terms, summarize
 
 Formula = Callable[[Profile], Numbers]
 
@@ -201,10 +201,7 @@ def estimate(profile: Profile, name: str | Estimator) -> Estimate:
       161.16
     """
     estimator = name if isinstance(name, Estimator) else _find(name)
-    with np.errstate(all="ignore"):
-        special, fallback = _edge_cases(profile)
-        safe = _replace_special(profile, special > 0)
-        return _finish(safe, estimator, special, fallback)
+    return _estimate_all(profile, [estimator])[0]
 
 
 def estimate_many(
@@ -214,7 +211,8 @@ def estimate_many(
 
     Under one `jit` the sums that they share are computed once.
     """
-    return {name: estimate(profile, name) for name in names}
+    estimators = [_find(name) for name in names]
+    return dict(zip(names, _estimate_all(profile, estimators), strict=True))
 
 
 def sample_coverage(profile: Profile) -> Numbers:
@@ -235,6 +233,14 @@ def _find(name: str) -> Estimator:
     if name not in ESTIMATORS:
         raise ValueError(f"no estimator is named {name!r}; there are {', '.join(ESTIMATORS)}")
     return ESTIMATORS[name]
+
+
+def _estimate_all(profile: Profile, estimators: Sequence[Estimator]) -> list[Estimate]:
+    with np.errstate(all="ignore"):
+        special, fallback = _edge_cases(profile)
+        safe = _replace_special(profile, special > 0)
+        terms = summarize(safe)
+        return [_finish(safe, terms, entry, special, fallback) for entry in estimators]
 
 
 def _edge_cases(profile: Profile) -> tuple[Numbers, Numbers]:
@@ -268,12 +274,11 @@ def _replace_special(profile: Profile, special: Flags) -> Profile:
 
 
 def _finish(
-    profile: Profile, estimator: Estimator, special: Numbers, fallback: Numbers
+    profile: Profile, t: Terms, estimator: Estimator, special: Numbers, fallback: Numbers
 ) -> Estimate:
     """Applies the formula to a profile without special columns, clamps, and merges these in."""
     xp = namespace(profile.f)
     raw = estimator.formula(profile)
-    t = summarize(profile)
     high = xp.minimum(profile.N, profile.d + (profile.N - profile.n))
     finite = xp.isfinite(raw)
     value = xp.where(finite, xp.clip(raw, profile.d, high), high)

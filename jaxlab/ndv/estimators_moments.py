@@ -13,14 +13,16 @@ from jaxlab.ndv.profile import Profile
 from jaxlab.ndv.special import (
     Flags,
     Numbers,
+    Stepped,
     bisect,
     hit_curvature,
     hit_slope,
+    log1p_curvature,
     log_miss_probability,
     miss_probability,
     namespace,
-    repeat_share,
-    repeat_share_poisson,
+    poisson_row_shares,
+    row_shares,
 )
 from jaxlab.ndv.terms import Terms, power, squared_variation, summarize
 
@@ -45,10 +47,14 @@ def moments_infinite(profile: Profile) -> Numbers:
     t = summarize(profile)
     xp = namespace(t.f)
     share = t.repeats / t.n
-    # The root y = n / D of repeat_share_poisson(y) = share: at least 2 share, at most n / d.
+
+    def is_below(log_y: Numbers) -> Flags:
+        return _repeats_less(poisson_row_shares(xp.exp(log_y)), t)
+
+    # The root y = n / D is at least 2 share (as y / 2 bounds the share), and at most n / d.
     low = xp.log(xp.maximum(2 * share, 1e-30))
     high = xp.maximum(xp.log(t.n / t.d), low)
-    log_y = bisect(lambda log_y: repeat_share_poisson(xp.exp(log_y)) < share, low, high)
+    log_y = bisect(is_below, low, high)
     return xp.where(share > 0, t.n * xp.exp(-log_y), xp.inf)
 
 
@@ -124,12 +130,13 @@ def sichel(profile: Profile) -> Numbers:
     """
     t = summarize(profile)
     xp = namespace(t.f)
-    r = xp.where(t.f1 > 0, t.f1, 1.0) / t.n
-    target = 2 * t.n / t.d
+    r, rest = t.f1 / t.n, t.repeated_rows / t.n
+    start = 2 * t.repeated_values / t.d - rest  # 1 + r - 2 f1 / d
 
     def is_below(log_x: Numbers) -> Flags:
+        # (1 + r + r x) ln(1 + x) / x > 2 f1 / d, without what cancels for small x.
         x = xp.exp(log_x)
-        return (1 + r + r * x) * (xp.log1p(x) / x) > target * r
+        return start + (1 + r + r * x) * log1p_curvature(x) > 0.5 * x * (rest + r * x)
 
     low = xp.zeros_like(r) + math.log(64 * float(np.finfo(t.f.dtype).eps))
     high = xp.log(xp.maximum(t.repeated_rows / xp.where(t.f1 > 0, t.f1, t.n), 1e-30))
@@ -163,9 +170,10 @@ def goodman(profile: Profile) -> np.floating | np.ndarray:
     """
     if namespace(profile.f) is not np:
         raise TypeError("GOODMAN got JAX arrays; it needs sixty digits: pass a host profile")
+    shape = (np.size(profile.n), profile.f.shape[-1])
     flat = zip(
-        profile.i.reshape(-1, profile.i.shape[-1]),
-        profile.f.reshape(-1, profile.f.shape[-1]),
+        np.reshape(profile.i, shape),
+        np.reshape(profile.f, shape),
         *(np.ravel(leaf) for leaf in (profile.n, profile.d, profile.N, profile.d_tail)),
         strict=True,
     )
@@ -205,15 +213,22 @@ def good_toulmin_is_proven(profile: Profile) -> Flags:
 
 def _moments_finite(t: Terms) -> Numbers:
     xp = namespace(t.f)
-    share = t.repeats / t.n
+
+    def is_below(log_size: Numbers) -> Flags:
+        return _repeats_less(row_shares(xp.exp(log_size), t.n, t.N), t)
+
     high = xp.maximum(xp.log(t.N / t.d), 0.0)
-    log_size = bisect(
-        lambda log_size: repeat_share(xp.exp(log_size), t.n, t.N) < share, xp.zeros_like(high), high
-    )
-    return t.N * xp.exp(-log_size)
+    log_size = bisect(is_below, xp.zeros_like(high), high)
+    return t.N * xp.where(t.repeats > 0, xp.exp(-log_size), 1.0)
 
 
-def _smoothed_coefficients(n: Numbers, t: Numbers) -> Numbers:
+def _repeats_less(shares: tuple[Numbers, Numbers], t: Terms) -> Flags:
+    """Whether fewer rows repeat than in the sample, by the share that has its digits."""
+    few = t.repeats < 0.5 * t.n
+    return namespace(t.f).where(few, shares[0] < t.repeats / t.n, shares[1] > t.d / t.n)
+
+
+def _smoothed_coefficients(n: Numbers, t: Numbers) -> Stepped:
     """t^i P(L >= i) for i = 0..41 on a last axis; t^i alone would overflow."""
     xp = namespace(n)
     dtype = n.dtype
@@ -228,11 +243,11 @@ def _smoothed_coefficients(n: Numbers, t: Numbers) -> Numbers:
     scaled = choose + hits * xp.log(2 / (2 / t + 1))[..., None]
     scaled = xp.exp(scaled - misses * xp.log1p(2 / t)[..., None])
     scaled = xp.where(hits <= trials, scaled, 0.0)
-    above, columns = xp.zeros_like(t), []
-    for i in range(_MAX_TRIALS, -1, -1):
-        above = scaled[..., i] + above / t
-        columns.append(above)
-    return xp.stack([*columns[::-1], xp.zeros_like(t)], axis=-1)
+    # Sum over l >= i of these divided by t^(l - i).
+    steps = np.arange(_MAX_TRIALS + 1)[None, :] - np.arange(_MAX_TRIALS + 2)[:, None]
+    steps = steps.reshape((1,) * t.ndim + steps.shape)
+    decay = xp.exp(-np.maximum(steps, 0).astype(dtype) * xp.log(t)[..., None, None])
+    return xp.sum(xp.where(steps >= 0, decay * scaled[..., None, :], 0.0), axis=-1)
 
 
 def _goodman(i: np.ndarray, f: np.ndarray, n: float, d: float, N: float, d_tail: float) -> float:

@@ -24,7 +24,7 @@ _NORMAL_ABOVE = 400.0
 _MOST_TRIALS = 2.0**16
 """Trials of an exact draw; more become so many of the same mean, the variance within 2 %."""
 _CHUNK = 32
-"""Draws that are computed at a time."""
+"""Draws that are computed at a time, if it divides their number."""
 
 
 class Interval(NamedTuple):
@@ -46,9 +46,9 @@ def bootstrap_interval(
     profile: Profile,
     name: str,
     *,
-    level: float = 0.95,
+    level: float | int = 0.95,
     num_draws: int = 256,
-    sketch_size: Float[Array, "*batch"] | float | None = None,
+    sketch_size: Float[Array, "*batch"] | float | int | None = None,
 ) -> Interval:
     """Percentile interval of an estimator over multinomial redraws of the profile.
 
@@ -107,7 +107,9 @@ def guaranteed_interval(profile: Profile) -> Interval:
     return Interval(t.d, high, sample_coverage(profile))
 
 
-def worst_case_ratio(num_sampled: float, population: float, probability: float = 0.5) -> float:
+def worst_case_ratio(
+    num_sampled: float | int, population: float | int, probability: float = 0.5
+) -> float:
     """Ratio error that no estimator can promise to stay below.
 
     For every estimator there is a column on which max(D' / D, D / D') is at least
@@ -152,15 +154,19 @@ def _bootstrap(
 ) -> Interval:
     point = estimate(profile, estimator)
 
-    def draw_one(draw_key: Key[Array, ""]) -> Numbers:
-        sample_key, sketch_key = jax.random.split(draw_key)
-        f = _redraw_sample(sample_key, profile, jnp.asarray(point.value))
-        if sketch_size is not None:
-            f = _redraw_sketch(sketch_key, f, sketch_size)
-        return estimate(_with_frequencies(profile, f), estimator).value
+    chunk = math.gcd(num_draws, _CHUNK)
+    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (chunk, *leaf.shape)), profile)
+    distinct = jnp.broadcast_to(jnp.asarray(point.value), copies.n.shape)
 
-    keys = jax.random.split(key, num_draws)
-    values = jax.lax.map(draw_one, keys, batch_size=min(_CHUNK, num_draws))
+    def draw(chunk_key: Key[Array, ""]) -> Numbers:
+        sample_key, sketch_key = jax.random.split(chunk_key)
+        f = _redraw_sample(sample_key, copies, distinct)
+        if sketch_size is not None:
+            f = _redraw_sketch(sketch_key, f, jnp.broadcast_to(sketch_size, copies.n.shape))
+        return estimate(_with_frequencies(copies, f), estimator).value
+
+    values = jax.lax.map(draw, jax.random.split(key, num_draws // chunk))
+    values = jnp.asarray(values).reshape(num_draws, *profile.n.shape)
     quantiles = jnp.stack([(1 - level) / 2, (1 + level) / 2])
     low, high = jnp.quantile(values, quantiles, axis=0)
     low = jnp.minimum(jnp.maximum(low, profile.d), point.value)
@@ -212,34 +218,37 @@ def _with_frequencies(profile: Profile, f: Float[Array, "*batch cells"]) -> Prof
 def _multinomial(
     key: Key[Array, ""], trials: Float[Array, "*batch"], weights: Float[Array, "*batch cells"]
 ) -> Float[Array, "*batch cells"]:
-    """Counts of `trials` draws among cells of these weights, by conditional binomials."""
-    cells = jnp.moveaxis(weights, -1, 0)
+    """Counts of `trials` draws among cells of these weights, by conditional binomials.
+
+    Cells are drawn from the lightest to the heaviest, which takes the rest: no share is above a
+    half, and counts of rare cells are not lost in the rounding of what is left of many trials.
+    """
+    order = jnp.argsort(weights, axis=-1)
+    cells = jnp.moveaxis(jnp.take_along_axis(weights, order, axis=-1), -1, 0)
     later = jnp.cumsum(cells[::-1], axis=0)[::-1]
     shares = cells / jnp.where(later > 0, later, 1.0)
 
     def draw(left: Array, cell: tuple[Array, Array]) -> tuple[Array, Array]:
-        count = _binomial(cell[1], left, jnp.clip(cell[0], 0.0, 1.0))
+        count = _binomial(cell[1], left, jnp.minimum(cell[0], 0.5))
         return left - count, count
 
-    keys = jax.random.split(key, cells.shape[0])
-    _, counts = jax.lax.scan(draw, trials, (shares, keys))
-    return jnp.moveaxis(counts, 0, -1)
+    keys = jax.random.split(key, cells.shape[0] - 1)
+    left, counts = jax.lax.scan(draw, trials, (shares[:-1], keys))
+    counts = jnp.concatenate([counts, jnp.where(cells[-1] > 0, left, 0.0)[None]])
+    return jnp.take_along_axis(jnp.moveaxis(counts, 0, -1), jnp.argsort(order, axis=-1), axis=-1)
 
 
 def _binomial(
     key: Key[Array, ""], trials: Float[Array, "*batch"], share: Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """Binomial counts that may pass 2^24, as float32: normal where the variance is large."""
+    """Binomial counts for shares up to a half, as float32: normal where the variance is large."""
     normal_key, exact_key = jax.random.split(key)
-    rare = jnp.minimum(share, 1 - share)
-    mean = trials * rare
-    variance = mean * (1 - rare)
+    mean = trials * share
+    variance = mean * (1 - share)
     wide = variance > _NORMAL_ABOVE
     normal = jnp.round(mean + jnp.sqrt(variance) * jax.random.normal(normal_key, mean.shape))
     # More trials than _MOST_TRIALS would lose the draw's float32 digits.
-    few = jnp.minimum(trials, _MOST_TRIALS)
     drawn = (mean > 0) & ~wide
-    few = jnp.where(drawn, few, 1.0)
+    few = jnp.where(drawn, jnp.minimum(trials, _MOST_TRIALS), 1.0)
     exact = jax.random.binomial(exact_key, few, jnp.where(drawn, mean / few, 0.5))
-    count = jnp.clip(jnp.where(wide, normal, jnp.where(drawn, exact, 0.0)), 0.0, trials)
-    return jnp.where(share > 0.5, trials - count, count)
+    return jnp.clip(jnp.where(wide, normal, jnp.where(drawn, exact, 0.0)), 0.0, trials)

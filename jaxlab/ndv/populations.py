@@ -39,12 +39,14 @@ class Population(NamedTuple):
         return float(np.sum(self.num_values))
 
 
-def equal_population(size: int, num_values: float) -> Population:
+def equal_population(size: int, num_values: float | int) -> Population:
     """`num_values` values of `size` rows each."""
     return Population(np.array([size], np.int64), np.array([num_values], np.float64))
 
 
-def poisson_population(mean: float, num_rows: float = 1e10, repeats: int = 10) -> Population:
+def poisson_population(
+    mean: float | int, num_rows: float | int = 1e10, repeats: int = 10
+) -> Population:
     """Values whose rows, picked at random, have Poisson distributed class sizes.
 
     F_j = floor(num_rows Poisson(j; mean) / j), for j from 1 on while num_rows Poisson(j) / j > 1 or
@@ -71,7 +73,9 @@ def poisson_population(mean: float, num_rows: float = 1e10, repeats: int = 10) -
     return _kept(np.arange(1, j), np.array(num_values, np.float64))
 
 
-def zipf_population(exponent: float, num_rows: float = 1e10, repeats: int = 10) -> Population:
+def zipf_population(
+    exponent: float | int, num_rows: float | int = 1e10, repeats: int = 10
+) -> Population:
     """Values whose rows, picked at random, have class sizes with a power law.
 
     F_j = floor(num_rows / zeta(exponent) / j^(exponent + 1)), for j from 1 on while it is at least
@@ -98,7 +102,9 @@ def zipf_population(exponent: float, num_rows: float = 1e10, repeats: int = 10) 
     return _kept(sizes, repeats * np.floor(first / sizes.astype(np.float64) ** (exponent + 1)))
 
 
-def ranked_zipf_population(exponent: float, num_values: int, num_rows: float) -> Population:
+def ranked_zipf_population(
+    exponent: float | int, num_values: int, num_rows: float | int
+) -> Population:
     """`num_values` values, the r-th with a share of the rows proportional to r^-exponent.
 
     Sizes are rounded and at least 1, so that the number of rows is met approximately.
@@ -110,7 +116,9 @@ def ranked_zipf_population(exponent: float, num_values: int, num_rows: float) ->
     return Population(unique, counts.astype(np.float64))
 
 
-def expected_profile(population: Population, rate: float, length: int | None = None) -> Profile:
+def expected_profile(
+    population: Population, rate: float | int, length: int | None = None
+) -> Profile:
     """Expected profile of a Bernoulli sample, on the host, in float64.
 
     Args:
@@ -157,7 +165,7 @@ def _kept(sizes: np.ndarray, num_values: np.ndarray) -> Population:
     return Population(sizes[kept], num_values[kept])
 
 
-def _require_positive(**arguments: float) -> None:
+def _require_positive(**arguments: float | int) -> None:
     for name, value in arguments.items():
         if not value > 0:
             raise ValueError(f"{name}={value} is not positive")

@@ -61,7 +61,7 @@ class Profile(NamedTuple):
 
 def profile_from_frequencies(
     i: Sequence[int] | Int[np.ndarray, " entries"],
-    f: Sequence[float] | Float[np.ndarray, " entries"] | Int[np.ndarray, " entries"],
+    f: Sequence[float | int] | Float[np.ndarray, " entries"] | Int[np.ndarray, " entries"],
     *,
     population: Real,
     rate: Real | None = None,
@@ -102,6 +102,37 @@ def profile_from_frequencies(
     )
     validate_profile(profile)
     return profile
+
+
+def dense_profile(
+    f: Float[Array | np.ndarray, "*batch length"],
+    *,
+    n: Float[Array | np.ndarray, "*batch"],
+    d: Float[Array | np.ndarray, "*batch"],
+    population: Float[Array | np.ndarray, "*batch"],
+    rate: Float[Array | np.ndarray, "*batch"],
+    n_tail: Float[Array | np.ndarray, "*batch"],
+    d_tail: Float[Array | np.ndarray, "*batch"],
+    s2_tail: Float[Array | np.ndarray, "*batch"],
+) -> Profile:
+    """Dense profile, host or device, of known parts, such as a sketch gives them; not validated.
+
+    Where the parts are estimated, n must be the estimate sum of i f + n_tail, not the exact number
+    of rows: numerator and denominator of f1 / n then err together.
+
+    Args:
+      f: number of values seen once, twice, ..., L times.
+      n: sampled rows.
+      d: sampled distinct values.
+      population: N, rows of the population.
+      rate: q, the sampling rate.
+      n_tail: rows of the values seen more than L times.
+      d_tail: number of these values.
+      s2_tail: their sum of i (i - 1).
+    """
+    xp = np if isinstance(f, np.ndarray) else jnp
+    i = xp.broadcast_to(xp.arange(1, f.shape[-1] + 1), f.shape)
+    return Profile(i, f, n, d, population, rate, n_tail, d_tail, s2_tail)
 
 
 def profile_from_counts(
@@ -246,8 +277,8 @@ def device_profile_from_counts(
     counts: Int[Array, " values"],
     *,
     length: int,
-    population: Float[Array, ""] | float,
-    rate: Float[Array, ""] | float,
+    population: Float[Array, ""] | float | int,
+    rate: Float[Array, ""] | float | int,
 ) -> Profile:
     """Dense profile on the device of how often each distinct value was sampled.
 
@@ -284,8 +315,8 @@ def device_profile_from_hashes(
     valid: Bool[Array, " rows"],
     *,
     length: int,
-    population: Float[Array, ""] | float,
-    rate: Float[Array, ""] | float,
+    population: Float[Array, ""] | float | int,
+    rate: Float[Array, ""] | float | int,
 ) -> Profile:
     """Dense profile on the device of 64-bit hashes of the sampled values, by sorting them.
 

@@ -29,6 +29,9 @@ Numbers = Float[Array, "*#batch"] | Float[np.ndarray, "*#batch"] | np.floating
 Flags = Bool[Array, "*#batch"] | Bool[np.ndarray, "*#batch"] | np.bool_
 """A yes or no per number."""
 
+Stepped = Float[Array, "*#batch steps"] | Float[np.ndarray, "*#batch steps"]
+"""Real numbers with one more axis than the arguments."""
+
 _SHIFT = 10
 """How far arguments are moved up before Stirling's series, whose last term is then below 1e-13."""
 _SERIES_BELOW = 0.25
@@ -68,11 +71,13 @@ def miss_probability(x: Numbers, n: Numbers, N: Numbers) -> Numbers:
     return namespace(x).exp(log_miss_probability(x, n, N))
 
 
-def repeat_share(x: Numbers, n: Numbers, N: Numbers) -> Numbers:
-    """1 - (1 - h(x)) N / (n x): expected share of sampled rows whose value was sampled before.
+def row_shares(x: Numbers, n: Numbers, N: Numbers) -> tuple[Numbers, Numbers]:
+    """Expected shares of sampled rows that repeat a sampled value, and of those that do not.
 
-    When all classes have x rows, d = (N / x)(1 - h(x)) values are expected in the sample, and this
-    is (n - d) / n. It is 0 at x = 1 and grows with x; near 0 it keeps its relative accuracy.
+    When all classes have x rows, a sample is expected to have d = (N / x)(1 - h(x)) values, which
+    is a share (1 - h(x)) N / (n x) of its rows; the others repeat one. The first share is 0 at
+    x = 1 and grows with x. Both keep their relative accuracy when they are small, but for a factor
+    of x / (x - 1) in the first.
 
     Args:
       x: class size, at least 1.
@@ -80,7 +85,7 @@ def repeat_share(x: Numbers, n: Numbers, N: Numbers) -> Numbers:
       N: rows of the population.
 
     Returns:
-      A number in [0, 1).
+      The two shares; they sum to 1.
     """
     xp = namespace(x)
     small, large, shifted, rest = _sorted_sizes(x, n, N)
@@ -89,27 +94,33 @@ def repeat_share(x: Numbers, n: Numbers, N: Numbers) -> Numbers:
     # -ln h(x) - x n / N, without the common leading part.
     excess = small * _log_excess(large / shifted) + bend + tail - expected * _SHIFT / shifted
     y = expected + excess
-    stable = (y * repeat_share_poisson(y) - excess) / expected
-    h = xp.exp(_zero_beyond(-y, x, n, N))
-    return xp.where((expected < 0.5) & (x <= N - n), stable, 1 - (1 - h) / (x * (n / N)))
+    first = -xp.expm1(_zero_beyond(-y, x, n, N)) / (x * (n / N))
+    stable = (y * poisson_row_shares(y)[0] - excess) / expected
+    return xp.where((expected < 0.5) & (x <= N - n), stable, 1 - first), first
 
 
-def repeat_share_poisson(y: Numbers) -> Numbers:
-    """1 - (1 - e^-y) / y, the limit of `repeat_share` for large N: y / 2 - y^2 / 6 + ...
+def poisson_row_shares(y: Numbers) -> tuple[Numbers, Numbers]:
+    """The limit of `row_shares` for large N: 1 - (1 - e^-y) / y and (1 - e^-y) / y.
 
     Args:
-      y: expected sampled rows of a class, at least 0.
-
-    Returns:
-      A number in [0, 1), with relative accuracy near 0.
+      y: expected sampled rows of a class, above 0.
     """
     xp = namespace(y)
     bounded = xp.minimum(y, 0.5)
     series = xp.ones_like(bounded)
-    for k in range(17, 2, -1):
+    for k in range(17 if y.dtype == np.float64 else 9, 2, -1):
         series = 1 - bounded / k * series
-    large = xp.maximum(y, 0.5)
-    return xp.where(y < 0.5, bounded / 2 * series, 1 + xp.expm1(-large) / large)
+    first = -xp.expm1(-y) / y
+    return xp.where(y < 0.5, bounded / 2 * series, 1 - first), first
+
+
+def log1p_curvature(x: Numbers) -> Numbers:
+    """ln(1 + x) / x - 1 + x / 2 = x^2 / 3 - x^3 / 4 + ..., for x above 0."""
+    xp = namespace(x)
+    low, high = xp.minimum(x, _SERIES_BELOW), xp.maximum(x, _SERIES_BELOW)
+    w = low / (2 + low)
+    series = low * low / (4 + 2 * low) + 2 * w * w * (w / low) * _atanh_series(w * w)
+    return xp.where(x < _SERIES_BELOW, series, xp.log1p(high) / high - 1 + high / 2)
 
 
 def hit_slope(x: Numbers, n: Numbers, N: Numbers) -> Numbers:
@@ -126,7 +137,7 @@ def hit_slope(x: Numbers, n: Numbers, N: Numbers) -> Numbers:
     xp = namespace(x)
     low = xp.maximum(N - x - n, 0.0)
     high = low + n
-    terms = sum(n / ((low + j) * (high + j)) for j in range(1, _SHIFT + 1))
+    terms = xp.sum(_shifted(n) / (_steps(low) * _steps(high)), axis=-1)
     low, high = low + _SHIFT, high + _SHIFT
     halves = 0.5 * n / (low * high)
     return xp.log1p(n / low) + terms - halves + _digamma_tail(low) - _digamma_tail(high)
@@ -143,11 +154,11 @@ def hit_curvature(x: Numbers, n: Numbers, N: Numbers) -> Numbers:
     References:
       Haas and Stokes 1998, section 3.3; trigamma(N - x - n + 1) - trigamma(N - x + 1).
     """
-    low = namespace(x).maximum(N - x - n, 0.0)
+    xp = namespace(x)
+    low = xp.maximum(N - x - n, 0.0)
     high = low + n
-    terms = sum(
-        n / (low + j) / (high + j) * (1 / (low + j) + 1 / (high + j)) for j in range(1, _SHIFT + 1)
-    )
+    lows, highs = _steps(low), _steps(high)
+    terms = xp.sum(_shifted(n) / lows / highs * (1 / lows + 1 / highs), axis=-1)
     low, high = low + _SHIFT, high + _SHIFT
     difference = n / low / high
     squares = 0.5 * difference * (1 / low + 1 / high)
@@ -200,16 +211,43 @@ def _miss_corrections(
     """What -ln h has beyond -small ln(1 - large / shifted): the curvature, and the rest."""
     xp = namespace(small)
     left = shifted - large
-    bend = left * _entropy_excess(xp.minimum(small / left, 1.0))
-    bend = bend - shifted * _entropy_excess(small / shifted)
-    product = xp.zeros_like(small)  # of all (1 + step), minus 1: undoes the shift
-    for j in range(1, _SHIFT + 1):
-        step = (small / (N + j)) * (large / (rest - _SHIFT + j))
-        product = product + step + product * step
+    # Undoes the shift, by the recurrence of the gamma function.
+    steps = (_shifted(small) / _steps(N)) * (_shifted(large) / _steps(rest - _SHIFT))
     half = 0.5 * xp.log1p((small / shifted) * (large / rest))
     stirling = _stirling_tail(shifted - small) + _stirling_tail(left)
     stirling = stirling - _stirling_tail(shifted) - _stirling_tail(rest)
-    return bend, xp.log1p(product) - half - stirling
+    return _bend(small, large, shifted), xp.sum(xp.log1p(steps), axis=-1) - half - stirling
+
+
+def _bend(small: Numbers, large: Numbers, shifted: Numbers) -> Numbers:
+    """The growth of z u(small / z) from z = shifted to z = shifted - large.
+
+    u(t) = (1 - t) ln(1 - t) + t = t^2 (1 / 2 + t / 6 + t^2 / 12 + ...). For small t the difference
+    of the series is taken term by term, as a divided difference in Horner's scheme.
+    """
+    xp = namespace(small)
+    left = shifted - large
+    high, low = xp.minimum(small / left, 1.0), small / shifted
+    bounded = xp.minimum(high, _SERIES_BELOW)
+    value = slope = xp.zeros_like(high)
+    for k in range(26 if high.dtype == np.float64 else 12, -1, -1):
+        slope = slope * low + value
+        value = value * bounded + 1 / ((k + 1) * (k + 2))
+    series = small * low * (large / left) * (value + slope * low)
+    direct = left * _entropy_excess(high) - shifted * _entropy_excess(low)
+    return xp.where(high < _SERIES_BELOW, series, direct)
+
+
+def _shifted(x: Numbers) -> Stepped:
+    """`x` with a last axis for the steps of the shift."""
+    return namespace(x).asarray(x)[..., None]
+
+
+def _steps(x: Numbers) -> Stepped:
+    """Values x + 1, ..., x + 10 on a last axis."""
+    xp = namespace(x)
+    added = np.arange(1, _SHIFT + 1).astype(x.dtype).reshape((1,) * x.ndim + (_SHIFT,))
+    return _shifted(x) + xp.asarray(added)
 
 
 def _zero_beyond(log_h: Numbers, x: Numbers, n: Numbers, N: Numbers) -> Numbers:
@@ -225,15 +263,10 @@ def _atanh_series(y: Numbers) -> Numbers:
 
 
 def _entropy_excess(t: Numbers) -> Numbers:
-    """(1 - t) ln(1 - t) + t = t^2 / 2 + t^3 / 6 + ..., for t in [0, 1]."""
+    """u(t) = (1 - t) ln(1 - t) + t, for t in [0, 1]; relative accuracy only away from 0."""
     xp = namespace(t)
-    low = xp.minimum(t, _SERIES_BELOW)
-    w = low / (2 - low)
-    series = 2 / (1 + w) * w * w * (1 - (1 - w) * w * _atanh_series(w * w))
-    high = xp.clip(t, _SERIES_BELOW, 1 - 1e-30)
-    left = 1 - high
-    direct = xp.where(left > 0, left * xp.log(xp.maximum(left, 1e-30)), 0.0) + high
-    return xp.where(t < _SERIES_BELOW, series, direct)
+    left = 1 - t
+    return xp.where(left > 0, left * xp.log(xp.maximum(left, 1e-30)), 0.0) + t
 
 
 def _log_excess(p: Numbers) -> Numbers:
