@@ -36,7 +36,7 @@ Formula = Callable[[Profile], Numbers]
 
 
 class Status(enum.IntEnum):
-    """What happened to an estimate; of several that apply, the first in this list of the rest.
+    """What happened to an estimate; of several that apply, the lowest code above OK.
 
     Attributes:
       OK: the formula's value.

@@ -105,9 +105,9 @@ def test_a_sketch_widens_the_interval_by_its_size(exact, sketched):
 
 
 def test_multinomial_draws_have_their_means_and_covariances():
-    """20,000 draws each; rare cells beside a heavy one, where float32 counts have no units left.
+    """8,000 draws each; rare cells beside a heavy one, where float32 counts have no units left.
 
-    Means within five standard errors, deviations within 3 % (six errors), and no draw lost.
+    Means within five standard errors, deviations within 4 % (five errors), and no draw lost.
     """
     weights = np.array(
         [
@@ -118,7 +118,7 @@ def test_multinomial_draws_have_their_means_and_covariances():
         ]
     )
     trials = np.array([50.0, 1e9, 1e5, 7.0])
-    count = 20_000
+    count = 8_000
     draw = jax.jit(_multinomial)(
         jax.random.key(1),
         jnp.broadcast_to(jnp.asarray(trials, jnp.float32), (count, 4)),
@@ -131,10 +131,10 @@ def test_multinomial_draws_have_their_means_and_covariances():
     rare = mean < 1e6
     assert np.all(np.abs(draw.mean(axis=0) - mean)[rare] <= 5 * deviation[rare] / np.sqrt(count))
     kept = rare & (deviation > 0)
-    assert np.all(np.abs(draw.std(axis=0)[kept] / deviation[kept] - 1) < 0.03)
+    assert np.all(np.abs(draw.std(axis=0)[kept] / deviation[kept] - 1) < 0.04)
     np.testing.assert_allclose(draw.sum(axis=-1), np.broadcast_to(trials, (count, 4)), rtol=1e-7)
     correlation = np.corrcoef(draw[:, 2, 0], draw[:, 2, 1])[0, 1]
-    assert abs(correlation + np.sqrt(0.4 / 0.601 * 0.3 / 0.701)) < 0.03
+    assert abs(correlation + np.sqrt(0.4 / 0.601 * 0.3 / 0.701)) < 0.04
 
 
 @pytest.mark.parametrize("make", [poisson_population, zipf_population])
