@@ -198,7 +198,7 @@ def estimate(profile: Profile, name: str | Estimator) -> Estimate:
       >>> from jaxlab.ndv.profile import profile_from_frequencies
       >>> sample = profile_from_frequencies([1, 2, 3], [60, 20, 5], population=1150)
       >>> round(float(estimate(sample, "DUJ1").value), 2)
-      161.16
+      160.25
     """
     estimator = name if isinstance(name, Estimator) else _find(name)
     return _estimate_all(profile, [estimator])[0]
