@@ -24,6 +24,7 @@ from jaxlab.ndv.sketch import (
     EMPTY_HASH,
     SketchProfile,
     absorb,
+    check_capacity,
     check_rows,
     check_same_hasher,
     check_same_size,
@@ -59,14 +60,13 @@ def empty(capacity: int, *, hasher: Hasher = FAST) -> BottomK:
     """A sketch that has seen nothing.
 
     Args:
-      capacity: K, the number of hashes that a full sketch retains, at least 2.
+      capacity: K, the number of hashes that a full sketch retains, 2 to 2^24.
       hasher: the hash that its rows will have.
 
     Raises:
-      ValueError: if the capacity is below 2.
+      ValueError: if the capacity is out of range.
     """
-    if capacity < 2:
-        raise ValueError(f"capacity={capacity} is below 2; 4096 gives d to about 1.6 %")
+    check_capacity(capacity)
     nothing = jnp.full(capacity + 1, EMPTY_HASH, jnp.uint32)
     return BottomK(nothing, nothing, jnp.zeros(capacity + 1, jnp.uint32), hasher)
 

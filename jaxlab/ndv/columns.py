@@ -145,7 +145,10 @@ def _hash_dictionary(column: Any, hasher: Hasher, serialize_nested: bool) -> Has
     indices = column.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     if not len(values.valid):
         values = _concatenate([values, _zero_row(hasher)], hasher)
-    take = lambda lanes: Lanes(lanes.hi[indices], lanes.lo[indices])  # noqa: E731
+
+    def take(lanes: Lanes) -> Lanes:
+        return Lanes(np.asarray(lanes.hi)[indices], np.asarray(lanes.lo)[indices])
+
     second = None if values.second is None else take(values.second)
     return HashedColumn(take(values.lanes), valid & values.valid[indices], second)
 

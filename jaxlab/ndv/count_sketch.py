@@ -20,7 +20,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt32
 
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, fmix32
-from jaxlab.ndv.sketch import check_rows, check_same_hasher, check_same_size, register_sketch
+from jaxlab.ndv.sketch import (
+    bucket_reduce,
+    check_rows,
+    check_same_hasher,
+    check_same_size,
+    register_sketch,
+)
 
 _ROW_STEP = 0x9E3779B9
 
@@ -76,6 +82,8 @@ def update(
     hashes: Lanes,
     counts: Int[Array | np.ndarray, " rows"] | None = None,
     valid: Bool[Array | np.ndarray, " rows"] | None = None,
+    *,
+    method: str | None = None,
 ) -> CountSketch:
     """The table with values added; a value may come in several rows.
 
@@ -84,6 +92,7 @@ def update(
       hashes: (rows,) hashes by the sketch's hasher.
       counts: how often each row's value occurs, 1 by default.
       valid: which rows count. All by default.
+      method: "scatter" or "tiles", see `bucket_reduce`; by default what suits the backend.
 
     Raises:
       ValueError: if shapes differ.
@@ -95,9 +104,8 @@ def update(
     if valid is not None:
         amount = jnp.where(valid, amount, 0)
     cells, signs = _cells(Lanes(hi, lo), sketch.hasher.seed, depth, width)
-    rows = jnp.broadcast_to(jnp.arange(depth)[:, None], cells.shape)
-    table = jnp.asarray(sketch.table).at[rows, cells].add(signs * amount[None])
-    return CountSketch(table, sketch.hasher)
+    sums = jax.vmap(lambda own, cell: bucket_reduce(own, cell, width, "add", method=method))
+    return CountSketch(sketch.table + sums(signs * amount[None], cells), sketch.hasher)
 
 
 def merge(a: CountSketch, b: CountSketch) -> CountSketch:

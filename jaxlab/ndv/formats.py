@@ -47,7 +47,7 @@ from jaxlab.ndv.hashing import HASH_IDS, Hasher, Lanes, join_words, split_words
 from jaxlab.ndv.hll import Hll
 from jaxlab.ndv.mask_sketch import MaskSketch
 from jaxlab.ndv.registers import Registers
-from jaxlab.ndv.sketch import EMPTY_HASH
+from jaxlab.ndv.sketch import EMPTY_HASH, MAX_CAPACITY
 
 MAGIC, VERSION = b"JXND", 1
 HEADER = struct.Struct("<4sBBBBBBHIQQd")
@@ -357,7 +357,7 @@ def _read_slots(
     reader: Reader, log2_size: int, capacity: int, slots: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     used = reader.number("<I")
-    if not 2 <= capacity <= 2**log2_size or log2_size > 31 or used > slots:
+    if not 2 <= capacity <= min(2**log2_size, MAX_CAPACITY) or used > slots:
         raise ValueError(f"{used} slots used of a capacity of {capacity}, at most 2^{log2_size}")
     words, counts = reader.array("<u8", used), reader.array("<u4", used)
     if not counts.all():

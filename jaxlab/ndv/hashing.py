@@ -86,20 +86,21 @@ def join_words(lanes: Lanes) -> UInt64[np.ndarray, "*shape"]:
     return (hi << np.uint64(32)) | lo
 
 
-def leading_zeros(lanes: Lanes) -> UInt32[Array, "*shape"]:
-    """Number of leading zero bits of 64-bit words, 0 to 64."""
-    hi, lo = jnp.asarray(lanes.hi), jnp.asarray(lanes.lo)
-    return jnp.where(hi != 0, jax.lax.clz(hi), 32 + jax.lax.clz(lo)).astype(jnp.uint32)
+def leading_zeros(lanes: Lanes) -> UInt32[Array | np.ndarray, "*shape"]:
+    """Number of leading zero bits of 64-bit words, 0 to 64; NumPy in, NumPy out, else JAX."""
+    xp = np if isinstance(lanes.hi, np.ndarray) else jnp
+    count = xp.where(lanes.hi != 0, _leading_zeros32(lanes.hi), 32 + _leading_zeros32(lanes.lo))
+    return count.astype(np.uint32)
 
 
-def trailing_zeros(lanes: Lanes) -> UInt32[Array, "*shape"]:
-    """Number of trailing zero bits of 64-bit words, 0 to 64."""
+def trailing_zeros(lanes: Lanes) -> UInt32[Array | np.ndarray, "*shape"]:
+    """Number of trailing zero bits of 64-bit words, 0 to 64; NumPy in, NumPy out, else JAX."""
 
-    def one(half: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-        return 32 - jax.lax.clz(~half & (half - np.uint32(1)))
+    def one(half: Any) -> Any:
+        return 32 - _leading_zeros32(~half & (half - np.uint32(1)))
 
-    hi, lo = jnp.asarray(lanes.hi), jnp.asarray(lanes.lo)
-    return jnp.where(lo != 0, one(lo), 32 + one(hi)).astype(jnp.uint32)
+    xp = np if isinstance(lanes.hi, np.ndarray) else jnp
+    return xp.where(lanes.lo != 0, one(lanes.lo), 32 + one(lanes.hi)).astype(np.uint32)
 
 
 def fmix32(words: UInt32[Array | np.ndarray, "*shape"]) -> UInt32[Array | np.ndarray, "*shape"]:
@@ -222,6 +223,13 @@ _X86 = (0x239B961B, 0xAB0E9789, 0x38B34AE5, 0xA1E38B93)
 _X86_STEPS = (
     (15, 19, 0x561CCD1B), (16, 17, 0x0BCAA747), (17, 15, 0x96CD1C35), (18, 13, 0x32AC3B17),
 )  # fmt: skip
+
+
+def _leading_zeros32(words: Any) -> Any:
+    if isinstance(words, np.ndarray):
+        # The exponent of a whole number in float64 is its number of bits.
+        return 32 - np.frexp(words.astype(np.float64))[1]
+    return jax.lax.clz(words)
 
 
 def _feistel(words: Lanes, seed: int) -> Lanes:

@@ -50,8 +50,8 @@ class Positions(NamedTuple):
       rank: 1 to the largest rank.
     """
 
-    register: Int32[Array, " rows"]
-    rank: Int32[Array, " rows"]
+    register: Int32[Array | np.ndarray, " rows"]
+    rank: Int32[Array | np.ndarray, " rows"]
 
 
 @register_sketch(("registers",))
@@ -88,19 +88,18 @@ def max_rank(precision: int, hasher: Hasher) -> int:
 
 
 def positions(hashes: Lanes, precision: int) -> Positions:
-    """Register from the top bits, rank from the rest: hash ids 0 and 2."""
-    hi, lo = jnp.asarray(hashes.hi), jnp.asarray(hashes.lo)
+    """Register from the top bits, rank from the rest: hash ids 0 and 2; NumPy or JAX."""
+    hi, lo = hashes
     up, down = np.uint32(precision), np.uint32(32 - precision)
-    zeros = leading_zeros(Lanes((hi << up) | (lo >> down), lo << up))
-    rank = jnp.minimum(zeros.astype(jnp.int32) + 1, 65 - precision)
-    return Positions((hi >> down).astype(jnp.int32), rank)
+    zeros = leading_zeros(Lanes((hi << up) | (lo >> down), lo << up)).astype(np.int32)
+    return Positions((hi >> down).astype(np.int32), (zeros + 1).clip(max=65 - precision))
 
 
 def coupon_positions(first: Lanes, second: Lanes, precision: int) -> Positions:
     """Register from the low bits of the first 64, rank from the second 64: hash id 1."""
-    mask = np.uint32(2**precision - 1)
-    rank = jnp.minimum(leading_zeros(second).astype(jnp.int32) + 1, COUPON_MAX_RANK)
-    return Positions((jnp.asarray(first.lo) & mask).astype(jnp.int32), rank)
+    register = first.lo & np.uint32(2**precision - 1)
+    zeros = leading_zeros(second).astype(np.int32)
+    return Positions(register.astype(np.int32), (zeros + 1).clip(max=COUPON_MAX_RANK))
 
 
 def update(
@@ -124,22 +123,45 @@ def update(
       ValueError: if shapes differ, or `second` is missing or given without need.
     """
     check_rows(hashes, valid)
-    if (second is not None) != (sketch.hasher.hash_id == 1):
-        raise ValueError(
-            f"second is {'given' if second is not None else 'missing'} and the sketch has hash_id="
-            f"{sketch.hasher.hash_id}; hash id 1 needs the second 64 bits of its hashes, no other"
-        )
     size = sketch.registers.shape[-1]
-    precision = size.bit_length() - 1
-    if second is None:
-        register, rank = positions(hashes, precision)
-    else:
-        register, rank = coupon_positions(hashes, second, precision)
+    hashes = Lanes(jnp.asarray(hashes.hi), jnp.asarray(hashes.lo))
+    if second is not None:
+        second = Lanes(jnp.asarray(second.hi), jnp.asarray(second.lo))
+    register, rank = map(jnp.asarray, _positions_of(sketch, hashes, second))
     if valid is not None:
         register = jnp.where(valid, register, size)
     # 32-bit numbers: accelerators have no atomic maximum of bytes.
     largest = bucket_reduce(rank, register, size, "max", method=method)
     return Hll(jnp.maximum(sketch.registers, largest.astype(jnp.uint8)), sketch.hasher)
+
+
+def update_on_host(
+    sketch: Hll,
+    hashes: Lanes,
+    valid: Bool[np.ndarray, " rows"] | None = None,
+    *,
+    second: Lanes | None = None,
+) -> Hll:
+    """As `update`, by NumPy: nothing is compiled, which suits parts of many different lengths.
+
+    Args:
+      sketch: of one column.
+      hashes: (rows,) hashes by the sketch's hasher, NumPy.
+      valid: which rows count. All by default.
+      second: the second 64 bits of the hashes, for hash id 1 only.
+
+    Raises:
+      ValueError: as `update`.
+    """
+    check_rows(hashes, valid)
+    rows = slice(None) if valid is None else valid
+    hashes = Lanes(hashes.hi[rows], hashes.lo[rows])
+    if second is not None:
+        second = Lanes(second.hi[rows], second.lo[rows])
+    register, rank = map(np.asarray, _positions_of(sketch, hashes, second))
+    registers = np.array(sketch.registers)
+    np.maximum.at(registers, register, rank.astype(np.uint8))
+    return Hll(registers, sketch.hasher)
 
 
 def merge(a: Hll, b: Hll) -> Hll:
@@ -217,6 +239,19 @@ def ertl_estimate(
     full = size * _tau(1 - num_full / size, xp) * kind(2.0 ** (1 - max_rank))
     total = full + xp.sum(terms, axis=-1) + size * _sigma(num_used / size, xp)
     return xp.asarray((size * size / (2 * math.log(2)) / total).astype(kind))
+
+
+def _positions_of(sketch: Hll, hashes: Lanes, second: Lanes | None) -> Positions:
+    """Positions by the rule of the sketch's hash."""
+    if (second is not None) != (sketch.hasher.hash_id == 1):
+        raise ValueError(
+            f"second is {'given' if second is not None else 'missing'} and the sketch has hash_id="
+            f"{sketch.hasher.hash_id}; hash id 1 needs the second 64 bits of its hashes, no other"
+        )
+    precision = sketch.registers.shape[-1].bit_length() - 1
+    if second is None:
+        return positions(hashes, precision)
+    return coupon_positions(hashes, second, precision)
 
 
 def _numbers(registers: Array | np.ndarray) -> tuple[ModuleType, Any]:

@@ -23,6 +23,7 @@ from jaxlab.ndv.sketch import (
     SketchProfile,
     absorb,
     bucket_reduce,
+    check_capacity,
     check_rows,
     check_same_hasher,
     check_same_size,
@@ -62,14 +63,13 @@ def empty(capacity: int = DEFAULT_CAPACITY, *, hasher: Hasher = FAST) -> MaskSke
     """A sketch that has seen nothing.
 
     Args:
-      capacity: the largest number of hashes that it retains, at least 2.
+      capacity: the largest number of hashes that it retains, 2 to 2^24.
       hasher: the hash that its rows will have.
 
     Raises:
-      ValueError: if the capacity is below 2.
+      ValueError: if the capacity is out of range.
     """
-    if capacity < 2:
-        raise ValueError(f"capacity={capacity} is below 2; {DEFAULT_CAPACITY} is usual")
+    check_capacity(capacity)
     nothing = jnp.full(capacity, EMPTY_HASH, jnp.uint32)
     return MaskSketch(nothing, nothing, jnp.zeros(capacity, jnp.uint32), jnp.int32(0), hasher)
 
@@ -96,7 +96,7 @@ def update(
     hashes = Lanes(jnp.asarray(hashes.hi), jnp.asarray(hashes.lo))
     if not hashes.hi.size:
         return sketch
-    zeros = trailing_zeros(hashes).astype(jnp.int32)
+    zeros = jnp.asarray(trailing_zeros(hashes)).astype(jnp.int32)
     return absorb(
         sketch,
         hashes,
@@ -199,4 +199,5 @@ def _retain(
 
 def _missing_zeros(hashes: Lanes, used: Bool[Array, " slots"]) -> UInt32[Array, " slots"]:
     """64 less the trailing zeros of a hash; the largest number for slots without one."""
-    return jnp.where(used, np.uint32(MAX_LEVEL) - trailing_zeros(hashes), np.uint32(EMPTY_HASH))
+    missing = np.uint32(MAX_LEVEL) - jnp.asarray(trailing_zeros(hashes))
+    return jnp.where(used, missing, np.uint32(EMPTY_HASH))

@@ -18,6 +18,7 @@ from jaxlab.ndv.hashing import HASH_IDS, Hasher, Lanes
 from jaxlab.parallel import DATA_AXIS, shard_map
 
 EMPTY_HASH = 0xFFFFFFFF
+MAX_CAPACITY = 2**24
 _TILE = 128
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -106,6 +107,18 @@ def check_precision(precision: int, low: int, high: int) -> None:
     if not low <= precision <= high:
         raise ValueError(
             f"precision={precision} is not from {low} to {high}; a sketch has 2^precision registers"
+        )
+
+
+def check_capacity(capacity: int) -> None:
+    """Refuse a number of retained hashes that no sketch has.
+
+    Raises:
+      ValueError: if the capacity is not from 2 to `MAX_CAPACITY`.
+    """
+    if not 2 <= capacity <= MAX_CAPACITY:
+        raise ValueError(
+            f"capacity={capacity} is not from 2 to {MAX_CAPACITY}; 4096 gives d to about 1.6 %"
         )
 
 
@@ -245,7 +258,7 @@ def combine_counts(
         first = first.at[1:].set(first[1:] | (key[1:] != key[:-1]))
     segment = jnp.cumsum(first, dtype=jnp.int32) - 1
     empty = jnp.full(slots, EMPTY_HASH, jnp.uint32)
-    merged = tuple(empty.at[segment].set(key) for key in keys)
+    merged = tuple(empty.at[segment].set(key, indices_are_sorted=True) for key in keys)
     return merged, _saturating_segment_sum(counts, segment)
 
 
@@ -255,8 +268,8 @@ def _saturating_segment_sum(
     """Sums of 32-bit counts that stop at the maximum, added in halves of 16 bits."""
     half, low_bits = np.uint32(16), np.uint32(0xFFFF)
     zeros = jnp.zeros(counts.shape[0], jnp.uint32)
-    low = zeros.at[segment].add(counts & low_bits)
-    high = zeros.at[segment].add(counts >> half) + (low >> half)
+    low = zeros.at[segment].add(counts & low_bits, indices_are_sorted=True)
+    high = zeros.at[segment].add(counts >> half, indices_are_sorted=True) + (low >> half)
     total = (high << half) | (low & low_bits)
     return jnp.where(high > low_bits, np.uint32(EMPTY_HASH), total)
 

@@ -128,14 +128,18 @@ def test_counts_stop_at_the_maximum():
 
 
 def test_frequencies_have_no_bias_and_the_published_error():
-    """100 sets of hashes of 20,000 values with Poisson counts, K = 1,024."""
+    """100 seeds of hashes of some 15,500 values with Poisson counts, K = 4,096.
+
+    The deviation of a mean of 100 is at most 0.4 %: a bias of 1 % is 2.5 of them.
+    """
     rng = np.random.default_rng(2)
     counts = rng.poisson(1.5, 20_000)
     counts = counts[counts > 0].astype(np.uint32)
-    capacity, errors = 1024, []
+    capacity, errors = 4096, []
+    values = split_words(np.arange(len(counts), dtype=np.uint64))
     true = [int((counts == i).sum()) for i in (1, 2, 3)]
-    for _ in range(100):
-        words = rng.integers(0, 2**64, len(counts), np.uint64)
+    for seed in range(100):
+        words = join_words(hash_words(values, Hasher(0, seed)))
         smallest = np.argsort(words)[: capacity + 1]
         lanes = split_words(words[smallest])
         sketch = bottom_k.BottomK(lanes.hi, lanes.lo, counts[smallest], FAST)
@@ -169,5 +173,5 @@ def test_sketches_of_another_kind_are_refused():
     for other in (Hasher(0, 1), INTERCHANGE):
         with pytest.raises(ValueError, match="build both sketches with the same Hasher"):
             bottom_k.merge(START, bottom_k.empty(CAPACITY, hasher=other))
-    with pytest.raises(ValueError, match="capacity=1 is below 2"):
+    with pytest.raises(ValueError, match="capacity=1 is not from 2 to 16777216"):
         bottom_k.empty(1)

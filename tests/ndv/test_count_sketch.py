@@ -43,6 +43,13 @@ def test_one_value_fills_one_signed_cell_a_row():
     assert float(count_sketch.excess_moment(sketch, 70.0)) == 0
 
 
+def test_both_methods_give_the_same_table():
+    hashes, counts = hashes_of(np.arange(ROWS) % 9), np.arange(ROWS, dtype=np.int32)
+    tiles = jax.jit(lambda h, n: count_sketch.update(START, h, n, method="tiles"))(hashes, counts)
+    expected = update(START, hashes, counts, np.ones(ROWS, bool)).table
+    np.testing.assert_array_equal(tiles.table, expected)
+
+
 def test_rows_of_one_value_are_its_count():
     many = update(START, hashes_of([9] * ROWS), np.ones(ROWS, np.int32), np.arange(ROWS) < 20)
     np.testing.assert_array_equal(many.table, sketch_of({9: 20}).table)

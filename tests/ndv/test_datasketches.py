@@ -32,12 +32,9 @@ def array_of(values):
 
 
 def hll_of(values, precision=LG_K):
-    """Registers by NumPy from the positions that the device code computes."""
+    """Registers of a column, by NumPy."""
     lanes, _, second = hash_column(array_of(values), INTERCHANGE)
-    register, rank = hll.coupon_positions(lanes, second, precision)
-    registers = np.zeros(2**precision, np.uint8)
-    np.maximum.at(registers, np.asarray(register), np.asarray(rank, np.uint8))
-    return hll.Hll(registers, INTERCHANGE)
+    return hll.update_on_host(hll.empty(precision, hasher=INTERCHANGE), lanes, second=second)
 
 
 def bottom_k_of(values, lg_k):

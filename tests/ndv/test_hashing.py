@@ -150,9 +150,12 @@ def test_fmix32_is_the_published_finaliser():
 
 def test_leading_and_trailing_zeros_count_over_both_words():
     words = [0, 1, 2**31, 2**32, 2**63, 12, 3 << 40]
-    lanes = split_words(np.array(words, np.uint64))
-    assert leading_zeros(lanes).tolist() == [64 - word.bit_length() for word in words]
-    assert trailing_zeros(lanes).tolist() == [64, 0, 31, 32, 63, 2, 40]
+    host = split_words(np.array(words, np.uint64))
+    for lanes in (host, Lanes(*map(jnp.asarray, host))):
+        leading, trailing = leading_zeros(lanes), trailing_zeros(lanes)
+        assert leading.tolist() == [64 - word.bit_length() for word in words]
+        assert trailing.tolist() == [64, 0, 31, 32, 63, 2, 40]
+        assert isinstance(leading, type(lanes.hi)) and isinstance(trailing, type(lanes.hi))
 
 
 def test_bad_hashers_are_refused():

@@ -84,6 +84,9 @@ def test_registers_equal_a_slow_loop(method):
     expected = slow_registers([int(word) for word in words[valid]], PRECISION)
     assert ours.registers.dtype == jnp.uint8
     np.testing.assert_array_equal(ours.registers, expected)
+    host = hll.update_on_host(hll.empty(PRECISION), split_words(words), valid)
+    assert isinstance(host.registers, np.ndarray) and host.registers.dtype == np.uint8
+    np.testing.assert_array_equal(host.registers, expected)
 
 
 def test_coupon_positions_take_low_bits_and_the_second_word():
@@ -126,10 +129,8 @@ def test_an_empty_sketch_has_no_values_and_one_value_counts_as_one():
 
 def test_the_error_is_that_of_the_literature():
     """200 sketches of 2^10 registers of 300 to 30,000 values: mean and deviation as published."""
-    rng = np.random.default_rng(3)
     for number in (300, 3_000, 30_000):
-        hashes = split_words(rng.integers(0, 2**64, (200, number), np.uint64))
-        register, rank = hll.positions(Lanes(hashes.hi.ravel(), hashes.lo.ravel()), 10)
+        register, rank = hll.positions(hashes_of(np.arange(200 * number)), 10)
         registers = np.zeros((200, 1024), np.uint8)
         trial = np.repeat(np.arange(200), number)
         np.maximum.at(registers, (trial, np.asarray(register)), np.asarray(rank, np.uint8))
@@ -186,5 +187,7 @@ def test_sketches_of_another_kind_are_refused():
     rows = hashes_of(np.arange(3))
     with pytest.raises(ValueError, match="second is missing and the sketch has hash_id=1"):
         hll.update(hll.empty(6, hasher=INTERCHANGE), rows)
+    with pytest.raises(ValueError, match="second is given and the sketch has hash_id=0"):
+        hll.update_on_host(a, rows, second=rows)
     with pytest.raises(ValueError, match="wanted \\(rows,\\) for all"):
         hll.update(a, rows, np.ones(4, bool))

@@ -53,15 +53,17 @@ def assert_equal(a, b):
     np.testing.assert_array_equal(a.count, b.count)
 
 
-def simulated(rng, number, counts, trials, size):
-    """Sketches of `number` values with given counts, and uniform hashes, straight into arrays."""
-    bucket = rng.integers(0, size, (trials, number))
-    rest = rng.integers(0, 2**32, (trials, number), np.uint32)
-    rows = np.arange(trials)[:, None]
-    minimum = np.full((trials, size), 2**32 - 1, np.uint32)
-    np.minimum.at(minimum, (rows, bucket), rest)
-    count = np.zeros((trials, size), np.uint16)
-    np.add.at(count, (rows, bucket), np.where(rest == minimum[rows, bucket], counts[None], 0))
+def many_sketches(counts, trials, precision):
+    """Sketches of as many sets of new numbers with given counts, by NumPy."""
+    lanes = hashes_of(np.arange(trials * len(counts)))
+    bucket = lanes.hi >> np.uint32(32 - precision)
+    rest = (lanes.hi << np.uint32(precision)) | (lanes.lo >> np.uint32(32 - precision))
+    trial = np.repeat(np.arange(trials), len(counts))
+    minimum = np.full((trials, 2**precision), 2**32 - 1, np.uint32)
+    np.minimum.at(minimum, (trial, bucket), rest)
+    count = np.zeros(minimum.shape, np.uint16)
+    held = np.where(rest == minimum[trial, bucket], np.tile(counts, trials), 0)
+    np.add.at(count, (trial, bucket), held.astype(np.uint16))
     return registers.Registers(minimum, count, FAST)
 
 
@@ -104,10 +106,9 @@ def test_counts_stop_at_the_maximum_and_the_profile_says_so():
 
 @pytest.mark.parametrize("number", [10, 100, 1_024, 20_000])
 def test_one_formula_counts_every_range(number):
-    """400 sketches of 256 registers: no bias, and at most the deviation of full registers."""
-    rng = np.random.default_rng(number)
+    """400 (or 100) sketches of 256 registers: no bias, at most the deviation of full ones."""
     trials, size = 400 if number < 10_000 else 100, 256
-    estimates = registers.distinct(simulated(rng, number, np.ones(number), trials, size))
+    estimates = registers.distinct(many_sketches(np.ones(number, np.int64), trials, 8))
     error = estimates / number - 1
     deviation = 1 / np.sqrt(size)
     # Four standard deviations of the mean, and of a root mean square (1 / sqrt(2 trials)).
@@ -116,18 +117,21 @@ def test_one_formula_counts_every_range(number):
 
 
 def test_frequencies_have_no_bias_and_the_published_error():
-    """f_1 to f_3 of Poisson counts over 100 sketches of 1,024 registers."""
+    """f_1 to f_3 of Poisson counts over 100 sketches of 4,096 registers.
+
+    The deviation of a mean of 100 is at most 0.4 %: a bias of 1 % is 2.5 of them.
+    """
     rng = np.random.default_rng(5)
     counts = rng.poisson(1.5, 20_000)
     counts = counts[counts > 0]
-    trials, size = 100, 1024
-    sketch = simulated(rng, len(counts), counts, trials, size)
+    trials, size = 100, 4096
+    sketch = many_sketches(counts, trials, 12)
+    profiles = [
+        registers.profile(registers.Registers(minimum, count, FAST), 4)
+        for minimum, count in zip(sketch.minimum, sketch.count, strict=True)
+    ]
     for i in (1, 2, 3):
         true = int((counts == i).sum())
-        profiles = [
-            registers.profile(registers.Registers(minimum, count, FAST), 4)
-            for minimum, count in zip(sketch.minimum, sketch.count, strict=True)
-        ]
         error = np.array([profile.f[i - 1] for profile in profiles]) / true - 1
         published = np.sqrt(len(counts) / (size * true))
         assert abs(error.mean()) < 0.01

@@ -17,13 +17,13 @@ def hashes_of(values):
     return hash_words(split_words(np.asarray(values, np.uint64)), FAST)
 
 
-def all_sketches(hashes, valid):
+def all_sketches(hashes, valid, method=None):
     return (
-        hll.update(hll.empty(5), hashes, valid),
-        registers.update(registers.empty(5, count_bits=8), hashes, valid),
+        hll.update(hll.empty(5), hashes, valid, method=method),
+        registers.update(registers.empty(5, count_bits=8), hashes, valid, method=method),
         bottom_k.update(bottom_k.empty(16), hashes, valid, block=16),
         mask_sketch.update(mask_sketch.empty(16), hashes, valid, block=16),
-        count_sketch.update(count_sketch.empty(2, 32), hashes, None, valid),
+        count_sketch.update(count_sketch.empty(2, 32), hashes, None, valid, method=method),
     )
 
 
@@ -56,6 +56,15 @@ def test_a_mesh_of_eight_gives_the_bits_of_one_device(distinct, build_on_mesh):
     for ours, expected in zip(jax.tree.leaves(meshed), jax.tree.leaves(alone), strict=True):
         assert ours.dtype == expected.dtype and ours.sharding.is_fully_replicated
         np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize(("platform", "method"), [("cuda", "scatter"), ("tpu", "tiles")])
+def test_every_sketch_lowers_for_accelerators(platform, method):
+    hashes, valid = hashes_of(np.arange(ROWS)), np.ones(ROWS, bool)
+    traced = jax.jit(lambda h, v: all_sketches(h, v, method)).trace(hashes, valid)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    # A sketch that is built by tiles scatters only into its few sorted slots.
+    assert ("stablehlo.scatter" in text) and "stablehlo.sort" in text
 
 
 @pytest.mark.parametrize("method", ["scatter", "tiles"])
