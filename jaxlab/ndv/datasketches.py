@@ -241,14 +241,16 @@ def _power_sums(registers: UInt8[np.ndarray, " registers"]) -> tuple[float, floa
 
 
 def _read_registers(reader: Reader, size: int, minimum: int) -> UInt8[np.ndarray, " registers"]:
-    _, low, high, num_empty, num_exceptions = reader.unpack(_SUMS)
+    _, low, high, num_lowest, num_exceptions = reader.unpack(_SUMS)
     registers = reader.array("<u1", size)
     if registers.max() > COUPON_MAX_RANK:
         raise ValueError(f"a register holds {registers.max()}, above {COUPON_MAX_RANK}")
-    if minimum or num_exceptions or num_empty != (registers == 0).sum():
+    # Sketches count the registers at 0, and some unions those at the true minimum.
+    lowest = int((registers == minimum).sum())
+    if minimum > registers.min() or num_exceptions or num_lowest != lowest:
         raise ValueError(
-            f"minimum {minimum}, {num_empty} registers at it and {num_exceptions} exceptions do "
-            f"not fit HLL_8 registers of which {(registers == 0).sum()} are 0"
+            f"minimum {minimum}, {num_lowest} registers at it and {num_exceptions} exceptions do "
+            f"not fit HLL_8 registers with minimum {registers.min()}, of which {lowest} are there"
         )
     if not np.allclose((low, high), _power_sums(registers), rtol=1e-9, atol=1e-15):
         raise ValueError(f"sums {low} and {high} of 2^-register do not fit the registers")

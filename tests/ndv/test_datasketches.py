@@ -50,6 +50,9 @@ def test_registers_equal_a_union_of_two_sketches(golden, name):
     theirs, own = ours.hll_from_bytes(image), hll_of(columns()[name])
     np.testing.assert_array_equal(own.registers, theirs.registers)
     assert theirs.hasher == INTERCHANGE
+    later = golden[f"hll/{name}/after"].tobytes()
+    assert later[6] > 0 == image[6]
+    np.testing.assert_array_equal(ours.hll_from_bytes(later).registers, own.registers)
     # Their estimate of a union is another estimator of the same registers: well within its error.
     estimate = float(hll.distinct(theirs))
     assert estimate == pytest.approx(
@@ -155,6 +158,7 @@ def changed(image, offset, values):
         ("hll/ints", 7, [11], "mode 11 with a preamble of 10"),
         ("hll/ints", 20, [255], "sums .* do not fit the registers"),
         ("hll/ints", 32, [77], "77 registers at it"),
+        ("hll/ints", 6, [9], "minimum 9, .* registers with minimum"),
         ("hll/ints", 60, [64], "a register holds 64, above 63"),
         ("hll/few/5", 5, [12], "disagree on whether the sketch is empty"),
         ("hll/few/5", 8, [0, 0, 0, 0], "5 coupons are announced"),
@@ -212,11 +216,11 @@ def test_an_image_from_here_loads_there_and_unions_to_the_same_estimate(name):
 def test_a_theta_image_from_here_loads_there_and_unions_to_the_same():
     import datasketches as peer
 
-    values = columns(30_000)["ints"]
-    own = ours.theta_of_bottom_k(bottom_k_of(values[:20_000], 10))
+    values = columns(ROWS)["ints"]
+    own = ours.theta_of_bottom_k(bottom_k_of(values[:12_000], 10))
     loaded = peer.compact_theta_sketch.deserialize(ours.theta_to_bytes(own))
     theirs = peer.update_theta_sketch(10)
-    for value in values[10_000:]:
+    for value in values[8_000:]:
         theirs.update(value)
     union = peer.theta_union(10)
     union.update(loaded)
@@ -226,6 +230,6 @@ def test_a_theta_image_from_here_loads_there_and_unions_to_the_same():
     assert read.theta == expected.theta
     np.testing.assert_array_equal(read.hashes, expected.hashes)
     # An untrimmed sketch holds exactly the hashes below its own theta.
-    wide = ours.theta_of_bottom_k(bottom_k_of(values[10_000:], 15)).hashes
+    wide = ours.theta_of_bottom_k(bottom_k_of(values[8_000:], 15)).hashes
     own_theta = ours.theta_from_bytes(theirs.compact().serialize())
     np.testing.assert_array_equal(own_theta.hashes, wide[wide < np.uint64(own_theta.theta)])
