@@ -45,7 +45,7 @@ _MOST_RETAINED = 2.0**60
 
 EMPTY, EXACT, SKETCH = "EMPTY", "EXACT", "SKETCH"
 UNIQUE_KEY, ALL_UNIQUE, COMPLETE = "UNIQUE_KEY", "ALL_UNIQUE", "COMPLETE"
-COLLAPSE = "COLLAPSE+DUJ1"
+COLLAPSE, MIXED = "COLLAPSE+DUJ1", "GEE_MIXED"
 
 
 class Choice(NamedTuple):
@@ -75,6 +75,8 @@ class Sample:
       is_block_sample: whether whole blocks were read and collapsed.
       most: upper bound of the answer; None for the profile's N. Collapsed populations are smaller
         than the column, and estimated.
+      mixed: GEE_MIXED and the upper end of its interval, where partitions were sampled at different
+        rates; no estimator of the profile is then right.
     """
 
     profile: Profile
@@ -82,6 +84,7 @@ class Sample:
     is_unique_key: bool = False
     is_block_sample: bool = False
     most: float | int | None = None
+    mixed: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +146,8 @@ def choose(sample: Sample, rule: Rule = start_rule) -> Choice:
         return Choice(SKETCH, f"all rows were read, {sample.num_retained} values retained")
     if t.f1 == 0:
         return Choice(COMPLETE, "no value was seen only once")
+    if sample.mixed is not None:
+        return Choice(MIXED, "partitions were sampled at different rates")
     if sample.is_block_sample:
         return Choice(COLLAPSE, "whole blocks were read: one row per value and block, then DUJ1")
     if t.repeated_rows == 0:
@@ -252,6 +257,9 @@ def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstim
         wide = guaranteed_interval(profile)
         low, high = _sketch_ends(float(wide.low), sample, level, most)[0], float(wide.high)
         answer = (min(value, most), low, min(max(high, value), most), "block")
+    elif sample.mixed is not None and choice.method == MIXED:
+        value, high = (min(max(end, d), max(most, d)) for end in sample.mixed)
+        answer = (value, min(d, value), max(high, value), "ok")
     elif choice.method in answers:
         answer = answers[choice.method]
     else:
