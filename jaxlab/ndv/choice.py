@@ -1,0 +1,322 @@
+"""One answer per column: which estimator, why, and how far it may be off.
+
+`choose` sends the cases that need no estimator their own way (all rows read, unique by the schema,
+nothing seen once, everything seen once, block samples) and asks a rule for the others. A rule is a
+function from a profile to a `Choice`; `start_rule` is the one that needs no training:
+
+* f_2 = 0: the bias-corrected estimator of Chao, which does not divide by f_2;
+* a rate of at most 2 %: the hybrid of Haas and Stokes (HS);
+* above: their stabilised second-order jackknife (DUJ2A).
+
+Whatever a rule says, AE is not taken where f_2 = 0: its equation then runs away to N on columns of
+few values (11 values in 1.4 million rows have been called 1.4 million).
+
+Intervals are bootstrap percentiles: variance of the sample and of the sketch, not bias. Where
+nothing was seen once they are a point, where everything was they start at what the birthday problem
+excludes, and for block samples they are the interval that holds for every column.
+
+References:
+  Haas and Stokes 1998, "Estimating the number of classes in a finite population", JASA 93;
+  Charikar, Chaudhuri, Motwani, Narasayya 2000, "Towards estimation error guarantees for distinct
+  values", PODS.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab.ndv.estimators import DEVICE_ESTIMATORS, Status, estimate, sample_coverage
+from jaxlab.ndv.intervals import bootstrap_interval, guaranteed_interval
+from jaxlab.ndv.profile import Profile, profile_from_frequencies, stack_profiles, to_dense
+from jaxlab.ndv.terms import summarize
+
+PROFILE_LENGTH = 64
+"""Frequencies that the bootstrap keeps apart; DUJ2A treats those above 50 as abundant."""
+LOW_RATE = 0.02
+"""Rate up to which `start_rule` takes HS, and above which DUJ2A."""
+
+_MOST_RETAINED = 2.0**60
+
+EMPTY, EXACT, SKETCH = "EMPTY", "EXACT", "SKETCH"
+UNIQUE_KEY, ALL_UNIQUE, COMPLETE = "UNIQUE_KEY", "ALL_UNIQUE", "COMPLETE"
+COLLAPSE, MIXED = "COLLAPSE+DUJ1", "GEE_MIXED"
+
+
+class Choice(NamedTuple):
+    """How a column is estimated.
+
+    Attributes:
+      method: a name in `DEVICE_ESTIMATORS`, or one of this module's constants.
+      reason: why, in half a sentence for the user.
+    """
+
+    method: str
+    reason: str
+
+
+Rule = Callable[[Profile], Choice]
+"""Chooses an estimator for one host profile with 0 < f_1 < n < N."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What is known of one column.
+
+    Attributes:
+      profile: host profile of the sample, of the collapsed sample for blocks.
+      num_retained: values that the sketch behind the profile retained; None if it is exact.
+      is_unique_key: whether the schema says that no two rows are equal.
+      is_block_sample: whether whole blocks were read and collapsed.
+      most: upper bound of the answer; None for the profile's N. Collapsed populations are smaller
+        than the column, and estimated.
+      mixed: GEE_MIXED and the upper end of its interval, where partitions were sampled at different
+        rates; no estimator of the profile is then right.
+    """
+
+    profile: Profile
+    num_retained: int | None = None
+    is_unique_key: bool = False
+    is_block_sample: bool = False
+    most: float | int | None = None
+    mixed: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class NdvEstimate:
+    """Estimated number of distinct values of one column.
+
+    Attributes:
+      estimate: the number.
+      low: lower end of the interval.
+      high: upper end of the interval.
+      method: name of the estimator, or of the case that needs none.
+      reason: why it was taken.
+      coverage: estimated share of the population's rows whose value is in the sample, 1 - f_1 / n.
+      status: "ok", or what happened: "empty", "full_scan", "all_unique", "all_repeated", "no_root",
+        "non_finite", "out_of_range", "clamped", "unique_key", "block".
+    """
+
+    estimate: float
+    low: float
+    high: float
+    method: str
+    reason: str
+    coverage: float
+    status: str
+
+
+def start_rule(profile: Profile) -> Choice:
+    """The choice that needs no training.
+
+    Args:
+      profile: one host profile.
+    """
+    if float(summarize(profile).f2) == 0:
+        return Choice("CHAO_BC", "no value was seen twice: f2 = 0")
+    if float(profile.q) <= LOW_RATE:
+        return Choice("HS", f"rate {float(profile.q):.4g} is at most {LOW_RATE}")
+    return Choice("DUJ2A", f"rate {float(profile.q):.4g} is above {LOW_RATE}")
+
+
+def choose(sample: Sample, rule: Rule = start_rule) -> Choice:
+    """The method of a column and its reason.
+
+    Args:
+      sample: what is known of it.
+      rule: asked where an estimator is needed.
+
+    Returns:
+      AE never where f_2 = 0; the bias-corrected estimator of Chao in its place.
+    """
+    profile = sample.profile
+    t = summarize(profile)
+    if profile.n == 0:
+        return Choice(EMPTY, "no row with a value was read")
+    if sample.is_unique_key:
+        return Choice(UNIQUE_KEY, "the schema says that the column is unique")
+    if profile.q >= 1 or profile.n >= profile.N:
+        if sample.num_retained is None:
+            return Choice(EXACT, "all rows were read and counted exactly")
+        return Choice(SKETCH, f"all rows were read, {sample.num_retained} values retained")
+    if t.f1 == 0:
+        return Choice(COMPLETE, "no value was seen only once")
+    if sample.mixed is not None:
+        return Choice(MIXED, "partitions were sampled at different rates")
+    if sample.is_block_sample:
+        return Choice(COLLAPSE, "whole blocks were read: one row per value and block, then DUJ1")
+    if t.repeated_rows == 0:
+        return Choice(ALL_UNIQUE, "every sampled value is unique")
+    choice = rule(profile)
+    if choice.method == "AE" and t.f2 == 0:
+        return Choice("CHAO_BC", "AE was chosen and f2 = 0, where it runs away")
+    return choice
+
+
+def estimate_ndv(
+    sample: Sample,
+    *,
+    method: str = "auto",
+    rule: Rule = start_rule,
+    level: float = 0.95,
+    num_draws: int = 256,
+    seed: int = 0,
+) -> NdvEstimate:
+    """Estimate of one column; see `estimate_columns`, which takes many at once.
+
+    Example:
+      >>> from jaxlab.ndv.profile import profile_from_frequencies
+      >>> full = profile_from_frequencies([1, 2], [30, 10], population=50)
+      >>> estimate_ndv(Sample(full)).estimate
+      40.0
+    """
+    return estimate_columns(
+        [sample], method=method, rule=rule, level=level, num_draws=num_draws, seed=seed
+    )[0]
+
+
+def estimate_columns(
+    samples: Sequence[Sample],
+    *,
+    method: str = "auto",
+    rule: Rule = start_rule,
+    level: float = 0.95,
+    num_draws: int = 256,
+    seed: int = 0,
+) -> list[NdvEstimate]:
+    """Estimates of many columns; the intervals of those with one estimator are one device call.
+
+    Args:
+      samples: what is known of the columns.
+      method: "auto", or a name in `DEVICE_ESTIMATORS` for all columns that need an estimator.
+      rule: chooses the estimator when method is "auto".
+      level: probability of the intervals.
+      num_draws: bootstrap draws.
+      seed: of the bootstrap.
+
+    Returns:
+      One estimate per sample; each estimate and its interval lie in [d, N].
+
+    Raises:
+      ValueError: if the method, the rule's answer or the level is none of these.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} is not in (0, 1); 0.95 is usual")
+    if method != "auto":
+        _check_estimator(method, "method")
+    chosen = [
+        choose(sample, _fixed_rule(method) if method != "auto" else rule) for sample in samples
+    ]
+    results: list[NdvEstimate | None] = [None] * len(samples)
+    groups: dict[str, list[int]] = {}
+    for index, (sample, choice) in enumerate(zip(samples, chosen, strict=True)):
+        special = _without_estimator(sample, choice, level)
+        if special is None:
+            _check_estimator(choice.method, "the rule's method")
+            groups.setdefault(choice.method, []).append(index)
+        results[index] = special
+    for name, places in groups.items():
+        group = [samples[place] for place in places]
+        intervals = _intervals(group, name, level, num_draws, seed)
+        for place, ends in zip(places, intervals, strict=True):
+            results[place] = _with_estimator(samples[place], chosen[place], ends)
+    return [result for result in results if result is not None]
+
+
+def _fixed_rule(method: str) -> Rule:
+    return lambda _: Choice(method, "asked for by name")
+
+
+def _check_estimator(name: str, what: str) -> None:
+    if name not in DEVICE_ESTIMATORS:
+        raise ValueError(
+            f"{what} {name!r} is no estimator; there are {', '.join(DEVICE_ESTIMATORS)}"
+        )
+
+
+def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstimate | None:
+    """The answer of the cases that need no estimator of a row sample; None for the others."""
+    profile, most = sample.profile, _most(sample)
+    d, n, N = float(profile.d), float(profile.n), most
+    low_unique = _birthday_bound(n, N, level)
+    answers = {
+        EMPTY: (0.0, 0.0, 0.0, "empty"),
+        UNIQUE_KEY: (N, N, N, "unique_key"),
+        EXACT: (d, d, d, "full_scan"),
+        SKETCH: (min(d, N), *_sketch_ends(d, sample, level, most), "full_scan"),
+        COMPLETE: (min(d, N), *_sketch_ends(d, sample, level, most), "all_repeated"),
+        ALL_UNIQUE: (N, min(max(d, low_unique), N), N, "all_unique"),
+    }
+    if choice.method == COLLAPSE:
+        value = float(estimate(profile, "DUJ1").value)
+        wide = guaranteed_interval(profile)
+        low, high = _sketch_ends(float(wide.low), sample, level, most)[0], float(wide.high)
+        answer = (min(value, most), low, min(max(high, value), most), "block")
+    elif sample.mixed is not None and choice.method == MIXED:
+        value, high = (min(max(end, d), max(most, d)) for end in sample.mixed)
+        answer = (value, min(d, value), max(high, value), "ok")
+    elif choice.method in answers:
+        answer = answers[choice.method]
+    else:
+        return None
+    value, low, high, status = answer
+    return NdvEstimate(value, low, high, *choice, _coverage(profile), status)
+
+
+def _with_estimator(sample: Sample, choice: Choice, ends: tuple[float, float]) -> NdvEstimate:
+    result = estimate(sample.profile, choice.method)
+    value, most = min(float(result.value), _most(sample)), _most(sample)
+    low, high = min(max(ends[0], 0.0), value), max(min(ends[1], most), value)
+    status = Status(int(result.status)).name.lower()
+    return NdvEstimate(value, low, high, *choice, _coverage(sample.profile), status)
+
+
+def _most(sample: Sample) -> float:
+    return float(sample.profile.N) if sample.most is None else float(sample.most)
+
+
+def _coverage(profile: Profile) -> float:
+    return float(sample_coverage(profile))
+
+
+def _birthday_bound(n: float, population: float, level: float) -> float:
+    """Fewest values with which n rows are all different with a probability of at least 1 - level.
+
+    Equal classes repeat least: their chance of no repetition is exp(-n^2 / 2 (1 / D - 1 / N)).
+    """
+    if n < 2:
+        return n
+    return 1 / (1 / population + 2 * math.log(1 / (1 - level)) / (n * n))
+
+
+def _sketch_ends(d: float, sample: Sample, level: float, most: float) -> tuple[float, float]:
+    """d, give or take what a choice of `num_retained` values leaves open: d / sqrt(K) is one sd."""
+    if sample.num_retained is None:
+        return d, d
+    quantile = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    spread = quantile * d / math.sqrt(max(sample.num_retained, 1))
+    return max(min(d - spread, most), float(sample.num_retained)), min(d + spread, most)
+
+
+def _intervals(
+    group: Sequence[Sample], name: str, level: float, num_draws: int, seed: int
+) -> list[tuple[float, float]]:
+    """Bootstrap ends of columns with one estimator; padded to a power of two, to compile seldom."""
+    padding = 2 ** (len(group) - 1).bit_length() - len(group)
+    filler = profile_from_frequencies([1], [1], population=1)
+    profiles = [*(sample.profile for sample in group), *[filler] * padding]
+    profiles = stack_profiles([to_dense(profile, PROFILE_LENGTH) for profile in profiles])
+    # A size above every d stands for exact profiles, and infinity would make differences NaN.
+    sizes = [sample.num_retained or _MOST_RETAINED for sample in group] + [0] * padding
+    exact = all(sample.num_retained is None for sample in group)
+    sizes = None if exact else jnp.asarray(sizes, jnp.float32)
+    found = bootstrap_interval(
+        jax.random.key(seed), profiles, name, level=level, num_draws=num_draws, sketch_size=sizes
+    )
+    low, high = (np.asarray(end, np.float64)[: len(group)].tolist() for end in found[:2])
+    return list(zip(low, high, strict=True))

@@ -1,0 +1,352 @@
+"""The partial result of one column: a dictionary of hashes while that is smaller, then registers.
+
+A column starts as an exact dictionary, hash -> rows. When it has more entries than fit the bytes of
+the registers, it becomes registers with counts and a list of heavy values, which are counted
+exactly from then on. A column of few values thus is exact, and never larger than its dictionary.
+
+A partial result is a `Record`. The dictionary is a bottom-k sketch of half as many slots as there
+are registers, none of them the (K + 1)-th, so that the settings of either form follow from the
+other. Registers see every row, heavy or not: a heavy value is taken out where a profile is read, so
+that a value that is heavy in one partition and not in another is counted once. Merging is
+associative and commutative, bit for bit: dictionaries add, or turn into registers when their union
+is too large; the counts of heavy values add.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import UInt64
+
+from jaxlab.ndv import registers
+from jaxlab.ndv.bottom_k import BottomK
+from jaxlab.ndv.formats import MAX_HEAVY, Record, merge_records
+from jaxlab.ndv.hashing import FAST, Hasher, Lanes, join_words, split_words
+from jaxlab.ndv.profile import Profile, dense_profile, profile_from_counts
+from jaxlab.ndv.registers import Registers
+from jaxlab.ndv.sketch import EMPTY_HASH, count_profile
+
+PROFILE_LENGTH = 256
+"""Frequencies kept apart in the profile of a sketch."""
+_COUNT_BITS = 16
+_BYTES_PER_REGISTER = 6
+_BYTES_PER_HEAVY = 16
+_BYTES_OF_HEADER = 80
+_HEAVY_SHARE = 4
+_MIN_HEAVY_SKETCH, _MIN_HEAVY_DICTIONARY = 16, 1024
+
+Words = UInt64[np.ndarray, " rows"]
+Values = UInt64[np.ndarray, " values"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How columns are sketched, the same on all machines.
+
+    Attributes:
+      precision: log2 of the number of registers, 4 to 20.
+      num_heavy: values counted exactly beside the registers, at most.
+      block_rows: rows that go to the device at a time.
+      hasher: the hash.
+    """
+
+    precision: int = 13
+    num_heavy: int = 256
+    block_rows: int = 2**16
+    hasher: Hasher = FAST
+
+    @property
+    def capacity(self) -> int:
+        """Entries of a dictionary that takes the bytes of the registers."""
+        return 2 ** (self.precision - 1)
+
+
+def settings_for_budget(
+    budget_bytes: int, *, block_rows: int = 2**16, hasher: Hasher = FAST
+) -> Settings:
+    """The largest sketch of a column that fits a number of bytes.
+
+    Args:
+      budget_bytes: what a partition may send for a column, at least 256; 65,536 gives 8,192
+        registers, and the number of sampled values to about 1.1 %.
+      block_rows: rows that go to the device at a time.
+      hasher: the hash.
+
+    Raises:
+      ValueError: if the budget is too small or a block has no row.
+    """
+    if budget_bytes < 256 or block_rows < 1:
+        raise ValueError(
+            f"budget_bytes={budget_bytes}, block_rows={block_rows}; wanted at least 256 bytes a "
+            "column and partition (65536 is usual), and at least one row"
+        )
+    num_heavy = min(256, budget_bytes // 8 // _BYTES_PER_HEAVY)
+    room = budget_bytes - _BYTES_OF_HEADER - num_heavy * _BYTES_PER_HEAVY
+    precision = (room // _BYTES_PER_REGISTER).bit_length() - 1
+    precision = min(precision, registers.MAX_PRECISION)
+    return Settings(precision, num_heavy, block_rows, hasher)
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnState:
+    """A column while its rows are read.
+
+    Attributes:
+      pending: hashes of rows that do not fill a block yet.
+      words: hashes of the dictionary, ascending; of the heavy values once there are registers.
+      counts: their rows.
+      registers: on the device; None while the dictionary is small enough.
+      num_rows: rows with a value.
+      num_nulls: rows without.
+    """
+
+    pending: UInt64[np.ndarray, " pending"]
+    words: UInt64[np.ndarray, " values"]
+    counts: UInt64[np.ndarray, " values"]
+    registers: Registers | None = None
+    num_rows: int = 0
+    num_nulls: int = 0
+
+
+def empty_column() -> ColumnState:
+    """A column that has seen nothing."""
+    nothing = np.zeros(0, np.uint64)
+    return ColumnState(nothing, nothing, nothing)
+
+
+def add_rows(state: ColumnState, words: Words, num_nulls: int, settings: Settings) -> ColumnState:
+    """The column after more rows; the same for any cut into calls.
+
+    Full blocks are handed to the device and not waited for: while it works, the host hashes the
+    next rows.
+
+    Args:
+      state: where to start.
+      words: hashes of the rows with a value, in order.
+      num_nulls: rows without one.
+      settings: the same for all calls.
+    """
+    pending = np.concatenate([state.pending, words])
+    state = dataclasses.replace(
+        state, num_rows=state.num_rows + len(words), num_nulls=state.num_nulls + num_nulls
+    )
+    size = settings.block_rows
+    whole = len(pending) // size * size
+    for start in range(0, whole, size):
+        state = _add_block(state, pending[start : start + size], settings)
+    return dataclasses.replace(state, pending=pending[whole:])
+
+
+def finish_column(state: ColumnState, settings: Settings) -> Record:
+    """The partial result of a column; waits for the device. Rate and partitions are left open."""
+    if len(state.pending):
+        state = _add_block(state, state.pending, settings)
+    if state.registers is not None:
+        sketch, heavy = state.registers, slice(None)
+    else:
+        sketch = _dictionary(state.words, state.counts, settings)
+        heavy = _heavy(state.words, state.counts, settings.num_heavy, _MIN_HEAVY_DICTIONARY)
+    return Record(
+        sketch,
+        state.num_rows,
+        state.num_nulls,
+        heavy_hashes=state.words[heavy],
+        heavy_counts=state.counts[heavy],
+    )
+
+
+def merge_columns(a: Record, b: Record) -> Record:
+    """The partial result of the rows of both; associative and commutative.
+
+    Raises:
+      ValueError: if they were built with other settings, a partition is in both, only one of them
+        tracks partitions, or their sampling rates differ and they have no weights.
+    """
+    if len(a.heavy_hashes) + len(b.heavy_hashes) > MAX_HEAVY:
+        a, b = _drop_lightest(a), _drop_lightest(b)
+    if isinstance(a.sketch, BottomK) and isinstance(b.sketch, BottomK):
+        merged = merge_records(a, b)
+        if is_dictionary(merged):
+            return merged
+    return merge_records(_as_registers(a), _as_registers(b))
+
+
+def is_dictionary(record: Record) -> bool:
+    """Whether a partial result holds every value with its exact count."""
+    return isinstance(record.sketch, BottomK) and not record.sketch.count[-1]
+
+
+class ReadProfile(NamedTuple):
+    """What a partial result says of its column.
+
+    Attributes:
+      profile: of the sample, on the host.
+      num_retained: values that the registers chose; None if the profile is exact.
+    """
+
+    profile: Profile
+    num_retained: int | None
+
+
+def read_profile(record: Record, population: float | int) -> ReadProfile:
+    """Profile of the sampled rows of a column.
+
+    The number of rows is the sketch's own estimate, sum of i f_i, with the heavy values exact: f_1
+    / n must have numerator and denominator from the same choice of values. The population is exact.
+
+    Args:
+      record: a partial result.
+      population: rows of the column that are not null.
+    """
+    if isinstance(record.sketch, BottomK) and is_dictionary(record):
+        counts = np.asarray(record.sketch.count).astype(np.int64)
+        return ReadProfile(
+            profile_from_counts(counts, population=population, rate=record.rate), None
+        )
+    sketch = _as_registers(record).sketch
+    assert isinstance(sketch, Registers)
+    counts = np.asarray(sketch.count).astype(np.int64)
+    scale = float(registers.distinct(sketch)) / max(int((counts > 0).sum()), 1)
+    slot, rest = _places(record.heavy_hashes, sketch.minimum.shape[-1])
+    seen = (counts[slot] > 0) & (np.asarray(sketch.minimum)[slot] == rest)
+    # A list holds what partitions that found the value heavy saw of it, a register all rows.
+    heavy = np.maximum(record.heavy_counts.astype(np.int64), np.where(seen, counts[slot], 0))
+    counts[slot[seen]] = 0
+    light = count_profile(counts, np.float64(scale), PROFILE_LENGTH, 2**_COUNT_BITS - 1)
+    often = heavy[heavy > PROFILE_LENGTH].astype(np.float64)
+    seldom = np.bincount(heavy[heavy <= PROFILE_LENGTH], minlength=PROFILE_LENGTH + 1)[1:]
+    profile = dense_profile(
+        light.f + seldom,
+        n=np.asarray(light.n + heavy.sum()),
+        d=np.asarray(light.d + len(heavy)),
+        population=np.asarray(population, np.float64),
+        rate=np.asarray(record.rate, np.float64),
+        n_tail=np.asarray(light.n_tail + often.sum()),
+        d_tail=np.asarray(light.d_tail + len(often)),
+        s2_tail=np.asarray(light.s2_tail + (often * (often - 1)).sum()),
+    )
+    return ReadProfile(profile, int((counts > 0).sum()) + len(heavy))
+
+
+@functools.cache
+def _device_update() -> jax.stages.Wrapped:
+    return jax.jit(registers.update, donate_argnums=0)
+
+
+def _add_block(state: ColumnState, block: Words, settings: Settings) -> ColumnState:
+    """The column after one block of rows, which may be short at the end."""
+    if state.registers is not None:
+        counts = state.counts.copy()
+        if len(state.words):
+            place = np.minimum(np.searchsorted(state.words, block), len(state.words) - 1)
+            place = place[state.words[place] == block]
+            counts += np.bincount(place, minlength=len(counts)).astype(np.uint64)
+        padded = np.zeros(settings.block_rows, np.uint64)
+        padded[: len(block)] = block
+        valid = np.arange(settings.block_rows) < len(block)
+        lanes = Lanes(*jax.device_put(tuple(split_words(padded))))
+        updated = _device_update()(state.registers, lanes, jax.device_put(valid))
+        return dataclasses.replace(state, counts=counts, registers=updated)
+    words, counts = _add_counts(state.words, state.counts, block)
+    if len(words) <= settings.capacity:
+        return dataclasses.replace(state, words=words, counts=counts)
+    sketch = registers_of_counts(words, counts, settings.precision, settings.hasher)
+    heavy = _heavy(words, counts, settings.num_heavy, _MIN_HEAVY_SKETCH)
+    return dataclasses.replace(
+        state,
+        words=words[heavy],
+        counts=counts[heavy],
+        registers=jax.tree.map(jax.numpy.asarray, sketch),
+    )
+
+
+def _add_counts(words: Values, counts: Values, block: Words) -> tuple[np.ndarray, np.ndarray]:
+    """A dictionary with one more row for every hash of a block."""
+    new, rows = np.unique(block, return_counts=True)
+    both = np.concatenate([words, new])
+    union, where = np.unique(both, return_inverse=True)
+    total = np.zeros(len(union), np.uint64)
+    np.add.at(total, where, np.concatenate([counts, rows.astype(np.uint64)]))
+    return union, total
+
+
+def _heavy(words: Values, counts: Values, most: int, least_rows: int) -> np.ndarray:
+    """Positions of the heavy entries of a dictionary, ascending.
+
+    Entries of at least 1 / (4 most) of the rows; of too many the heaviest, of equal ones those of
+    the smallest hash.
+    """
+    share = counts.astype(np.float64) * (_HEAVY_SHARE * most) >= counts.sum()
+    place = np.flatnonzero(share & (counts >= least_rows))
+    order = np.lexsort((words[place], -counts[place].astype(np.float64)))
+    return np.sort(place[order[:most]])
+
+
+def _dictionary(words: Values, counts: Values, settings: Settings) -> BottomK:
+    slots = settings.capacity + 1
+    lanes = np.full((2, slots), EMPTY_HASH, np.uint32)
+    lanes[:, : len(words)] = split_words(words)
+    count = np.zeros(slots, np.uint32)
+    count[: len(words)] = np.minimum(counts, np.uint64(EMPTY_HASH))
+    return BottomK(lanes[0], lanes[1], count, settings.hasher)
+
+
+def _places(words: Words, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Register and remaining hash of 64-bit hashes."""
+    precision = size.bit_length() - 1
+    slot = (words >> np.uint64(64 - precision)).astype(np.int64)
+    return slot, ((words << np.uint64(precision)) >> np.uint64(32)).astype(np.uint32)
+
+
+def registers_of_counts(words: Values, counts: Values, precision: int, hasher: Hasher) -> Registers:
+    """Registers that have seen each of some hashes so many times, on the host.
+
+    Args:
+      words: different hashes, ascending.
+      counts: their rows, at least 1.
+      precision: log2 of the number of registers.
+      hasher: the hash.
+    """
+    size = 2**precision
+    slot, rest = _places(words, size)
+    minimum = np.full(size, EMPTY_HASH, np.uint32)
+    np.minimum.at(minimum, slot, rest)
+    kept = rest == minimum[slot]
+    rows = np.zeros(size, np.uint64)
+    np.add.at(rows, slot[kept], counts[kept].astype(np.uint64))
+    count = np.minimum(rows, np.uint64(2**_COUNT_BITS - 1)).astype(np.uint16)
+    return Registers(minimum, count, hasher)
+
+
+def _as_registers(record: Record) -> Record:
+    """The record with registers in place of its dictionary."""
+    sketch = record.sketch
+    if isinstance(sketch, Registers):
+        return record
+    assert isinstance(sketch, BottomK)
+    used = np.asarray(sketch.count) > 0
+    words = join_words(Lanes(sketch.hi, sketch.lo))[used]
+    counts = np.asarray(sketch.count)[used]
+    precision = (sketch.count.shape[-1] - 1).bit_length()
+    converted = registers_of_counts(words, counts, precision, sketch.hasher)
+    weights = None
+    if record.weights is not None:
+        slot, rest = _places(words, 2**precision)
+        kept = rest == np.asarray(converted.minimum)[slot]
+        weights = np.ones(2**precision, np.float32)
+        weights[slot[kept]] = record.weights[kept]
+        # Two values with the same remaining hash are one to the registers, seen more than once.
+        weights[np.asarray(converted.count) != 1] = 1
+    return dataclasses.replace(record, sketch=converted, weights=weights)
+
+
+def _drop_lightest(record: Record) -> Record:
+    """The record with half as many heavy values as it may have."""
+    most = MAX_HEAVY // 2
+    order = np.lexsort((record.heavy_hashes, -record.heavy_counts.astype(np.float64)))
+    kept = np.sort(order[:most])
+    return dataclasses.replace(
+        record, heavy_hashes=record.heavy_hashes[kept], heavy_counts=record.heavy_counts[kept]
+    )

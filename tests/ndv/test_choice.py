@@ -1,0 +1,129 @@
+"""The automatic choice: every case by hand, guards, bounds, intervals that hold the truth."""
+
+import numpy as np
+import pytest
+
+from jaxlab.ndv import choice
+from jaxlab.ndv.choice import Choice, Sample, choose, estimate_columns, estimate_ndv
+from jaxlab.ndv.estimators import estimate
+from jaxlab.ndv.profile import profile_from_counts, profile_from_frequencies
+
+DRAWS = 32
+
+
+def sample(i, f, population, **options):
+    rate = options.pop("rate", None)
+    return Sample(profile_from_frequencies(i, f, population=population, rate=rate), **options)
+
+
+CASES = {
+    "empty": (sample([], [], 100, rate=0.1), "EMPTY", 0, "empty"),
+    "unique key": (sample([1], [5], 90, is_unique_key=True), "UNIQUE_KEY", 90, "unique_key"),
+    "full scan": (sample([1, 3], [4, 2], 10), "EXACT", 6, "full_scan"),
+    "full scan, sketch": (
+        sample([1, 3], [400, 200], 1000, num_retained=150), "SKETCH", 600, "full_scan",
+    ),
+    "nothing once": (sample([2, 9], [4, 2], 2600), "COMPLETE", 6, "all_repeated"),
+    "all unique": (sample([1], [50], 5000), "ALL_UNIQUE", 5000, "all_unique"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cases_without_an_estimator(name):
+    given, method, value, status = CASES[name]
+    found = estimate_ndv(given)
+    assert (found.method, found.estimate, found.status) == (method, value, status)
+    assert found.low <= found.estimate <= found.high and found.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        (sample([1, 2], [50, 10], 7000, rate=0.01), "HS"),
+        (sample([1, 2], [50, 10], 3500, rate=0.02), "HS"),
+        (sample([1, 2], [50, 10], 700, rate=0.1), "DUJ2A"),
+        (sample([1, 3], [50, 10], 800, rate=0.1), "CHAO_BC"),
+        (sample([1, 3], [50, 10], 800, rate=0.1, is_block_sample=True), "COLLAPSE+DUJ1"),
+        (sample([1], [50], 5000, is_block_sample=True), "COLLAPSE+DUJ1"),
+        (sample([1, 3], [50, 10], 800, rate=0.1, is_unique_key=True), "UNIQUE_KEY"),
+    ],
+)
+def test_the_start_rule(given, method):
+    assert choose(given).method == method
+
+
+def test_a_rule_may_not_take_ae_where_it_runs_away():
+    def always_ae(profile):
+        return Choice("AE", "always")
+
+    assert choose(sample([1, 2], [50, 10], 7000), always_ae) == Choice("AE", "always")
+    runaway = sample([1, 900, 1100], [3, 4, 4], 800_300)
+    assert float(estimate(runaway.profile, "AE").value) > 100_000
+    guarded = choose(runaway, always_ae)
+    assert guarded.method == "CHAO_BC" and "f2 = 0" in guarded.reason
+    assert float(estimate(runaway.profile, "CHAO_BC").value) == 14
+
+
+def test_unique_rows_exclude_few_values_by_the_birthday_problem():
+    # 50 rows all different: D with exp(-50^2 / 2 (1 / D - 1 / N)) = 0.05.
+    found = estimate_ndv(CASES["all unique"][0])
+    assert np.exp(-1250 * (1 / found.low - 1 / 5000)) == pytest.approx(0.05)
+    assert 50 < found.low < 500 and found.high == 5000
+    two = estimate_ndv(sample([1], [1], 9))
+    assert (two.low, two.estimate, two.high) == (1, 9, 9)
+
+
+def test_a_full_scan_by_a_sketch_is_as_uncertain_as_its_size_says():
+    found = estimate_ndv(CASES["full scan, sketch"][0])
+    spread = 1.959964 * 600 / np.sqrt(150)
+    assert (found.low, found.high) == pytest.approx((600 - spread, 600 + spread), rel=1e-5)
+
+
+def test_block_samples_get_a_wide_interval_below_the_rows_of_the_column():
+    given = sample([1, 2], [50, 10], 7000, rate=0.01, is_block_sample=True, most=3000)
+    found = estimate_ndv(given)
+    duj1 = float(estimate(given.profile, "DUJ1").value)
+    assert found.status == "block" and found.estimate == pytest.approx(min(duj1, 3000))
+    assert (found.low, found.high) == (60, 3000)
+
+
+def sampled_columns(rng):
+    """Columns of known sizes, sampled at 5 %: their samples and true numbers of values."""
+    for distinct in (300, 2000, 8000):
+        sizes = 1 + rng.poisson(25, distinct)
+        counts = rng.binomial(sizes, 0.05)
+        yield Sample(profile_from_counts(counts, population=int(sizes.sum()), rate=0.05)), distinct
+
+
+def test_columns_of_one_estimator_share_a_call_and_hold_the_truth():
+    samples, truth = zip(*sampled_columns(np.random.default_rng(3)), strict=True)
+    given = [*samples, CASES["full scan"][0]]
+    found = estimate_columns(given, num_draws=DRAWS, level=0.9)
+    assert [result.method for result in found] == ["DUJ2A"] * 3 + ["EXACT"]
+    for result, distinct, column in zip(found[:3], truth, samples, strict=True):
+        assert result.estimate == float(estimate(column.profile, "DUJ2A").value)
+        assert result.estimate / distinct == pytest.approx(1, abs=0.1)
+        # Draws scatter by a few percent around the estimate.
+        assert 0.7 < result.low / distinct < 1.05 and 0.95 < result.high / distinct < 1.3
+        assert result.low < result.estimate < result.high
+        assert result.status == "ok" and 0 < result.coverage < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "BEST"}, "method 'BEST' is no estimator; there are SCALE"),
+        ({"method": "GOODMAN"}, "method 'GOODMAN' is no estimator"),
+        ({"level": 1.0}, "level=1.0 is not in"),
+        ({"rule": lambda _: Choice("MAGIC", "")}, "the rule's method 'MAGIC' is no estimator"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_ndv(sample([1, 2], [50, 10], 7000), **options)
+
+
+def test_a_method_by_name_leaves_the_cases_that_need_none():
+    names = [choose(case[0], choice._fixed_rule("GEE")).method for case in CASES.values()]
+    assert names == [case[1] for case in CASES.values()]
+    assert choose(sample([1, 2], [50, 10], 7000), choice._fixed_rule("GEE")).method == "GEE"

@@ -1,0 +1,291 @@
+"""Table sketches: dictionaries, cuts, merges, messages, lost partitions, estimates, bad input."""
+
+import itertools
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxlab.ndv import column_sketch, table
+from jaxlab.ndv.bottom_k import BottomK
+from jaxlab.ndv.registers import Registers
+from jaxlab.ndv.table import (
+    estimate_table,
+    merge,
+    merge_all,
+    sketch,
+    table_from_bytes,
+    table_to_bytes,
+)
+
+# 64 registers, dictionaries of up to 32 entries, blocks of 128 rows.
+SMALL = {"budget_bytes": 700, "block_rows": 128}
+SMALL_SETTINGS = column_sketch.settings_for_budget(**SMALL)
+
+
+def batches_of(columns, size=100):
+    return pa.table(columns).to_batches(max_chunksize=size)
+
+
+def assert_equal(a, b):
+    assert a.columns.keys() == b.columns.keys()
+    for name, left in a.columns.items():
+        right = b.columns[name]
+        assert left[1:] == right[1:]
+        assert type(left.record.sketch) is type(right.record.sketch)
+        for x, y in zip(
+            jax.tree.leaves(left.record.sketch), jax.tree.leaves(right.record.sketch), strict=True
+        ):
+            np.testing.assert_array_equal(x, y)
+        for field in ("num_rows", "num_nulls", "rate"):
+            assert getattr(left.record, field) == getattr(right.record, field)
+        for field in ("partitions", "heavy_hashes", "heavy_counts", "weights"):
+            np.testing.assert_array_equal(
+                getattr(left.record, field), getattr(right.record, field), err_msg=field
+            )
+    assert (a.num_rows, a.num_read, a.is_block_sample) == (
+        b.num_rows,
+        b.num_read,
+        b.is_block_sample,
+    )
+
+
+def test_the_budget_decides_the_sizes():
+    assert SMALL_SETTINGS.precision == 6 and SMALL_SETTINGS.capacity == 32
+    for budget in (256, 700, 5000, 2**16, 2**20):
+        chosen = column_sketch.settings_for_budget(budget)
+        used = 6 * 2**chosen.precision + 16 * chosen.num_heavy + 80
+        assert used <= budget < 2.2 * used + 100
+        assert 12 * chosen.capacity == 6 * 2**chosen.precision
+
+
+@pytest.fixture(scope="module")
+def columns():
+    rng = np.random.default_rng(0)
+    skewed = np.where(rng.random(1500) < 0.4, 7, rng.integers(0, 900, 1500))
+    few = np.array(["red", "green", "blue", None], object)[rng.integers(0, 4, 1500)]
+    return {"skewed": skewed, "few": few.tolist(), "key": np.arange(1500), "void": [None] * 1500}
+
+
+def test_a_full_scan_is_exact_for_small_columns_and_near_for_others(columns):
+    found = sketch(batches_of(columns), **SMALL)
+    kinds = {name: type(column.record.sketch) for name, column in found.columns.items()}
+    assert kinds == {"skewed": Registers, "few": BottomK, "key": Registers, "void": BottomK}
+    answers = {answer.column: answer for answer in estimate_table(found)}
+    few = answers["few"]
+    assert (few.result.estimate, few.result.method) == (3, "EXACT")
+    assert few.null_fraction == columns["few"].count(None) / 1500 and few.num_rows == 1500
+    assert (answers["void"].result.estimate, answers["void"].result.status) == (0, "empty")
+    skewed = answers["skewed"].result
+    truth = len(np.unique(columns["skewed"]))
+    assert skewed.method == "SKETCH" and skewed.low < truth < skewed.high
+    assert answers["key"].result.estimate == pytest.approx(1500, rel=0.4)
+    for name, answer in answers.items():
+        assert answer.bytes_exchanged <= 700, name
+    unique = estimate_table(found, unique_columns=["key"])[2].result
+    assert (unique.estimate, unique.method) == (1500, "UNIQUE_KEY")
+
+
+def test_heavy_values_are_counted_exactly(columns):
+    record = sketch(batches_of(columns), **SMALL).columns["skewed"].record
+    sevens = int((columns["skewed"] == 7).sum())
+    assert record.heavy_counts.tolist() == [sevens]
+    read = column_sketch.read_profile(record, 1500)
+    # With the heavy value apart the rows are near; without, one of 64 registers stands for it.
+    assert float(read.profile.n) == pytest.approx(1500, rel=0.2)
+    assert float(read.profile.n_tail) >= sevens
+
+
+@given(cuts=st.lists(st.integers(1, 700), max_size=6), rate=st.sampled_from([1, 0.4]))
+@settings(max_examples=12, deadline=None)
+def test_the_cut_into_batches_does_not_matter(columns, cuts, rate):
+    whole = pa.table({name: columns[name] for name in ("skewed", "few")})
+    edges = [0, *sorted({min(cut, 1500) for cut in np.cumsum(cuts).tolist()} | {1500})]
+    parts = [whole.slice(a, b - a) for a, b in itertools.pairwise(edges)]
+    options = {**SMALL, "rate": rate, "partition": 3, "seed": 5}
+    assert_equal(sketch(parts, **options), sketch([whole], **options))
+
+
+ROWS = st.lists(st.sampled_from([*range(60), *[5] * 40]), max_size=400)
+
+
+@given(parts=st.lists(ROWS, min_size=3, max_size=3), mixed=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_merging_is_associative_and_commutative(parts, mixed):
+    a, b, c = (
+        sketch(
+            [pa.table({"x": pa.array(rows, pa.int64())})], partition=index, mixed_rates=mixed,
+            is_sampled=True, rate=(0.5, 0.25, 1.0)[index] if mixed else 0.5, **SMALL,
+        )
+        for index, rows in enumerate(parts)
+    )  # fmt: skip
+    left, right = merge(merge(a, b), c), merge(a, merge(b, c))
+    # The joint rate of mixed ones is a quotient of floats; everything else is the same bits.
+    rates = [t.columns["x"].record.rate for t in (left, right)]
+    assert rates[0] == pytest.approx(rates[1])
+    if not mixed:
+        assert_equal(left, right)
+    assert_equal(merge(a, b), merge(b, a))
+    counts = np.unique(sum(parts, []), return_counts=True)[1]
+    record = left.columns["x"].record
+    if len(counts) <= 32:
+        assert column_sketch.is_dictionary(record)
+        kept = record.sketch.count[record.sketch.count > 0]
+        assert sorted(kept.tolist()) == sorted(counts.tolist())
+    else:
+        assert isinstance(record.sketch, Registers)
+        assert_equal_registers(record.sketch, sum(parts, []))
+
+
+def assert_equal_registers(found, values):
+    """Registers of the whole rows at once, whatever way their parts were merged."""
+    whole = sketch([pa.table({"x": values})], **SMALL).columns["x"].record.sketch
+    np.testing.assert_array_equal(found.minimum, whole.minimum)
+    np.testing.assert_array_equal(found.count, whole.count)
+
+
+def test_messages_round_trip_and_refuse_every_damage(columns):
+    found = sketch(batches_of(columns), partition=2**40, rate=0.5, **SMALL)
+    data = table_to_bytes(found)
+    assert_equal(table_from_bytes(data), found)
+    assert sum(column.sent_bytes for column in found.columns.values()) < len(data)
+    for length in range(0, len(data), 97):
+        with pytest.raises(ValueError):
+            table_from_bytes(data[:length])
+    for place in range(0, len(data), 61):
+        changed = bytearray(data)
+        changed[place] ^= 0x40
+        with pytest.raises(ValueError):
+            table_from_bytes(bytes(changed))
+    with pytest.raises(ValueError, match="1 bytes too many|checksum"):
+        table_from_bytes(data + b"x")
+
+
+def parted(num=3, **options):
+    rng = np.random.default_rng(1)
+    for index in range(num):
+        rows = {"x": rng.integers(0, 20, 50)}
+        yield sketch(batches_of(rows), partition=index, **{**SMALL, **options})
+
+
+def test_repeated_lost_and_undeclared_partitions_are_named():
+    a, b, c = parted()
+    with pytest.raises(ValueError, match=r"column 'x': cannot merge: partitions \[1\]"):
+        merge_all([a, b, b])
+    both = merge(a, c)
+    with pytest.raises(ValueError, match=r"partitions \[1\] are missing from column 'x' \(1 of 3"):
+        estimate_table(both, partitions=range(3))
+    with pytest.raises(ValueError, match="were not declared"):
+        estimate_table(both, partitions=[0])
+    whole = merge(both, b)
+    assert estimate_table(whole, partitions=range(3))[0].num_rows == 150
+    sent = sum(part.columns["x"].sent_bytes for part in (a, b, c))
+    assert whole.columns["x"].sent_bytes == sent
+
+
+def test_a_sample_estimates_the_whole_column():
+    rng = np.random.default_rng(4)
+    parts = [{"x": rng.integers(0, 5000, 40_000)} for _ in range(2)]
+    found = merge_all(
+        sketch(batches_of(part, 9000), rate=0.05, partition=i, block_rows=1024)
+        for i, part in enumerate(parts)
+    )
+    assert found.num_rows == 80_000 and found.num_read == pytest.approx(4000, abs=300)
+    (answer,) = estimate_table(found, num_draws=32, level=0.9)
+    assert answer.result.method == "DUJ2A" and answer.result.status == "ok"
+    assert answer.result.estimate == pytest.approx(5000, rel=0.08)
+    assert answer.result.low < 5000 < answer.result.high
+    again = sketch(batches_of(parts[0]), rate=0.05, is_sampled=True)
+    assert again.num_rows == 800_000 and again.columns["x"].population == 800_000
+
+
+def test_blocks_are_collapsed():
+    batches = [pa.table({"x": np.repeat(np.arange(b * 25, b * 25 + 25), 4)}) for b in range(10)]
+    found = sketch(batches, rate=0.1, collapse=True)
+    assert found.num_rows == 10_000 and found.columns["x"].population == 2500
+    (answer,) = estimate_table(found)
+    assert answer.result.status == "block" and answer.result.method == "COLLAPSE+DUJ1"
+    assert answer.result.estimate == pytest.approx(2500) and answer.result.high <= 10_000
+
+
+def test_partitions_of_different_rates_are_estimated_by_gee_mixed():
+    full = sketch([pa.table({"x": np.arange(20)})], partition=0, mixed_rates=True)
+    quarter = sketch(
+        [pa.table({"x": [19, 20, 21, 22, 22]})],
+        partition=1, rate=0.25, is_sampled=True, mixed_rates=True,
+    )  # fmt: skip
+    (answer,) = estimate_table(merge(full, quarter))
+    # 20 of the full scan, of the others 20 and 21 stand for two values each, 22 for itself.
+    assert (answer.result.estimate, answer.result.method) == (25, "GEE_MIXED")
+    assert (answer.result.low, answer.result.high) == (23, 29)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: sketch([], rate=1.5), ValueError, "rate=1.5 is not in"),
+        (lambda: sketch([]), ValueError, "batches is empty and columns is None"),
+        (lambda: sketch([], columns=["x"], budget_bytes=100), ValueError, "budget_bytes=100"),
+        (
+            lambda: sketch([pa.table({"x": [1]})], columns=["y"]),
+            ValueError,
+            r"columns \['y'\] do not exist; the table has x",
+        ),
+        (lambda: sketch([pa.table({"x": [[1]]})]), TypeError, "column 'x': Arrow type list"),
+        (lambda: merge_all([]), ValueError, "tables is empty"),
+        (
+            lambda: merge(sketch([pa.table({"x": [1]})]), sketch([pa.table({"y": [1]})])),
+            ValueError,
+            r"columns \['x', 'y'\] are in one",
+        ),
+        (
+            lambda: merge(
+                sketch([pa.table({"x": [1]})], rate=0.5), sketch([pa.table({"x": [1]})], rate=0.25)
+            ),
+            ValueError,
+            "cannot merge: sampling rates 0.5 and 0.25",
+        ),
+        (
+            lambda: merge(
+                sketch([pa.table({"x": [1]})]), sketch([pa.table({"x": [1]})], budget_bytes=700)
+            ),
+            ValueError,
+            "cannot merge: capacities 4096 and 32",
+        ),
+        (
+            lambda: merge(
+                sketch([pa.table({"x": [1]})]), sketch([pa.table({"x": [1]})], collapse=True)
+            ),
+            ValueError,
+            "one table sketch is of blocks",
+        ),
+        (
+            lambda: estimate_table(sketch([pa.table({"x": [1]})]), unique_columns=["y"]),
+            ValueError,
+            r"unique_columns has \['y'\]; there are x",
+        ),
+        (lambda: table.table_from_bytes(b"JXND" + bytes(40)), ValueError, "bytes start with"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_nested_columns_are_hashed_when_asked():
+    nested = pa.table({"x": [[1, 2], [1, 2], [3]]})
+    assert estimate_table(sketch([nested], serialize_nested=True))[0].result.estimate == 2
+
+
+def test_a_table_without_batches_has_empty_columns():
+    (answer,) = estimate_table(sketch([], columns=["x"]))
+    assert (answer.result.estimate, answer.result.status, answer.null_fraction) == (0, "empty", 0)
+
+
+def test_progress_is_told_by_the_batch():
+    told = []
+    sketch(batches_of({"x": np.arange(250)}), on_batch=told.append)
+    assert told == [100, 100, 50]
