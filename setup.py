@@ -28,6 +28,7 @@ REQUIRES = [
     "jaxtyping>=0.3.2",
     "lmdb>=1.6.2",
     "pillow>=11.0.0",
+    "pyarrow>=17.0.0",
     "rich>=13.9.0",
     "tensorboardX>=2.6.2",
     "tqdm>=4.67.0",
@@ -57,7 +58,7 @@ TEST = [
 # orbax); `.ci/peer_env` installs them.
 EXTRAS = {
     "test": TEST,
-    "parity": ["torch==2.13.0", "transformers==4.57.6"],
+    "parity": ["datasketches==5.2.0", "torch==2.13.0", "transformers==4.57.6"],
     "spark": ["pyspark==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],
