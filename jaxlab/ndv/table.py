@@ -114,7 +114,7 @@ def sketch(
     block_rows: int = 2**16,
     hasher: Hasher = FAST,
     serialize_nested: bool = False,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> TableSketch:
     """Partial result of one partition, in one pass.
 
