@@ -36,12 +36,14 @@ REQUIRES = [
 TEST = [
     "beartype>=0.20.0",
     "build>=1.2.0",
+    "duckdb>=2.0.0",
     "fonttools>=4.55.0",
     "hypothesis>=6.120.0",
     "import-linter>=2.1",
     "ipykernel>=6.29.0",
     "jupytext>=1.16.0",
     "nbclient>=0.10.0",
+    "pyarrow>=18.0.0",
     "pyrefly>=1.0.0",
     "pytest>=8.3.0",
     "pytest-timeout>=2.3.1",
@@ -58,6 +60,7 @@ TEST = [
 EXTRAS = {
     "test": TEST,
     "parity": ["torch==2.13.0", "transformers==4.57.6"],
+    "ndv": ["duckdb>=2.0.0", "pyarrow>=18.0.0"],
     "spark": ["pyspark==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],

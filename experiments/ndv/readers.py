@@ -177,7 +177,7 @@ def _open_duckdb(path: Path, table: str | None) -> Partition:
 
     def batches(names: Sequence[str]) -> Iterator[Any]:
         listed = ", ".join(map(_quoted, names))
-        relation = connection.execute(f"SELECT {listed} FROM {source}")
+        relation = connection.sql(f"SELECT {listed} FROM {source}")
         yield from relation.to_arrow_reader(BATCH_ROWS)
 
     return Partition(f"{path}:{name}", num_rows, tuple(c[0] for c in description), batches)

@@ -328,13 +328,14 @@ class _Scan:
     def __init__(self, names: list[str] | None):
         self.names, self.num_rows, self.num_read = names, 0, 0
         self.states: dict[str, ColumnState] = {name: empty_column() for name in names or ()}
-        self.non_null = dict.fromkeys(self.states, 0)
+        self.non_null: dict[str, int] = dict.fromkeys(names or (), 0)
 
     def start(self, batch: Any) -> list[str]:
         """The names of the columns, all of the first batch by default."""
         if self.names is None:
-            self.__init__(list(batch.schema.names))
-        assert self.names is not None
+            self.names = list(batch.schema.names)
+            self.states = {name: empty_column() for name in self.names}
+            self.non_null = dict.fromkeys(self.names, 0)
         if missing := [name for name in self.names if name not in batch.schema.names]:
             raise ValueError(
                 f"columns {missing} do not exist; the table has {', '.join(batch.schema.names)}"
