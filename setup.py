@@ -28,7 +28,7 @@ REQUIRES = [
     "jaxtyping>=0.3.2",
     "lmdb>=1.6.2",
     "pillow>=11.0.0",
-    "pyarrow>=17.0.0",
+    "pyarrow>=18.0.0",
     "rich>=13.9.0",
     "tensorboardX>=2.6.2",
     "tqdm>=4.67.0",
@@ -37,6 +37,7 @@ REQUIRES = [
 TEST = [
     "beartype>=0.20.0",
     "build>=1.2.0",
+    "duckdb>=2.0.0",
     "fonttools>=4.55.0",
     "hypothesis>=6.120.0",
     "import-linter>=2.1",
@@ -59,6 +60,7 @@ TEST = [
 EXTRAS = {
     "test": TEST,
     "parity": ["datasketches==5.2.0", "torch==2.13.0", "transformers==4.57.6"],
+    "ndv": ["duckdb>=1.1.0"],
     "spark": ["pyspark==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],

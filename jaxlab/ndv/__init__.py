@@ -15,6 +15,11 @@ Use::
     by_name = jax.jit(ndv.estimate_many)(columns)
     low, high, coverage = ndv.bootstrap_interval(jax.random.key(0), columns, "DUJ1")
 
+    parts = [  # a table in partitions of Arrow record batches, wherever they lie
+        ndv.table.sketch(batches, rate=0.01, partition=i) for i, batches in enumerate(partitions)
+    ]
+    answers = ndv.estimate_table(ndv.merge_all(parts))  # estimate, interval, method and reason
+
 What to expect: reading n of N rows, every estimator has a column on which it is wrong by a factor
 of sqrt((N - n) / (2 n) ln(1 / p)) with probability p (Charikar et al. 2000; `worst_case_ratio`).
 GEE meets this up to a constant; the others are better on most columns and worse on some.
@@ -22,13 +27,27 @@ GEE meets this up to a constant; the others are better on most columns and worse
 Rooms: `profile` (the frequency of frequencies), `populations` (expected profiles), `special`
 (functions of sampling without replacement), `terms`, `estimators` (the table, edge cases, clamping)
 and `estimators_coverage`, `estimators_jackknife`, `estimators_shlosser`, `estimators_moments`,
-`estimators_hybrid` (the formulas), `intervals`.
+`estimators_hybrid` (the formulas), `intervals`, `choice` (which estimator, and why); `sampling`,
+`blocks`, `mixed_rates`; `hashing`, `columns`; the sketches `hll`, `registers`, `bottom_k`,
+`mask_sketch`, `count_sketch`, `leave_one_out` (the paper's method), what they share (`sketch`) and
+their bytes (`formats`, `datasketches`); `column_sketch`, `compact`, `table`.
 
 References:
   Li, Wei, Ding, Dai, Lu, Zhou 2022, "Sampling-based estimation of the number of distinct values in
   distributed environment", KDD, arXiv:2206.05476.
 """
 
+from jaxlab.ndv import table
+from jaxlab.ndv.blocks import Clustering, clustering, collapse, collapsed_profile, sample_blocks
+from jaxlab.ndv.choice import (
+    Choice,
+    NdvEstimate,
+    Sample,
+    choose,
+    estimate_columns,
+    estimate_ndv,
+    start_rule,
+)
 from jaxlab.ndv.estimators import (
     DEVICE_ESTIMATORS,
     ESTIMATORS,
@@ -66,34 +85,83 @@ from jaxlab.ndv.profile import (
     to_device,
     validate_profile,
 )
+from jaxlab.ndv.sampling import (
+    Reservoir,
+    bernoulli_rows,
+    empty_reservoir,
+    hypergeometric_sizes,
+    merge_reservoirs,
+    multinomial_sizes,
+    non_null_population,
+    rows_with_replacement,
+    rows_without_replacement,
+    update_reservoir,
+)
+from jaxlab.ndv.table import (
+    ColumnEstimate,
+    TableSketch,
+    estimate_table,
+    merge_all,
+    table_from_bytes,
+    table_to_bytes,
+)
 
 __all__ = [
+    "Choice",
+    "Clustering",
+    "ColumnEstimate",
     "DEVICE_ESTIMATORS",
     "ESTIMATORS",
     "Estimate",
     "Estimator",
     "Interval",
+    "NdvEstimate",
     "Population",
     "Profile",
+    "Reservoir",
+    "Sample",
     "Status",
+    "TableSketch",
+    "bernoulli_rows",
     "bootstrap_interval",
+    "choose",
+    "clustering",
+    "collapse",
+    "collapsed_profile",
     "dense_profile",
     "device_profile_from_counts",
     "device_profile_from_hashes",
+    "empty_reservoir",
     "equal_population",
     "estimate",
+    "estimate_columns",
     "estimate_many",
+    "estimate_ndv",
+    "estimate_table",
     "expected_profile",
     "guaranteed_interval",
+    "hypergeometric_sizes",
+    "merge_all",
+    "merge_reservoirs",
+    "multinomial_sizes",
+    "non_null_population",
     "poisson_population",
     "profile_from_counts",
     "profile_from_frequencies",
     "profile_from_values",
     "ranked_zipf_population",
+    "rows_with_replacement",
+    "rows_without_replacement",
+    "sample_blocks",
     "sample_coverage",
     "stack_profiles",
+    "start_rule",
+    "table",
+    "table_from_bytes",
+    "table_to_bytes",
     "to_dense",
     "to_device",
+    "update_reservoir",
     "validate_profile",
     "worst_case_ratio",
     "zipf_population",

@@ -35,7 +35,8 @@ from jaxlab.ndv.column_sketch import (
     settings_for_budget,
 )
 from jaxlab.ndv.columns import hash_column
-from jaxlab.ndv.formats import Reader, Record, from_bytes, missing_partitions, to_bytes
+from jaxlab.ndv.compact import column_from_bytes, column_to_bytes
+from jaxlab.ndv.formats import Reader, Record, missing_partitions
 from jaxlab.ndv.hashing import FAST, Hasher, join_words
 from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
 from jaxlab.ndv.registers import Registers
@@ -114,7 +115,7 @@ def sketch(
     block_rows: int = 2**16,
     hasher: Hasher = FAST,
     serialize_nested: bool = False,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> TableSketch:
     """Partial result of one partition, in one pass.
 
@@ -166,7 +167,7 @@ def sketch(
         # A given sample stands for its rows / rate; nulls inside dictionaries show in rows only.
         is_scan = drawn.rate < 1 and not drawn.is_given
         population = scan.non_null[name] if is_scan else record.num_rows / drawn.rate
-        found[name] = TableColumn(record, float(population), len(to_bytes(record)))
+        found[name] = TableColumn(record, float(population), len(column_to_bytes(record)))
     num_rows = round(scan.num_rows / drawn.rate) if drawn.is_given else scan.num_rows
     return TableSketch(found, num_rows, scan.num_read, collapse)
 
@@ -261,7 +262,7 @@ def table_to_bytes(table: TableSketch) -> bytes:
 
     Magic "JXNT", u8 version, u8 whether blocks were sampled, u64 rows, u64 rows read, u32 number of
     columns; for each f64 population, u64 bytes sent, u32 and u32 lengths of its name and its
-    record, the name in UTF-8, the record; a CRC-32 of all before.
+    record, the name in UTF-8, the record by `column_to_bytes`; a CRC-32 of all before.
     """
     parts = [
         _HEADER.pack(
@@ -270,7 +271,7 @@ def table_to_bytes(table: TableSketch) -> bytes:
         )
     ]  # fmt: skip
     for name, column in table.columns.items():
-        text, record = name.encode(), to_bytes(column.record)
+        text, record = name.encode(), column_to_bytes(column.record)
         parts += [_COLUMN.pack(column.population, column.sent_bytes, len(text), len(record))]
         parts += [text, record]
     body = b"".join(parts)
@@ -296,7 +297,7 @@ def table_from_bytes(data: bytes) -> TableSketch:
         raw.append((reader.take(name_bytes), population, sent_bytes, reader.take(record_bytes)))
     reader.finish(zlib.crc32(data[: reader.offset]), reader.number("<I"))
     columns = {
-        name.decode(): TableColumn(from_bytes(record), population, sent_bytes)
+        name.decode(): TableColumn(column_from_bytes(record), population, sent_bytes)
         for name, population, sent_bytes, record in raw
     }
     return TableSketch(columns, num_rows, num_read, bool(is_block_sample))
@@ -328,13 +329,14 @@ class _Scan:
     def __init__(self, names: list[str] | None):
         self.names, self.num_rows, self.num_read = names, 0, 0
         self.states: dict[str, ColumnState] = {name: empty_column() for name in names or ()}
-        self.non_null = dict.fromkeys(self.states, 0)
+        self.non_null: dict[str, int] = dict.fromkeys(names or (), 0)
 
     def start(self, batch: Any) -> list[str]:
         """The names of the columns, all of the first batch by default."""
         if self.names is None:
-            self.__init__(list(batch.schema.names))
-        assert self.names is not None
+            self.names = list(batch.schema.names)
+            self.states = {name: empty_column() for name in self.names}
+            self.non_null = dict.fromkeys(self.names, 0)
         if missing := [name for name in self.names if name not in batch.schema.names]:
             raise ValueError(
                 f"columns {missing} do not exist; the table has {', '.join(batch.schema.names)}"

@@ -1,0 +1,1 @@
+"""Commands of the estimation of numbers of distinct values."""

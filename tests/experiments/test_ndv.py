@@ -1,0 +1,194 @@
+"""The command that estimates distinct values: all formats, the table, the JSON, its mistakes."""
+
+import importlib
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.ipc
+import pyarrow.parquet
+import pytest
+from absl.testing import flagsaver
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ROWS = 6000
+KEYS = {
+    "column", "estimate", "low", "high", "method", "reason", "status", "coverage",
+    "null_fraction", "rows", "rows_read", "bytes_exchanged",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    cities = np.array(["Ulm", "Rom", "Köln", "", None], object)[rng.integers(0, 5, ROWS)]
+    return pa.table(
+        {"city": cities.tolist(), "key": np.arange(ROWS), "day": rng.integers(0, 365, ROWS)}
+    )
+
+
+def write_stream(table, path):
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_duckdb(table, path):
+    duckdb = pytest.importorskip("duckdb", reason="duckdb comes with the extra `ndv`")
+    connection = duckdb.connect(str(path))
+    connection.register("given", table)
+    connection.execute('CREATE TABLE "the ""rows""" AS SELECT * FROM given')
+    connection.close()
+
+
+def write_arrow(table, path):
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1000)
+
+
+WRITERS = {
+    "parquet": lambda table, path: pa.parquet.write_table(table, path, row_group_size=1000),
+    "arrow": write_arrow,
+    "arrows": write_stream,
+    "csv": lambda table, path: pa.csv.write_csv(table, path),
+    "duckdb": write_duckdb,
+}
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Runs the command in this process: `(*arguments) -> (exit code, output, errors)`."""
+    monkeypatch.chdir(CHECKOUT)
+    loggers = [logging.getLogger(name) for name in (None, "jaxlab", "experiments", "__main__")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+
+    def call(*arguments):
+        program = importlib.import_module("experiments.common.program")
+        module = importlib.import_module("experiments.ndv.estimate")
+        argv = ["experiments.ndv.estimate", *arguments, "--compilation_cache=off"]
+        monkeypatch.setattr(sys, "argv", argv)
+        capfd.readouterr()
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+            program.run(module.main)
+        output, errors = capfd.readouterr()
+        return ended.value.code, output, errors
+
+    yield call
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def estimates(path):
+    found = json.loads(path.read_text())["columns"]
+    assert all(column.keys() == KEYS for column in found)
+    return {column["column"]: column for column in found}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_gives_the_exact_answer_of_a_full_scan(kind, table, run, tmp_path):
+    path, target = tmp_path / f"rows.{kind}", tmp_path / "found.json"
+    WRITERS[kind](table, path)
+    code, output, errors = run(
+        f"--input={path}", "--rate=1", f"--json={target}", "--columns=day,city"
+    )
+    assert code == 0, errors
+    found = estimates(target)
+    assert list(found) == ["day", "city"]
+    assert (found["day"]["estimate"], found["day"]["method"]) == (365, "EXACT")
+    assert found["city"]["estimate"] == 4
+    assert found["city"]["null_fraction"] == table["city"].null_count / ROWS
+    assert found["day"]["rows"] == found["day"]["rows_read"] == ROWS
+    # 365 days, of two bytes as numbers and eight as text, a count of one byte and a bit each.
+    entries = 365 * (8 + 1 if kind == "csv" else 2 + 1) + 46
+    assert entries < found["day"]["bytes_exchanged"] < entries + 100
+    assert "6,000 of 6,000 rows read" in output and "all rows were read" in output
+    assert f"Written: {target}" in output
+
+
+def test_a_sample_of_several_files_is_near(table, run, tmp_path):
+    for index in range(3):
+        part = table.slice(index * 2000, 2000)
+        pa.parquet.write_table(part, tmp_path / f"{index}.parquet")
+    target = tmp_path / "found.json"
+    code, output, errors = run(
+        f"--input={tmp_path}/*.parquet", "--rate=0.5", f"--json={target}", "--unique_columns=key",
+        "--columns=key,city",
+    )  # fmt: skip
+    assert code == 0, errors
+    found = estimates(target)
+    assert (found["key"]["estimate"], found["key"]["method"]) == (ROWS, "UNIQUE_KEY")
+    assert (found["city"]["estimate"], found["city"]["method"]) == (4, "COMPLETE")
+    assert found["city"]["rows_read"] == pytest.approx(3000, abs=200)
+    assert found["city"]["rows"] == ROWS
+    assert "the schema says that the column is unique" in output.replace("\n", " ")
+
+
+def test_duckdb_asks_which_of_several_tables(table, run, tmp_path):
+    duckdb = pytest.importorskip("duckdb", reason="duckdb comes with the extra `ndv`")
+    path = tmp_path / "two.duckdb"
+    connection = duckdb.connect(str(path))
+    connection.execute("CREATE TABLE a AS SELECT 1 AS x; CREATE TABLE b AS SELECT 2 AS x")
+    connection.close()
+    for option in ((), ("--table=c",)):
+        result = run(f"--input={path}", *option)
+        assert_one_error(result, "give one of a, b")
+    code, output, errors = run(f"--input={path}", "--table=b", "--rate=1")
+    assert code == 0 and "1 of 1 rows read" in output, errors
+
+
+def assert_one_error(result, message):
+    code, output, errors = result
+    assert code == 2, errors
+    last = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(last) == 1 and message in last[0], errors
+    assert "Traceback" not in errors + output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--input is missing; give a file or a pattern"),
+        (["--input={folder}/*.pq"], "matches no file in"),
+        (["--input={folder}/notes.txt"], "notes.txt is a .txt file; wanted a file ending in one"),
+        (["--input={folder}/broken.parquet"], "broken.parquet cannot be read as Parquet"),
+        (["--input={folder}/broken.arrow"], "broken.arrow cannot be read as Arrow"),
+        (["--input={folder}/empty.csv"], "empty.csv cannot be read as CSV"),
+        (["--input={folder}/ragged.csv"], "ragged.csv cannot be read as CSV"),
+        (["--input={folder}/good.csv", "--rate=0"], "rate=0.0 is not in (0, 1]"),
+        (["--input={folder}/good.csv", "--columns=z"], "columns z do not exist;"),
+        (["--input={folder}/good.csv", "--unique_columns=z"], "columns z do not exist;"),
+        (["--input={folder}/good.csv", "--table=t"], "--table=t names a table of a DuckDB file"),
+        (["--input={folder}/good.csv", "--budget_bytes=10"], "budget_bytes=10"),
+        (["--input={folder}/good.csv", "--method=BEST"], "method 'BEST' is no estimator"),
+        (["--input={folder}/good.csv", "--json={folder}/no/a.json"], "a.json cannot be written"),
+        (["--input={folder}/good.csv,{folder}/other.csv"], "differ in columns a, c"),
+        (["--input={folder}/list.parquet"], "column 'x': Arrow type list"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, run, tmp_path):
+    (tmp_path / "notes.txt").write_text("no table")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing more")
+    (tmp_path / "broken.arrow").write_bytes(b"ARROW1 and nothing more")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3\n")
+    (tmp_path / "good.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "other.csv").write_text("b,c\n1,2\n")
+    pa.parquet.write_table(pa.table({"x": [[1], [2]]}), tmp_path / "list.parquet")
+    result = run(*(argument.format(folder=tmp_path) for argument in arguments))
+    assert_one_error(result, message)
+
+
+def test_a_missing_engine_is_named(monkeypatch, tmp_path):
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    readers = importlib.import_module("experiments.ndv.readers")
+
+    def refuse(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(readers.importlib, "import_module", refuse)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'jaxlab\[ndv\]'"):
+        readers.open_partitions([str(tmp_path / "a.csv")])
