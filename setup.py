@@ -60,7 +60,7 @@ TEST = [
 EXTRAS = {
     "test": TEST,
     "parity": ["datasketches==5.2.0", "torch==2.13.0", "transformers==4.57.6"],
-    "ndv": ["duckdb>=1.1.0"],
+    "ndv": ["duckdb>=2.0.0"],
     "spark": ["pyspark==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],

@@ -21,7 +21,7 @@ usage: tpu_scripts/launch.sh --name=NAME --zone=ZONE [options] -- MODULE [argume
 
 example: tpu_scripts/launch.sh --name=clip --zone=us-central2-b -- \
   python -m experiments.chinese_clip.train \
-  --config=configs/chinese_clip/vit_b_16.py --workdir=gs://my-bucket/runs/1
+  --config=configs/chinese_clip/tiny.py --workdir=gs://my-bucket/runs/1
 USAGE
 }
 

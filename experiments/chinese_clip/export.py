@@ -30,9 +30,20 @@ def main(workdir: Path) -> None:
         raise ValueError("--output is missing; give a folder, or a file ending in .pt")
     if unknown := sorted(set(_PARTS.value) - set(PARTS)):
         raise ValueError(f"--parts has {unknown}; wanted some of {', '.join(PARTS)}")
-    weights = load_run_model(workdir)
     output = Path(_OUTPUT.value).expanduser()
-    if output.suffix in FILE_ENDINGS:
+    is_file = output.suffix in FILE_ENDINGS
+    if is_file and set(_PARTS.value) != set(PARTS):
+        raise ValueError(
+            f"--parts={','.join(_PARTS.value)} and --output={output}: a file of the original's "
+            "names holds the whole model; give a folder as --output, or leave --parts out"
+        )
+    if output.suffix and not is_file and not output.is_dir():
+        raise ValueError(
+            f"--output={output} ends in {output.suffix}; wanted a folder, or a file ending in "
+            f"{' or '.join(FILE_ENDINGS)}"
+        )
+    weights = load_run_model(workdir)
+    if is_file:
         clip.save_original(output, weights.variables, weights.config)
     else:
         clip.save_published(output, select_parts(weights, _PARTS.value), weights.config)

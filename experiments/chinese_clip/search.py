@@ -98,6 +98,8 @@ def main(workdir: Path) -> None:
     """Answer one query."""
     if (_QUERY.value is None) == (_IMAGE.value is None):
         raise ValueError("give either --query=TEXT or --image=FILE")
+    if _QUERY.value is not None and not _QUERY.value.strip():
+        raise ValueError("--query is empty; give a text, such as --query=饺子")
     if _CAPTIONS.value is not None and (_IMAGE.value is None or _FOLDER.value is not None):
         raise ValueError("--captions is searched by --image, without --folder")
     searcher = Searcher(load_run_model(workdir))

@@ -78,15 +78,27 @@ class RunConfig:
     stage_2: StageConfig | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is a stage, and a folder of pairs if they are trained on.
+        """Check that there is a stage, and what pairs need if they are trained on.
 
         Raises:
-          ValueError: if one is missing.
+          ValueError: if something is missing, or features of pairs are to be cached.
         """
         if self.stage_1 is None and self.stage_2 is None:
             raise ValueError("stage_1 and stage_2 are both None; wanted settings for one of them")
-        if self.data == "pairs" and not self.pairs.folder:
-            raise ValueError(
+        if self.data != "pairs":
+            return
+        problems = []
+        if not self.pairs.folder:
+            problems.append(
                 "data='pairs' needs pairs.folder, the folder with {split}_imgs.tsv and "
                 "{split}_texts.jsonl, or lmdb"
             )
+        for name in ("stage_1", "stage_2"):
+            stage = getattr(self, name)
+            if stage is not None and stage.cached_views:
+                problems.append(
+                    f"{name}.cached_views={stage.cached_views} is offered for data='emoji' only; "
+                    f"set {name}.cached_views=0, and the locked tower runs in every step"
+                )
+        if problems:
+            raise ValueError("; ".join(problems))

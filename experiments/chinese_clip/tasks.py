@@ -283,10 +283,7 @@ def _pairs_task(config: RunConfig) -> Task:
         )
 
     def cache_features(model: ChineseClip, variables: PyTree, stage: StageConfig) -> np.ndarray:
-        raise ValueError(
-            f"cached_views={stage.cached_views} is offered for data='emoji' only; set "
-            "cached_views=0, and the locked tower runs in every step"
-        )
+        raise NotImplementedError("RunConfig refuses cached_views with data='pairs'")
 
     def evaluate(model: ChineseClip, variables: PyTree) -> Evaluation:
         if split is None:

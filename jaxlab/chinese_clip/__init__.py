@@ -12,7 +12,7 @@ Use::
     model = clip.ChineseClip(weights.config)
     encoders = clip.make_encoders(model)
     images = image_transform(weights.config.vision.image_size)(image_bytes)[None]
-    ids = WordPieceTokenizer().tokenize(["杰尼龟", "皮卡丘"])
+    ids = WordPieceTokenizer().tokenize(["杰尼龟", "皮卡丘"], weights.config.context_length)
     scores = encoders.image(weights.variables, images) @ encoders.text(weights.variables, ids).T
 
 with `from jaxlab.text import WordPieceTokenizer`, `from jaxlab.data.images import image_transform`.

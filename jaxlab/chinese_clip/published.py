@@ -191,6 +191,11 @@ def read_document(directory: str | os.PathLike[str]) -> dict[str, Any]:
       ValueError: if it is not the config of published Chinese CLIP weights.
     """
     path = Path(directory) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; give a folder that has {CONFIG_FILE} and {TENSORS_FILE}, such "
+            "as the folder `model` of a run. Files of the original are read by load_original"
+        )
     try:
         document = json.loads(path.read_text("utf-8"))
     except ValueError as error:

@@ -271,6 +271,11 @@ def _read_state_dict(
     path: Path, verify: bool
 ) -> tuple[dict[str, np.ndarray], ChineseClipConfig | None]:
     """The tensors of a file, and the config that `save_original` put beside them."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not a file; give a .pt or .safetensors file of the original. Folders of "
+            "this library are read by load_published"
+        )
     if path.suffix == ".safetensors":
         file = read_safetensors(path)
         tree: Any = {"state_dict": file.tensors, "config": file.metadata.get("config")}

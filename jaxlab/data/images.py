@@ -157,6 +157,7 @@ def image_transform(
 
     Raises:
       ValueError: if `resolution` is not positive, or `layout` or `compat` is unknown.
+      TypeError: from the function, for anything else, such as a path.
     """
     _check_choice("layout", layout, ("HWC", "CHW"))
     _check_choice("compat", compat, ("white", "original"))
@@ -164,6 +165,11 @@ def image_transform(
         raise ValueError(f"resolution={resolution} is not positive; Chinese CLIP uses 224 or 336")
 
     def transform(image: bytes | Image.Image) -> Float32[np.ndarray, "a b c"]:
+        if not isinstance(image, bytes | Image.Image):
+            raise TypeError(
+                f"got {type(image).__name__}; wanted the bytes of an image file, such as "
+                "Path(name).read_bytes(), or a Pillow image"
+            )
         if isinstance(image, bytes):
             image = decode_image(image, compat=compat, apply_exif=apply_exif)
         elif compat == "white":

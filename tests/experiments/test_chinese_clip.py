@@ -277,6 +277,13 @@ def assert_one_error(result, message):
             ["--workdir={new}", "--output=z", "--parts=visual,text"],
             "--parts has ['text']; wanted some of visual, bert, text_projection, logit_scale",
         ),
+        (
+            "export",
+            ["--workdir={new}", "--output=z.pt", "--parts=visual"],
+            "a file of the original's names holds the whole model",
+        ),
+        ("export", ["--workdir={new}", "--output=z.onnx"], "--output=z.onnx ends in .onnx; wanted"),
+        ("search", ["--workdir={new}", "--query= "], "--query is empty; give a text"),
         ("evaluate", [f"--config={CONFIG}", "--workdir={new}"], "no run has ended in"),
         (
             "evaluate",
@@ -309,7 +316,7 @@ def assert_one_error(result, message):
         (
             "train",
             [f"--config={CONFIG}", "--workdir={new}", "--config.data=pairs",
-             "--config.pairs.folder={new}"],
+             "--config.pairs.folder={new}", "--config.stage_1.cached_views=0"],
             "new does not exist; expected a folder with {split}_imgs.tsv",
         ),
     ],

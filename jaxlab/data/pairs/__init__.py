@@ -8,6 +8,10 @@ Use::
     source[0]  # {"example_id": 0, "image_id": ..., "text_id": ..., "image": b"...", "text": "..."}
     source.num_skipped
 
+A folder holds, for each split, `{split}_imgs.tsv` (one line per picture: id, tab, the file
+in Base64) and `{split}_texts.jsonl` (a line a text: `{"text_id": 8428, "text": "...",
+"image_ids": [1076345]}`), or both as LMDB in `lmdb/{split}`.
+
 References:
   Yang et al. 2022, arXiv:2211.01335; data formats of github.com/OFA-Sys/Chinese-CLIP.
 """
