@@ -1,11 +1,13 @@
 """The folder of a run: its lock, and the JSON files that people and scripts read.
 
-A workdir holds `config.json` (what ran), `metrics.jsonl` and `tensorboard/` (how it went),
+A workdir holds `config.json` (what ran; `config.1.json` and so on what it ran with before it was
+started again with another config), `metrics.jsonl` and `tensorboard/` (how it went),
 `checkpoints/` and, at the end, `results.json`: metric name -> number, flat.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -120,7 +122,11 @@ def to_json(value: Any) -> Any:
 
 
 def save_config(workdir: Path, config: Any) -> None:
-    """Writes `config.json`; a config that differs from the one there before is pointed out."""
+    """Writes `config.json`; one that was there before and differs is kept as `config.1.json`, ...
+
+    The difference is logged: a run that goes on under another config is the user's decision, and
+    what its first steps ran with stays on record.
+    """
     path, new = workdir / CONFIG, to_json(config)
     old = read_json(path)
     if old is not None and old != new:
@@ -130,8 +136,18 @@ def save_config(workdir: Path, config: Any) -> None:
             for name in sorted(before.keys() | after.keys())
             if before.get(name, "absent") != after.get(name, "absent")
         ]
-        logger.warning("the config differs from that of %s: %s", path, "; ".join(changed))
-    write_json(path, new)
+        kept = next(
+            name
+            for name in (workdir / f"config.{i}.json" for i in itertools.count(1))
+            if not name.exists()
+        )
+        write_json(kept, old)
+        logger.warning(
+            "the config differs from that of %s, which is kept as %s: %s",
+            path, kept.name, "; ".join(changed),
+        )  # fmt: skip
+    if old != new:
+        write_json(path, new)
 
 
 def write_results(workdir: str | Path, metrics: Mapping[str, SupportsFloat]) -> None:

@@ -44,6 +44,10 @@ def test_config_is_saved_and_every_change_is_named(tmp_path, caplog):
         assert not caplog.messages
         save_config(tmp_path, OptimizerConfig(learning_rate=0.2))
     assert "learning_rate: 0.1 -> 0.2; no_decay: ['bias'] -> []" in caplog.text
+    assert json.loads((tmp_path / "config.1.json").read_text()) == saved
+    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 0.2
+    save_config(tmp_path, OptimizerConfig(learning_rate=0.3))
+    assert json.loads((tmp_path / "config.2.json").read_text())["learning_rate"] == 0.2
 
 
 def test_json_takes_numbers_of_every_library():
