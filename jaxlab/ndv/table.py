@@ -7,9 +7,10 @@ and sends `table_to_bytes` of the result; whoever collects calls `merge` in any 
     for column in estimate_table(table):
         print(column.column, column.result.estimate, column.result.method)
 
-Values never leave the partition, only their hashes. A partition counted twice would turn values
-that occur once into values that occur twice: with ids, `merge` refuses it, and `estimate_table`
-names the partitions that are missing.
+Messages hold hashes, not the values; but those of numbers are invertible, so that a message is as
+private as its column. A partition counted twice would turn values that occur once into values that
+occur twice: with ids, `merge` refuses it, and `estimate_table` names the partitions that are
+missing.
 """
 
 import dataclasses
