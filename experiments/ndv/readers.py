@@ -212,5 +212,5 @@ def _engine(name: str) -> Any:
     except ModuleNotFoundError:
         package = name.split(".")[0]
         raise ModuleNotFoundError(
-            f"{package} is not installed; pip install 'jaxlab[ndv]' brings it"
+            f"{package} is not installed; in the checkout, pip install -e '.[ndv]' brings it"
         ) from None
