@@ -190,5 +190,5 @@ def test_a_missing_engine_is_named(monkeypatch, tmp_path):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(readers.importlib, "import_module", refuse)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'jaxlab\[ndv\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[ndv\]'"):
         readers.open_partitions([str(tmp_path / "a.csv")])
