@@ -283,7 +283,7 @@ def _pairs_task(config: RunConfig) -> Task:
         )
 
     def cache_features(model: ChineseClip, variables: PyTree, stage: StageConfig) -> np.ndarray:
-        raise NotImplementedError("RunConfig refuses cached_views with data='pairs'")
+        raise AssertionError("cached_views with data='pairs': refused by RunConfig")
 
     def evaluate(model: ChineseClip, variables: PyTree) -> Evaluation:
         if split is None:

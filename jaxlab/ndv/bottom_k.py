@@ -25,7 +25,6 @@ from jaxlab.ndv.sketch import (
     SketchProfile,
     absorb,
     check_capacity,
-    check_rows,
     check_same_hasher,
     check_same_size,
     combine_counts,
@@ -89,15 +88,11 @@ def update(
     Raises:
       ValueError: if shapes differ.
     """
-    check_rows(hashes, valid)
-    hashes = Lanes(jnp.asarray(hashes.hi), jnp.asarray(hashes.lo))
-    if not hashes.hi.size:
-        return sketch
     slots = sketch.hi.shape[-1]
     return absorb(
         sketch,
         hashes,
-        jnp.ones(hashes.hi.shape, bool) if valid is None else jnp.asarray(valid),
+        valid,
         passes=lambda state, rows: ~_less(Lanes(state.hi[-1], state.lo[-1]), rows),
         combine=_add,
         block=max(_MIN_BLOCK, slots - 1) if block is None else block,

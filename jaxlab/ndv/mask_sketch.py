@@ -93,14 +93,11 @@ def update(
       ValueError: if shapes differ.
     """
     check_rows(hashes, valid)
-    hashes = Lanes(jnp.asarray(hashes.hi), jnp.asarray(hashes.lo))
-    if not hashes.hi.size:
-        return sketch
     zeros = jnp.asarray(trailing_zeros(hashes)).astype(jnp.int32)
     return absorb(
         sketch,
         hashes,
-        jnp.ones(hashes.hi.shape, bool) if valid is None else jnp.asarray(valid),
+        valid,
         passes=lambda state, rows: zeros >= state.level,
         combine=_add,
         block=max(_MIN_BLOCK, sketch.hi.shape[-1]) if block is None else block,

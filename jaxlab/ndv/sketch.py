@@ -277,7 +277,7 @@ def _saturating_segment_sum(
 def absorb(
     sketch: T,
     hashes: Lanes,
-    valid: Bool[Array, " rows"],
+    valid: Bool[Array | np.ndarray, " rows"] | None,
     *,
     passes: Callable[[T, Lanes], Bool[Array, " rows"]],
     combine: Callable[[T, Lanes, UInt32[Array, " block"]], T],
@@ -291,13 +291,20 @@ def absorb(
     Args:
       sketch: where to start.
       hashes: (rows,) hashes.
-      valid: which rows count.
+      valid: which rows count; None for all.
       passes: whether the sketch would retain a hash.
       combine: the sketch with a block of hashes added, given counts of 1, or 0 for no row.
       block: rows sorted at a time.
+
+    Raises:
+      ValueError: if shapes differ.
     """
+    check_rows(hashes, valid)
     hi, lo = jnp.asarray(hashes.hi), jnp.asarray(hashes.lo)
     rows = hi.shape[0]
+    if not rows:
+        return sketch
+    counted = jnp.ones(rows, bool) if valid is None else jnp.asarray(valid)
     block = min(block, rows)
 
     def pending_rows(state: tuple[T, Array]) -> Array:
@@ -312,7 +319,7 @@ def absorb(
         counts = (where < rows).astype(jnp.uint32)
         return combine(state[0], Lanes(*taken), counts), pending.at[where].set(False, mode="drop")
 
-    start = match_varying((jax.tree.map(jnp.asarray, sketch), valid), hi)
+    start = match_varying((jax.tree.map(jnp.asarray, sketch), counted), hi)
     return jax.lax.while_loop(lambda state: jnp.any(pending_rows(state)), one_round, start)[0]
 
 

@@ -1,9 +1,7 @@
 """The commands of Chinese CLIP: the smoke run; search, evaluate and export what it trained."""
 
-import importlib
 import io
 import json
-import logging
 import math
 import subprocess
 import sys
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 
 from jaxlab import chinese_clip as clip
@@ -108,27 +105,9 @@ def test_first_stage_of_the_smoke_run_left_the_english_tower_alone(smoke):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
-    """Runs a program in this process: `(verb, *arguments) -> (exit code, output, errors)`."""
-    monkeypatch.chdir(CHECKOUT)
-    loggers = [logging.getLogger(name) for name in (None, "jaxlab", "experiments", "__main__")]
-    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-
-    def call(verb, *arguments):
-        program = importlib.import_module("experiments.common.program")
-        module = importlib.import_module(f"experiments.chinese_clip.{verb}")
-        argv = [f"experiments.chinese_clip.{verb}", *arguments, "--compilation_cache=off"]
-        monkeypatch.setattr(sys, "argv", argv)
-        capfd.readouterr()
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            program.run(module.main)
-        output, errors = capfd.readouterr()
-        return ended.value.code, output, errors
-
-    yield call
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
+def run(run_program):
+    """Runs a program of Chinese CLIP: `(verb, *arguments) -> (exit code, output, errors)`."""
+    return lambda verb, *arguments: run_program(f"chinese_clip.{verb}", *arguments)
 
 
 @pytest.mark.smoke

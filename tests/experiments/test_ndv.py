@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
-from absl.testing import flagsaver
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROWS = 6000
@@ -59,27 +56,9 @@ WRITERS = {
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
+def run(run_program):
     """Runs the command in this process: `(*arguments) -> (exit code, output, errors)`."""
-    monkeypatch.chdir(CHECKOUT)
-    loggers = [logging.getLogger(name) for name in (None, "jaxlab", "experiments", "__main__")]
-    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-
-    def call(*arguments):
-        program = importlib.import_module("experiments.common.program")
-        module = importlib.import_module("experiments.ndv.estimate")
-        argv = ["experiments.ndv.estimate", *arguments, "--compilation_cache=off"]
-        monkeypatch.setattr(sys, "argv", argv)
-        capfd.readouterr()
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            program.run(module.main)
-        output, errors = capfd.readouterr()
-        return ended.value.code, output, errors
-
-    yield call
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
+    return lambda *arguments: run_program("ndv.estimate", *arguments)
 
 
 def estimates(path):
