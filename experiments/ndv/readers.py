@@ -19,6 +19,19 @@ SUFFIXES = {
 }  # fmt: skip
 
 
+class Blocks(NamedTuple):
+    """Parts of a partition that are read one by one.
+
+    Attributes:
+      count: how many there are; of files that only reading tells it, this reads them.
+      read: `(names, numbers) -> record batches or tables` of these columns, one a block, for
+        ascending numbers from 0 on.
+    """
+
+    count: Callable[[], int]
+    read: Callable[[Sequence[str], Sequence[int]], Iterator[Any]]
+
+
 class Partition(NamedTuple):
     """A part of a table that is read by itself.
 
@@ -27,12 +40,15 @@ class Partition(NamedTuple):
       num_rows: its rows; None if only reading tells.
       columns: names of its columns.
       batches: `(names) -> record batches` of these columns, in the order of the rows.
+      blocks: row groups of Parquet and batches of Arrow files, of which only the chosen ones are
+        read; batches of other kinds, which are all read; None before the file is opened.
     """
 
     name: str
     num_rows: int | None
     columns: tuple[str, ...]
     batches: Callable[[Sequence[str]], Iterator[Any]]
+    blocks: Blocks | None = None
 
 
 def open_partitions(patterns: Sequence[str], table: str | None = None) -> list[Partition]:
@@ -94,16 +110,39 @@ def _open(path: Path, table: str | None) -> Partition:
         what = "no file" if kind is not None else f"a {path.suffix or 'nameless'} file"
         raise ValueError(f"{path} is {what}; wanted a file ending in one of {', '.join(SUFFIXES)}")
     if kind == "DuckDB":
-        return _open_duckdb(path, table)
+        return _with_blocks(_open_duckdb(path, table))
     if table is not None:
         raise ValueError(f"--table={table} names a table of a DuckDB file, and {path} is {kind}")
     opener = {"Parquet": _open_parquet, "Arrow": _open_arrow, "CSV": _open_csv}[kind]
     arrow = _engine("pyarrow")
     try:
         found = opener(path)
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OSError) as error:
         raise _broken(path, kind, error) from error
-    return found._replace(batches=lambda names: _guard(path, kind, found.batches(names)))
+    found = _with_blocks(found)
+    blocks = found.blocks
+    assert blocks is not None
+    return found._replace(
+        batches=lambda names: _guard(path, kind, found.batches(names)),
+        blocks=blocks._replace(
+            read=lambda names, numbers: _guard(path, kind, blocks.read(names, numbers))
+        ),
+    )
+
+
+def _with_blocks(partition: Partition) -> Partition:
+    """The partition with its batches as blocks, if it has no others."""
+    if partition.blocks is not None:
+        return partition
+
+    def read(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Any]:
+        chosen = set(numbers)
+        yield from (b for i, b in enumerate(partition.batches(names)) if i in chosen)
+
+    def count() -> int:
+        return sum(1 for _ in partition.batches(partition.columns[:1]))
+
+    return partition._replace(blocks=Blocks(count, read))
 
 
 def _open_parquet(path: Path) -> Partition:
@@ -114,8 +153,13 @@ def _open_parquet(path: Path) -> Partition:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
             yield batch.select(list(names))
 
+    def read(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Any]:
+        for number in numbers:
+            yield file.read_row_group(number, columns=list(names)).select(list(names))
+
     columns = tuple(file.schema_arrow.names)
-    return Partition(str(path), file.metadata.num_rows, columns, batches)
+    blocks = Blocks(lambda: file.metadata.num_row_groups, read)
+    return Partition(str(path), file.metadata.num_rows, columns, batches, blocks)
 
 
 def _open_arrow(path: Path) -> Partition:
@@ -129,11 +173,15 @@ def _open_arrow(path: Path) -> Partition:
             schema = ipc.open_stream(mapped).schema
         return Partition(str(path), None, tuple(schema.names), lambda names: _stream(path, names))
 
-    def batches(names: Sequence[str]) -> Iterator[Any]:
-        with ipc.open_file(str(path)) as again:
-            yield from _select((again.get_batch(i) for i in range(len(sizes))), names)
+    def read(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Any]:
+        with arrow.memory_map(str(path)) as mapped, ipc.open_file(mapped) as again:
+            yield from _select((again.get_batch(i) for i in numbers), names)
 
-    return Partition(str(path), sum(sizes), tuple(schema.names), batches)
+    def batches(names: Sequence[str]) -> Iterator[Any]:
+        return read(names, range(len(sizes)))
+
+    blocks = Blocks(lambda: len(sizes), read)
+    return Partition(str(path), sum(sizes), tuple(schema.names), batches, blocks)
 
 
 def _stream(path: Path, names: Sequence[str]) -> Iterator[Any]:
@@ -193,7 +241,7 @@ def _guard(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Any]:
     arrow = _engine("pyarrow")
     try:
         yield from batches
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OSError) as error:  # Arrow tells damaged pages as OSError
         raise _broken(path, kind, error) from error
 
 
