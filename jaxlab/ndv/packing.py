@@ -24,11 +24,13 @@ from jaxlab.ndv.formats import Reader
 from jaxlab.ndv.hashing import SHORT_TEXT
 
 Words = UInt64[np.ndarray, " values"]
-Lengths = Int[np.ndarray, " values"]
+AnyWords = UInt64[np.ndarray, "*shape"]
+Lengths = Int[np.ndarray, "*shape"]
 
 _OWN_LENGTHS, _WHOLE = 15, 8
 _WORD, _INTEGER, _TEXT, _DECIMAL = range(4)
 _SCALES = 16
+_SMALL = 4  # bytes of an entry up to which no decimal fractions are looked for
 _LARGEST_SCALED = 2.0**53
 _FULL_WORD = np.uint64(2**64 - 1)
 
@@ -91,10 +93,12 @@ def pack_values(words: Words) -> Packed:
     Returns:
       The first byte, and the bytes after it.
     """
-    best = _with_kind(_WORD, pack_numbers(words))
-    codings = [_with_kind(_INTEGER, pack_numbers(_zigzag(words))), _pack_texts(words)]
-    codings += [_pack_decimals(words, scale) for scale in range(_SCALES)]
-    return min([best, *codings], key=lambda packed: len(packed.data))
+    whole = _with_kind(_WORD, pack_numbers(words))
+    codings = [whole, _with_kind(_INTEGER, pack_numbers(_zigzag(words))), _pack_texts(words)]
+    best = min(codings, key=lambda packed: len(packed.data))
+    if len(best.data) <= _SMALL * len(words):
+        return best
+    return min(best, _pack_decimals(words), key=lambda packed: len(packed.data))
 
 
 def read_values(reader: Reader, first: int, number: int) -> Words:
@@ -137,25 +141,29 @@ def _pack_texts(words: Words) -> Packed:
     return _with_kind(_TEXT, packed)
 
 
-def _pack_decimals(words: Words, scale: int) -> Packed:
-    values = words.view(np.float64)
+def _pack_decimals(words: Words) -> Packed:
+    """Floats by the scale that makes them shortest."""
+    scales = np.arange(_SCALES)[:, None]
     with np.errstate(all="ignore"):
-        scaled = np.rint(values * 10.0 ** (scale % 8))
+        scaled = np.rint(words.view(np.float64) * 10.0 ** (scales % 8))
         fits = np.abs(scaled) < _LARGEST_SCALED
         scaled = np.where(fits, scaled, 0)
-        fits &= _quotients(scaled, scale).view(np.uint64) == words
-    numbers = np.where(fits, _zigzag(scaled.astype(np.int64).view(np.uint64)), words)
+        fits &= _quotients(scaled, scales).view(np.uint64) == words
+    numbers = _zigzag(scaled.astype(np.int64).view(np.uint64))
     lengths = np.where(fits, _byte_lengths(numbers), _WHOLE)
-    packed = _pack(numbers, lengths, can_pad=bool(fits.all()))
-    return _with_kind(_DECIMAL, packed, bytes([scale]))
+    best = int(lengths.sum(axis=1).argmin())
+    packed = _pack(
+        np.where(fits[best], numbers[best], words), lengths[best], can_pad=bool(fits[best].all())
+    )
+    return _with_kind(_DECIMAL, packed, bytes([best]))
 
 
-def _quotients(scaled: np.ndarray, scale: int) -> np.ndarray:
-    values = scaled / 10.0 ** (scale % 8)
-    return values if scale < 8 else values.astype(np.float32).astype(np.float64)
+def _quotients(scaled: np.ndarray, scale: np.ndarray | int) -> np.ndarray:
+    values = scaled / 10.0 ** (scale % np.int64(8))
+    return np.where(scale < np.int64(8), values, values.astype(np.float32))
 
 
-def _zigzag(words: Words) -> Words:
+def _zigzag(words: AnyWords) -> AnyWords:
     numbers = words.view(np.int64)
     return ((numbers << 1) ^ (numbers >> 63)).view(np.uint64)
 
@@ -164,7 +172,7 @@ def _unzigzag(words: Words) -> Words:
     return (words >> np.uint64(1)) ^ np.where(words & np.uint64(1), _FULL_WORD, np.uint64(0))
 
 
-def _byte_lengths(words: Words) -> Lengths:
+def _byte_lengths(words: AnyWords) -> Lengths:
     bounds = np.uint64(1) << (np.uint64(8) * np.arange(8, dtype=np.uint64))
     return np.searchsorted(bounds, words, side="right")
 

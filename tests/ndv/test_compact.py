@@ -188,6 +188,48 @@ def test_the_smallest_columns_and_what_nulls_take():
     assert size([None] * 127) == 3 and size([None] * 20_000) == 5
 
 
+LETTERS = [chr(65 + i) for i in range(26)]
+
+
+@pytest.mark.parametrize(("rows", "from_values"), [(1, 5), (200, 6), (300, 8)])
+def test_from_so_many_one_letter_values_on_even_the_head_is_paid_for(rows, from_values):
+    """A message with one column against its values alone, of so many rows each.
+
+    The head, the name and the checksum take 21 or 22 bytes here, a dictionary of values 6 each.
+    """
+    for number in range(1, 27):
+        values = LETTERS[:number] * rows
+        size = len(table_to_bytes(sketch([pa.table({"x": values})])))
+        assert (size <= dictionary_bytes(values)) == (number >= from_values), number
+
+
+def test_nulls_of_a_sampled_partition_are_paid_for_from_two_values_on():
+    """Two numbers more: the nulls in the sample, and the rows of the partition with a value."""
+    for number in range(1, 27):
+        values = (LETTERS[:number] + [None]) * 500
+        found = sketch([pa.table({"x": values})], rate=0.5, partition=1).columns["x"]
+        assert found.population == number * 500 and found.record.num_nulls > 128
+        assert (found.sent_bytes <= dictionary_bytes(values)) == (number >= 2), number
+
+
+def test_a_table_of_many_partitions_takes_less_than_its_values():
+    """Everything included, the head of every message too, with two columns a partition."""
+    rng = np.random.default_rng(0)
+    for rows, parts in ((100, 20), (20, 20)):
+        flags, digits = rng.integers(0, 3, (parts, rows)), rng.integers(0, 10, (parts, rows))
+        tables = [
+            pa.table({"flag": ["ANR"[i] for i in flag], "digit": digit})
+            for flag, digit in zip(flags.tolist(), digits.tolist(), strict=True)
+        ]
+        messages = [table_to_bytes(sketch([t], partition=i)) for i, t in enumerate(tables)]
+        merged = merge_all(map(table_from_bytes, messages))
+        assert merged.sent_bytes == sum(map(len, messages))
+        values = sum(
+            dictionary_bytes(t[name].to_pylist()) for t in tables for name in t.schema.names
+        )
+        assert merged.sent_bytes < values
+
+
 def test_registers_take_the_bytes_they_need():
     few, many = (
         sketch([pa.table({"x": np.arange(number)})]).columns["x"].sent_bytes
