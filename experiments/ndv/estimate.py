@@ -2,6 +2,7 @@
 
     python -m experiments.ndv.estimate --input='data/*.parquet' --rate=0.01
     python -m experiments.ndv.estimate --input=shop.duckdb --table=orders --columns=customer,price
+    python -m experiments.ndv.estimate --input=postgresql://me@host/shop --table=public.orders
 
 Every file is a partition: it is sampled and sketched by itself, and the sketches are merged, as
 machines would. The result is a table, and with `--json=FILE` a file with `{"columns": [...]}`.
@@ -31,9 +32,12 @@ from jaxlab.ndv.table import (
 WIDTH = 120  # columns of the table where standard output is no terminal
 
 _INPUT = flags.DEFINE_list(
-    "input", None, "Files or patterns: Parquet, Arrow, CSV, DuckDB; every file is a partition."
+    "input",
+    None,
+    "Files or patterns: Parquet, Arrow, CSV, DuckDB, every file a partition; or "
+    "postgresql://user@host/database.",
 )
-_TABLE = flags.DEFINE_string("table", None, "Table inside a DuckDB file that has several.")
+_TABLE = flags.DEFINE_string("table", None, "Table in a DuckDB file, or schema.name in PostgreSQL.")
 _COLUMNS = flags.DEFINE_list("columns", None, "Columns to estimate; all by default.")
 _UNIQUE = flags.DEFINE_list("unique_columns", [], "Columns that the schema says are unique.")
 _RATE = flags.DEFINE_float("rate", 0.01, "Share of the rows to sample, in (0, 1].")
