@@ -6,7 +6,7 @@ Tables of PostgreSQL servers are read by `postgresql`; every server is a partiti
 """
 
 import glob
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 

@@ -144,7 +144,7 @@ def tables(execute):
         "SELECT setseed(0.5)",
         SHAPES.format(rows=ROWS),
         "CREATE SCHEMA other",
-        "CREATE TABLE other.\"Odd \"\".name\" AS SELECT ARRAY[1] AS list, interval '1 day' AS span",
+        'CREATE TABLE other."Odd "".name" AS SELECT ARRAY[1] AS list, interval \'1 day\' AS span',
         "ANALYZE shapes",
     )
 
