@@ -14,7 +14,8 @@ import pytest
 from jaxlab.ndv import spark, table
 from jaxlab.ndv.table import estimate_table, merge_all, table_from_bytes, table_to_bytes
 
-pytestmark = pytest.mark.spark
+# Java and the workers' first import of JAX fall on the first test: minutes on a busy machine.
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(600)]
 PARTITIONS, ROWS = 4, 800
 SMALL = {"budget_bytes": 700, "block_rows": 128}
 COLUMNS = [
@@ -36,6 +37,10 @@ def session():
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.shuffle.partitions": "3",
+        # A thousand rows are not worth compiling for, by Java or by Spark.
+        "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         # Neither the zone of the session nor that of the machine may move a timestamp.
         "spark.sql.session.timeZone": "America/New_York",
     }
@@ -76,9 +81,7 @@ def without_spark(rates=(1.0,) * PARTITIONS, **options):
 
 @pytest.mark.parametrize("fan_in", [32, 3])
 def test_a_full_scan_has_the_bits_of_the_same_partitions_without_spark(frame, fan_in, monkeypatch):
-    monkeypatch.setattr(
-        spark, "FAN_IN", fan_in
-    )  # 3 messages a task: two tasks merge on the cluster
+    monkeypatch.setattr(spark, "FAN_IN", fan_in)  # 3 messages a task: two tasks merge 4 of them
     found = spark.sketch(frame, **SMALL)
     assert table_to_bytes(found) == table_to_bytes(without_spark())
     assert found.num_rows == PARTITIONS * ROWS
