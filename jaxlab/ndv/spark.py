@@ -18,11 +18,11 @@ drawn by the position of the rows, so it is the same again where Spark reads the
 from files that is, and not behind a shuffle.
 
 What it costs: executors need jaxlab; JAX is imported in their Python workers, never in the daemon
-that forks these, one to two seconds for each worker process, and as long again for compiling if a
-column is too large for a dictionary. `spark.python.worker.reuse`, on by default, pays that once a
-core and not once a task. A worker computes on one thread of the CPU, as Spark counts on, unless
-JAX_PLATFORMS or XLA_FLAGS are set for the executors (`spark.executorEnv.JAX_PLATFORMS`): several
-workers would each reserve most of a GPU.
+that forks these, about two seconds for each worker process, and another for compiling if a column
+is too large for a dictionary. `spark.python.worker.reuse`, on by default, pays that once a core and
+not once a task; above `FAN_IN` partitions the merging tasks use a second set of workers. A worker
+computes on one thread of the CPU, as Spark counts on, unless JAX_PLATFORMS or XLA_FLAGS are set for
+the executors (`spark.executorEnv.JAX_PLATFORMS`): several workers would each reserve most of a GPU.
 
 Spark keeps timestamps in microseconds, and their unit is part of their hash: sketches of a
 DataFrame merge with those of Parquet files whose timestamps are microseconds too. The INT96 that
