@@ -35,6 +35,7 @@ REQUIRES = [
 ]
 
 TEST = [
+    "adbc-driver-postgresql>=1.13.0",
     "beartype>=0.20.0",
     "build>=1.2.0",
     "duckdb>=2.0.0",
@@ -59,9 +60,15 @@ TEST = [
 # and pydistinct asks for much that its estimators do not use; `.ci/peer_env` installs them.
 EXTRAS = {
     "test": TEST,
-    "parity": ["datasketches==5.2.0", "torch==2.13.0", "transformers==4.57.6"],
-    "ndv": ["duckdb>=2.0.0"],
-    "spark": ["pyspark==4.0.1"],
+    "parity": [
+        "datasketches==5.2.0",
+        # It carries a PostgreSQL server; without wheels for newer Pythons, Debian's serves.
+        'pgserver==0.1.4; python_version < "3.13"',
+        "torch==2.13.0",
+        "transformers==4.57.6",
+    ],
+    "ndv": ["adbc-driver-postgresql>=1.13.0", "duckdb>=2.0.0"],
+    "spark": ["pyspark[sql]==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],
     "export": ["flatbuffers>=24.3.25"],

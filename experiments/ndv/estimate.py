@@ -3,6 +3,7 @@
     python -m experiments.ndv.estimate --input='data/*.parquet' --rate=0.01
     python -m experiments.ndv.estimate --input=shop.duckdb --table=orders --columns=customer,price
     python -m experiments.ndv.estimate --input='data/*.parquet' --rate=0.01 --sample=blocks
+    python -m experiments.ndv.estimate --input=postgresql://me@host/shop --table=public.orders
 
 Every file is a partition: it is sampled and sketched by itself, and the sketches are merged, as
 machines would. With `--sample=blocks` whole row groups of Parquet and batches of Arrow files are
@@ -41,9 +42,12 @@ WATCHED_BLOCKS, WATCHED_ROWS = 64, 4096
 """Of how many blocks, and how many first rows of each, values are compared to find clusters."""
 
 _INPUT = flags.DEFINE_list(
-    "input", None, "Files or patterns: Parquet, Arrow, CSV, DuckDB; every file is a partition."
+    "input",
+    None,
+    "Files or patterns: Parquet, Arrow, CSV, DuckDB, every file a partition; or "
+    "postgresql://user@host/database.",
 )
-_TABLE = flags.DEFINE_string("table", None, "Table inside a DuckDB file that has several.")
+_TABLE = flags.DEFINE_string("table", None, "Table in a DuckDB file, or schema.name in PostgreSQL.")
 _COLUMNS = flags.DEFINE_list("columns", None, "Columns to estimate; all by default.")
 _UNIQUE = flags.DEFINE_list("unique_columns", [], "Columns that the schema says are unique.")
 _RATE = flags.DEFINE_float("rate", 0.01, "Share of the rows or blocks to sample, in (0, 1].")

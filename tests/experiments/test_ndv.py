@@ -261,10 +261,11 @@ def test_a_mistake_is_one_line(arguments, message, run, tmp_path):
 def test_a_missing_engine_is_named(monkeypatch, tmp_path):
     (tmp_path / "a.csv").write_text("a\n1\n")
     readers = importlib.import_module("experiments.ndv.readers")
+    partitions = importlib.import_module("experiments.ndv.partitions")
 
     def refuse(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(readers.importlib, "import_module", refuse)
+    monkeypatch.setattr(partitions.importlib, "import_module", refuse)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[ndv\]'"):
         readers.open_partitions([str(tmp_path / "a.csv")])
