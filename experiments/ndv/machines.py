@@ -222,7 +222,7 @@ def _read(column: Column, exact: Profile, machines: _Machines) -> dict[str, floa
     numbers["exact/auto"] = _automatic(Sample(exact))
     numbers |= {f"paper/{name}": _value(paper, name) for name in PAPER_ESTIMATORS}
     numbers["paper/SHL"] = subsampled_shlosser(
-        max(d, machines.sub_d), f1, machines.sub_d, machines.sub_f1
+        max(d, float(machines.sub_d)), f1, float(machines.sub_d), float(machines.sub_f1)
     )
     numbers["ours/GEE"] = _value(ours.profile, "GEE")
     numbers["ours/auto"] = _automatic(Sample(ours.profile, ours.num_retained))

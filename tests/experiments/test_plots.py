@@ -4,19 +4,10 @@ import numpy as np
 import pytest
 
 from experiments.common import plots
+from experiments.common.axes import format_tick, linear_ticks, log_ticks, spread
 from experiments.common.drawing import PAPER
 from experiments.common.pictures import save_png
-from experiments.common.plots import (
-    COLOURS,
-    Axis,
-    Plot,
-    Series,
-    draw_plots,
-    format_tick,
-    linear_ticks,
-    log_ticks,
-    spread,
-)
+from experiments.common.plots import COLOURS, Axis, Plot, Series, draw_plots
 
 NUMBERS = Axis("x"), Axis("y")
 LOGS = Axis("bytes", "log", "bytes"), Axis("error", "log", "percent")
@@ -41,6 +32,7 @@ def test_linear_ticks_are_few_round_and_cover_the_range(low, high):
     [
         (0.5, 2000, [1, 10, 100, 1000]),
         (3, 30, [5, 10, 20]),
+        (1, 2.7, [1, 1.5, 2, 2.5]),
         (1, 1e14, [1, 1e3, 1e6, 1e9, 1e12]),
     ],
 )

@@ -134,11 +134,6 @@ def test_without_draws_intervals_are_the_estimates_themselves():
         Sample(profile_from_frequencies([1, 2, 3], [60, 20, 5], population=size, rate=rate))
         for size, rate in ((11_500, 0.01), (1150, 0.1))
     ]
-    for drawn, found in zip(
-        estimate_columns(samples, num_draws=DRAWS),
-        estimate_columns(samples, num_draws=0),
-        strict=True,
-    ):
+    for given, found in zip(samples, estimate_columns(samples, num_draws=0), strict=True):
         assert found.low == found.estimate == found.high
-        assert (found.estimate, found.method) == (drawn.estimate, drawn.method)
-        assert drawn.low < drawn.estimate < drawn.high
+        assert found.estimate == float(estimate(given.profile, found.method).value)
