@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.ndv import column_errors, error_bytes, machines, published
+from experiments.ndv import column_errors, error_bytes, machines, published, reproduce
 from experiments.ndv.machines import run_machines, sampled_chunks, spread_rows, text_lengths
 from experiments.ndv.real_columns import column_from_counts, q_error
 from experiments.ndv.settings import (
@@ -117,6 +117,24 @@ def test_chunks_do_not_change_what_machines_send(monkeypatch):
     assert (a.distinct == b.distinct).all() and (a.once == b.once).all()
     assert (np.asarray(a.moments.table) == np.asarray(b.moments.table)).all()
     assert (np.asarray(first.sketch.count) == np.asarray(second.sketch.count)).all()
+
+
+def test_a_finished_data_set_is_not_run_again(monkeypatch, tmp_path):
+    calls = []
+
+    def run(name, repeats, config, on_rows):
+        calls.append((name, repeats, config.seed))
+        return {"d": 1.0}
+
+    monkeypatch.setattr(reproduce, "run_machines", run)
+    for seed in (0, 0, 1):
+        config = dataclasses.replace(CONFIG, seed=seed)
+        assert reproduce._finished("poi-50", 2, config, tmp_path) == {"d": 1.0}
+    # What other data sets the run has does not matter.
+    more = dataclasses.replace(CONFIG, seed=1, populations=("poi-50", "zipf-2"), repeats=(2, 5))
+    reproduce._finished("poi-50", 2, more, tmp_path)
+    reproduce._finished("poi-50", 5, more, tmp_path)
+    assert calls == [("poi-50", 2, 0), ("poi-50", 2, 1), ("poi-50", 5, 1)]
 
 
 SMALL = BytesConfig(
@@ -242,10 +260,10 @@ def test_a_wrong_setting_is_refused(make, message):
 def smoke(tmp_path_factory):
     """Workdir of a smoke run, and what it printed."""
     folder = tmp_path_factory.mktemp("ndv_smoke")
-    return folder / "run", reproduce("smoke", folder / "run", folder / "cache")
+    return folder / "run", run_config_file("smoke", folder / "run", folder / "cache")
 
 
-def reproduce(name, workdir, cache, *arguments):
+def run_config_file(name, workdir, cache):
     for package in ("tpchgen-cli", "pyspellchecker"):
         try:
             real_version(package)
@@ -254,7 +272,7 @@ def reproduce(name, workdir, cache, *arguments):
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "experiments.ndv.reproduce", "--compilation_cache=off"),
-            *(f"--config=configs/ndv/{name}.py", f"--workdir={workdir}", *arguments),
+            *(f"--config=configs/ndv/{name}.py", f"--workdir={workdir}"),
         ],
         cwd=CHECKOUT, env={**os.environ, "JAXLAB_CACHE_DIR": str(cache)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
@@ -276,8 +294,8 @@ def test_smoke_run_finds_what_a_broken_estimator_misses(smoke):
     results = json.loads((workdir / "results.json").read_text("utf-8"))
     assert results.keys() >= BAR_KEYS
     assert all(np.isfinite(value) for value in results.values())
-    # Over ten seeds the choice had a mean between 1.04 and 1.09 at 1 %. An estimator that says d,
-    # N, d / q or GEE has 5 to 12, 900, 30 and 2.2.
+    # Over ten seeds the rule that needs no training had a mean of 1.05 to 1.11 at 1 %. Who always
+    # says d, N, d / q or GEE has 14, 5,700, 59 and 2.2.
     assert 1 <= results["oracle/mean_q_error"] <= results["best_single/mean_q_error"] < 1.2
     assert results["auto/mean_q_error"] < 1.25 and results["auto/p90_q_error"] < 1.7
     assert results["auto/rate_0.1/mean_q_error"] < 1.1
@@ -293,34 +311,15 @@ def test_smoke_run_finds_what_a_broken_estimator_misses(smoke):
     assert "q-error at 1 %, 17 columns, 3 samples each" in output
 
 
-@pytest.mark.smoke
-@pytest.mark.timeout(300)
-def test_a_finished_data_set_is_not_run_again(smoke):
-    workdir, _ = smoke
-    path = workdir / "machines" / "poi-50_x10.json"
-    stored = json.loads(path.read_text("utf-8"))
-    stored["numbers"]["our_d"] = 0.0
-    path.write_text(json.dumps(stored))
-    rest = [f"--config.{part}=None" for part in ("expected", "bytes", "benchmark")]
-    output = reproduce("smoke", workdir, workdir, *rest)
-    assert "was finished before" in output
-    results = json.loads((workdir / "results.json").read_text("utf-8"))
-    assert results["machines/poi-50_x10/our_d_error"] == -1
-    output = reproduce("smoke", workdir, workdir, *rest, "--config.machines.seed=1")
-    assert "was finished before" not in output
-    results = json.loads((workdir / "results.json").read_text("utf-8"))
-    assert abs(results["machines/poi-50_x10/our_d_error"]) < 0.13
-
-
 @pytest.mark.tiny
 @pytest.mark.timeout(900)
 def test_tiny_config_meets_its_bars(tmp_path):
-    reproduce("tiny", tmp_path / "run", tmp_path / "cache")
+    run_config_file("tiny", tmp_path / "run", tmp_path / "cache")
     results = json.loads((tmp_path / "run" / "results.json").read_text("utf-8"))
     assert results.keys() >= BAR_KEYS
     assert results["columns/number"] == 28
     assert 1 <= results["oracle/mean_q_error"] <= results["best_single/mean_q_error"] < 1.3
-    assert results["auto/mean_q_error"] < 1.4 and results["auto/p90_q_error"] < 2.2
+    assert results["auto/mean_q_error"] < 1.3 and results["auto/p90_q_error"] < 1.7
     assert results["bytes/ratio_to_dictionary"] > 10
     for rate in ("0.001", "0.01", "0.05", "0.1"):
         assert results[f"auto/rate_{rate}/runaways"] == 0
