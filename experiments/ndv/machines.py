@@ -4,7 +4,8 @@ The sample of a data set is drawn value by value from the sizes of its classes, 
 rows exist: chunks of values with how often each was sampled, every copy sent to a random machine.
 Every machine sums up its rows twice: in the paper's two sketches of HyperLogLog, with its hash of
 the text of the value, and in the message of `jaxlab.ndv.table`. Nothing grows with the sample but
-the time: 1e9 sampled rows and 512 machines take half an hour on two cores and 1 GB.
+the time: with 512 machines 1e7 sampled rows take 24 s of a core, 1e9 therefore 40 minutes, and 1.5
+GB of memory.
 """
 
 import dataclasses

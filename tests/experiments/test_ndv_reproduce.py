@@ -256,6 +256,13 @@ def test_a_wrong_setting_is_refused(make, message):
         make()
 
 
+def test_a_benchmark_without_columns_is_refused_before_anything_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "load_columns", lambda config: [])
+    with pytest.raises(ValueError, match="no column has min_rows=10000 rows"):
+        reproduce.main(RunConfig(), tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """Workdir of a smoke run, and what it printed."""
