@@ -11,10 +11,13 @@ import pytest
 from experiments.chinese_clip import train
 from experiments.common import run_config, to_config_dict
 from experiments.common.program import config_class_of
+from experiments.ndv import train as ndv_train
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
 from jaxlab.chinese_clip.emoji import make_prepare
 from jaxlab.chinese_clip.model import abstract_variables
+from jaxlab.ndv.fusion import MEMBERS, NUM_FEATURES, Scaling
+from jaxlab.ndv.train import Examples, init_networks
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NO_STEPS = {"ndv.reproduce"}  # experiments that train nothing
@@ -76,8 +79,26 @@ def chinese_clip_steps(config):
     return [abstract_step(config, stage) for stage in stages]
 
 
+def ndv_steps(config):
+    tx, step = ndv_train.make_step(config)
+    networks = jax.eval_shape(
+        lambda key: init_networks(key, config.num_networks, config.widths), jax.random.key(0)
+    )
+    state = jax.eval_shape(
+        lambda params, key: training.TrainState.create(params, tx, key, {}),
+        networks, jax.random.key(0),
+    )  # fmt: skip
+    rows = config.global_batch_size
+    batch = Examples(
+        shape(rows, NUM_FEATURES), shape(rows, len(MEMBERS)), shape(rows), shape(rows)
+    )._asdict()
+    scaling = Scaling(shape(NUM_FEATURES), shape(NUM_FEATURES))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return [(step, (state, scaling, batch, key))]
+
+
 # Experiment -> from its config to its steps, each with the shapes of what it takes.
-STEPS = {"chinese_clip.train": chinese_clip_steps}
+STEPS = {"chinese_clip.train": chinese_clip_steps, "ndv.train": ndv_steps}
 
 
 @pytest.mark.parametrize(("path", "kind"), shipped())

@@ -310,6 +310,8 @@ def _count(data: Any, table: str) -> Column:
 
     (name,) = data.column_names
     values = data[name]
+    if pa.types.is_string_view(values.type):  # Arrow cannot count these yet
+        values = values.cast(pa.large_string())
     if pa.types.is_floating(values.type):
         zero = pa.scalar(0.0, values.type)
         values = compute.call_function("add", [values, zero])  # -0.0 and 0.0 are one value

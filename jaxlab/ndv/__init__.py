@@ -27,7 +27,8 @@ GEE meets this up to a constant; the others are better on most columns and worse
 Rooms: `profile` (the frequency of frequencies), `populations` (expected profiles), `special`
 (functions of sampling without replacement), `terms`, `estimators` (the table, edge cases, clamping)
 and `estimators_coverage`, `estimators_jackknife`, `estimators_shlosser`, `estimators_moments`,
-`estimators_hybrid` (the formulas), `intervals`, `choice` (which estimator, and why); `sampling`,
+`estimators_hybrid` (the formulas), `intervals`, `choice` (which estimator, and why); `fusion` (the
+learned choice), `learned`, `estndv`, and what trains it: `synthetic`, `train`; `sampling`,
 `blocks`, `mixed_rates`; `hashing`, `columns`; the sketches `hll`, `registers`, `bottom_k`,
 `mask_sketch`, `count_sketch`, `leave_one_out` (the paper's method), what they share (`sketch`) and
 their bytes (`formats`, `datasketches`); `column_sketch`, `packing`, `compact`, `table`; `spark`.
@@ -46,6 +47,7 @@ from jaxlab.ndv.choice import (
     choose,
     estimate_columns,
     estimate_ndv,
+    learned_rule,
     start_rule,
 )
 from jaxlab.ndv.estimators import (
@@ -58,6 +60,8 @@ from jaxlab.ndv.estimators import (
     estimate_many,
     sample_coverage,
 )
+from jaxlab.ndv.estndv import load_estndv, make_estndv, public_estndv
+from jaxlab.ndv.fusion import load_fusion, make_fused
 from jaxlab.ndv.intervals import (
     Interval,
     bootstrap_interval,
@@ -141,6 +145,11 @@ __all__ = [
     "expected_profile",
     "guaranteed_interval",
     "hypergeometric_sizes",
+    "learned_rule",
+    "load_estndv",
+    "load_fusion",
+    "make_estndv",
+    "make_fused",
     "merge_all",
     "merge_reservoirs",
     "multinomial_sizes",
@@ -149,6 +158,7 @@ __all__ = [
     "profile_from_counts",
     "profile_from_frequencies",
     "profile_from_values",
+    "public_estndv",
     "ranked_zipf_population",
     "rows_with_replacement",
     "rows_without_replacement",

@@ -8,10 +8,13 @@ function from a profile to a `Choice`; `start_rule` is the one that needs no tra
 * a rate of at most 2 %: the hybrid of Haas and Stokes (HS);
 * above: their stabilised second-order jackknife (DUJ2A).
 
+`learned_rule`, the default, takes the networks of `fusion`, which weigh many estimators.
+
 Whatever a rule says, AE is not taken where f_2 = 0: its equation then runs away to N on columns of
 few values (11 values in 1.4 million rows have been called 1.4 million).
 
-Intervals are bootstrap percentiles: variance of the sample and of the sketch, not bias. Where
+Intervals of the learned choice are quantiles that its networks learned, bias included. Those of
+single estimators are bootstrap percentiles: variance of the sample and of the sketch only. Where
 nothing was seen once they are a point, where everything was they start at what the birthday problem
 excludes, and for block samples they are the interval that holds for every column.
 
@@ -32,12 +35,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.ndv.estimators import DEVICE_ESTIMATORS, Status, estimate, sample_coverage
+from jaxlab.ndv.fusion import NAME as FUSED
 from jaxlab.ndv.intervals import bootstrap_interval, guaranteed_interval
+from jaxlab.ndv.learned import LEARNED_ESTIMATORS, find_estimator, fused_answers
 from jaxlab.ndv.profile import Profile, profile_from_frequencies, stack_profiles, to_dense
 from jaxlab.ndv.terms import summarize
 
 PROFILE_LENGTH = 64
 """Frequencies that the bootstrap keeps apart; DUJ2A treats those above 50 as abundant."""
+METHODS = (*DEVICE_ESTIMATORS, *LEARNED_ESTIMATORS)
+"""Names of the estimators that may be asked for, or that a rule may choose."""
 LOW_RATE = 0.02
 """Rate up to which `start_rule` takes HS, and above which DUJ2A."""
 
@@ -52,7 +59,7 @@ class Choice(NamedTuple):
     """How a column is estimated.
 
     Attributes:
-      method: a name in `DEVICE_ESTIMATORS`, or one of this module's constants.
+      method: a name in `METHODS`, or one of this module's constants.
       reason: why, in half a sentence for the user.
     """
 
@@ -124,7 +131,17 @@ def start_rule(profile: Profile) -> Choice:
     return Choice("DUJ2A", f"rate {float(profile.q):.4g} is above {LOW_RATE}")
 
 
-def choose(sample: Sample, rule: Rule = start_rule) -> Choice:
+def learned_rule(profile: Profile) -> Choice:
+    """The learned choice; the answer's reason tells the estimators that weigh most.
+
+    Args:
+      profile: one host profile.
+    """
+    del profile
+    return Choice(FUSED, "learned weights")
+
+
+def choose(sample: Sample, rule: Rule = learned_rule) -> Choice:
     """The method of a column and its reason.
 
     Args:
@@ -162,7 +179,7 @@ def estimate_ndv(
     sample: Sample,
     *,
     method: str = "auto",
-    rule: Rule = start_rule,
+    rule: Rule = learned_rule,
     level: float = 0.95,
     num_draws: int = 256,
     seed: int = 0,
@@ -184,7 +201,7 @@ def estimate_columns(
     samples: Sequence[Sample],
     *,
     method: str = "auto",
-    rule: Rule = start_rule,
+    rule: Rule = learned_rule,
     level: float = 0.95,
     num_draws: int = 256,
     seed: int = 0,
@@ -193,11 +210,11 @@ def estimate_columns(
 
     Args:
       samples: what is known of the columns.
-      method: "auto", or a name in `DEVICE_ESTIMATORS` for all columns that need an estimator.
+      method: "auto", or a name in `METHODS` for all columns that need an estimator.
       rule: chooses the estimator when method is "auto".
       level: probability of the intervals.
-      num_draws: bootstrap draws; 0 for no intervals: they are the estimate itself then, where an
-        estimator is needed.
+      num_draws: bootstrap draws for the intervals of single estimators; 0 for none: they are the
+        estimate itself then. The learned choice has intervals without draws.
       seed: of the bootstrap.
 
     Returns:
@@ -223,6 +240,11 @@ def estimate_columns(
         results[index] = special
     for name, places in groups.items():
         group = [samples[place] for place in places]
+        if name == FUSED:
+            by_name = method != "auto"
+            for place, found in zip(places, _fused(group, by_name, level, seed), strict=True):
+                results[place] = found
+            continue
         nothing = [(math.inf, -math.inf)] * len(group)  # widened to hold the estimate below
         intervals = _intervals(group, name, level, num_draws, seed) if num_draws else nothing
         for place, ends in zip(places, intervals, strict=True):
@@ -230,15 +252,29 @@ def estimate_columns(
     return [result for result in results if result is not None]
 
 
+def _fused(group: Sequence[Sample], by_name: bool, level: float, seed: int) -> list[NdvEstimate]:
+    """Learned answers with their own intervals."""
+    profiles = [sample.profile for sample in group]
+    sizes = [sample.num_retained for sample in group]
+    answers = fused_answers(profiles, sizes, level=level, seed=seed)
+    results = []
+    for sample, answer in zip(group, answers, strict=True):
+        value, most = min(answer.value, _most(sample)), _most(sample)
+        low, high = min(answer.low, value), max(min(answer.high, most), value)
+        reason = "asked for by name" if by_name else answer.reason
+        results.append(
+            NdvEstimate(value, low, high, FUSED, reason, _coverage(sample.profile), "ok")
+        )
+    return results
+
+
 def _fixed_rule(method: str) -> Rule:
     return lambda _: Choice(method, "asked for by name")
 
 
 def _check_estimator(name: str, what: str) -> None:
-    if name not in DEVICE_ESTIMATORS:
-        raise ValueError(
-            f"{what} {name!r} is no estimator; there are {', '.join(DEVICE_ESTIMATORS)}"
-        )
+    if name not in METHODS:
+        raise ValueError(f"{what} {name!r} is no estimator; there are {', '.join(METHODS)}")
 
 
 def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstimate | None:
@@ -271,7 +307,7 @@ def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstim
 
 
 def _with_estimator(sample: Sample, choice: Choice, ends: tuple[float, float]) -> NdvEstimate:
-    result = estimate(sample.profile, choice.method)
+    result = estimate(sample.profile, find_estimator(choice.method))
     value, most = min(float(result.value), _most(sample)), _most(sample)
     low, high = min(max(ends[0], 0.0), value), max(min(ends[1], most), value)
     status = Status(int(result.status)).name.lower()
@@ -318,7 +354,8 @@ def _intervals(
     exact = all(sample.num_retained is None for sample in group)
     sizes = None if exact else jnp.asarray(sizes, jnp.float32)
     found = bootstrap_interval(
-        jax.random.key(seed), profiles, name, level=level, num_draws=num_draws, sketch_size=sizes
-    )
+        jax.random.key(seed), profiles, find_estimator(name), level=level, num_draws=num_draws,
+        sketch_size=sizes,
+    )  # fmt: skip
     low, high = (np.asarray(end, np.float64)[: len(group)].tolist() for end in found[:2])
     return list(zip(low, high, strict=True))

@@ -49,6 +49,8 @@ def haas_stokes(profile: Profile) -> Numbers:
 def hybrid_shlosser(profile: Profile, *, compat: bool = False) -> Numbers:
     """HYBSKEW: Shlosser where `is_skewed`, else the smoothed jackknife.
 
+    Where nothing was seen once Shlosser's quotient is 0 / 0; it then answers d, as it does alone.
+
     Args:
       profile: the profile.
       compat: use the published degrees of freedom, see `is_skewed`.
@@ -56,8 +58,11 @@ def hybrid_shlosser(profile: Profile, *, compat: bool = False) -> Numbers:
     References:
       Haas et al. 1995, section 4.
     """
+    t = summarize(profile)
+    xp = namespace(t.f)
     skewed = is_skewed(profile, compat=compat)
-    return namespace(profile.f).where(skewed, shlosser(profile), smoothed_jackknife(profile))
+    by_skew = xp.where(t.f1 > 0, shlosser(profile), t.d)
+    return xp.where(skewed, by_skew, smoothed_jackknife(profile))
 
 
 def hybrid_gee(profile: Profile, *, compat: bool = False) -> Numbers:

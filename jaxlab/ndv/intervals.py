@@ -44,7 +44,7 @@ class Interval(NamedTuple):
 def bootstrap_interval(
     key: Key[Array, ""],
     profile: Profile,
-    name: str,
+    name: str | Estimator,
     *,
     level: float | int = 0.95,
     num_draws: int = 256,
@@ -62,7 +62,7 @@ def bootstrap_interval(
     Args:
       key: key of all draws.
       profile: one profile or a batch; moved to the device if it is of NumPy arrays.
-      name: a device estimator in `ESTIMATORS`.
+      name: a device estimator in `ESTIMATORS`, or an estimator of one's own.
       level: probability between the two percentiles.
       num_draws: number of redraws, at least 2.
       sketch_size: values that the sketch behind the profile retained; None for an exact profile, as
@@ -79,7 +79,8 @@ def bootstrap_interval(
       Chao 1987, "Estimating the population size for capture-recapture data with unequal
       catchability", Biometrics 43; Efron and Tibshirani 1993, "An introduction to the bootstrap".
     """
-    if name not in ESTIMATORS or ESTIMATORS[name].host_only:
+    estimator = ESTIMATORS.get(name) if isinstance(name, str) else name
+    if estimator is None or estimator.host_only:
         raise ValueError(f"name={name!r} is no device estimator; see DEVICE_ESTIMATORS")
     if not 0 < level < 1 or num_draws < 2:
         raise ValueError(
@@ -89,7 +90,7 @@ def bootstrap_interval(
         profile = to_device(profile)
     if sketch_size is not None:
         sketch_size = jnp.broadcast_to(jnp.asarray(sketch_size, jnp.float32), profile.n.shape)
-    return _bootstrap(key, profile, sketch_size, jnp.float32(level), ESTIMATORS[name], num_draws)
+    return _bootstrap(key, profile, sketch_size, jnp.float32(level), estimator, num_draws)
 
 
 def guaranteed_interval(profile: Profile) -> Interval:

@@ -40,7 +40,7 @@ from typing import Any
 import jax
 
 from jaxlab.ndv import table
-from jaxlab.ndv.choice import Rule, start_rule
+from jaxlab.ndv.choice import Rule, learned_rule
 from jaxlab.ndv.formats import missing_partitions
 from jaxlab.ndv.sampling import check_rate
 from jaxlab.ndv.table import (
@@ -72,7 +72,7 @@ def estimate(
     rate: Rates = 1.0,
     unique_columns: Iterable[str] = (),
     method: str = "auto",
-    rule: Rule = start_rule,
+    rule: Rule = learned_rule,
     level: float = 0.95,
     num_draws: int = 256,
     seed: int = 0,

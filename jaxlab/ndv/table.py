@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from jaxlab.ndv.bottom_k import BottomK
-from jaxlab.ndv.choice import NdvEstimate, Rule, Sample, estimate_columns, start_rule
+from jaxlab.ndv.choice import NdvEstimate, Rule, Sample, estimate_columns, learned_rule
 from jaxlab.ndv.column_sketch import (
     ColumnState,
     Settings,
@@ -240,7 +240,7 @@ def estimate_table(
     unique_columns: Iterable[str] = (),
     partitions: Iterable[int] | None = None,
     method: str = "auto",
-    rule: Rule = start_rule,
+    rule: Rule = learned_rule,
     level: float = 0.95,
     num_draws: int = 256,
     seed: int = 0,

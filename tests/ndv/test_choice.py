@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from jaxlab.ndv import choice
-from jaxlab.ndv.choice import Choice, Sample, choose, estimate_columns, estimate_ndv
+from jaxlab.ndv.choice import (
+    Choice,
+    Sample,
+    choose,
+    estimate_columns,
+    estimate_ndv,
+    start_rule,
+)
 from jaxlab.ndv.estimators import estimate
 from jaxlab.ndv.profile import profile_from_counts, profile_from_frequencies
 
@@ -49,7 +56,7 @@ def test_cases_without_an_estimator(name):
     ],
 )
 def test_the_start_rule(given, method):
-    assert choose(given).method == method
+    assert choose(given, start_rule).method == method
 
 
 def test_a_rule_may_not_take_ae_where_it_runs_away():
@@ -98,7 +105,7 @@ def sampled_columns(rng):
 def test_columns_of_one_estimator_share_a_call_and_hold_the_truth():
     samples, truth = zip(*sampled_columns(np.random.default_rng(3)), strict=True)
     given = [*samples, CASES["full scan"][0]]
-    found = estimate_columns(given, num_draws=DRAWS, level=0.9)
+    found = estimate_columns(given, num_draws=DRAWS, level=0.9, rule=start_rule)
     assert [result.method for result in found] == ["DUJ2A"] * 3 + ["EXACT"]
     for result, distinct, column in zip(found[:3], truth, samples, strict=True):
         assert result.estimate == float(estimate(column.profile, "DUJ2A").value)
@@ -107,6 +114,24 @@ def test_columns_of_one_estimator_share_a_call_and_hold_the_truth():
         assert 0.7 < result.low / distinct < 1.05 and 0.95 < result.high / distinct < 1.3
         assert result.low < result.estimate < result.high
         assert result.status == "ok" and 0 < result.coverage < 1
+
+
+def test_the_learned_choice_tells_its_weights_and_holds_the_truth():
+    samples, truth = zip(*sampled_columns(np.random.default_rng(3)), strict=True)
+    found = estimate_columns([*samples, CASES["full scan"][0]])
+    assert [result.method for result in found] == ["FUSED"] * 3 + ["EXACT"]
+    for result, distinct in zip(found[:3], truth, strict=True):
+        assert result.estimate / distinct == pytest.approx(1, abs=0.1)
+        assert result.low < distinct < result.high and result.reason.startswith("learned weights")
+    wide = estimate_ndv(samples[0], level=0.99)
+    assert wide.low < found[0].low and wide.high > found[0].high
+    named = estimate_ndv(samples[0], method="FUSED")
+    assert (named.estimate, named.reason) == (found[0].estimate, "asked for by name")
+
+
+def test_the_published_network_can_be_asked_for():
+    found = estimate_ndv(sample([1, 2], [50, 10], 7000), method="ESTNDV", num_draws=DRAWS)
+    assert found.method == "ESTNDV" and found.low <= found.estimate <= found.high
 
 
 @pytest.mark.parametrize(
@@ -134,6 +159,8 @@ def test_without_draws_intervals_are_the_estimates_themselves():
         Sample(profile_from_frequencies([1, 2, 3], [60, 20, 5], population=size, rate=rate))
         for size, rate in ((11_500, 0.01), (1150, 0.1))
     ]
-    for given, found in zip(samples, estimate_columns(samples, num_draws=0), strict=True):
+    for given, found in zip(
+        samples, estimate_columns(samples, num_draws=0, rule=start_rule), strict=True
+    ):
         assert found.low == found.estimate == found.high
         assert found.estimate == float(estimate(given.profile, found.method).value)
