@@ -2,8 +2,9 @@
 
 Every column is sampled several times at every rate. An error is a q-error, the factor by which an
 estimate is too large or too small; estimates lie between the values seen and what the rows not seen
-leave room for, as all of the library's do. Beside the estimators stand the automatic choice and the
-oracle: for every sample the estimator that happens to be nearest, which nobody can know.
+leave room for, as all of the library's do. Beside the estimators stand the automatic choice with
+the share of truths in its intervals, the published learned estimator, and the oracle: for every
+sample the estimator that happens to be nearest, which nobody can know.
 """
 
 import dataclasses
@@ -16,10 +17,12 @@ from experiments.common.plots import Axis, Plot, Series
 from experiments.ndv.real_columns import Column, draw_sample
 from experiments.ndv.settings import BenchmarkConfig
 from jaxlab.ndv.choice import Sample, estimate_columns
-from jaxlab.ndv.estimators import estimate_many
+from jaxlab.ndv.estimators import estimate, estimate_many
+from jaxlab.ndv.estndv import public_estndv
 from jaxlab.ndv.profile import Profile, stack_profiles
 
-AUTO, ORACLE, BEST = "auto", "oracle", "best_single"
+AUTO, ORACLE, BEST, PUBLISHED = "auto", "oracle", "best_single", "ESTNDV"
+NOT_SINGLE = (AUTO, PUBLISHED)
 METRICS = ("mean", "p50", "p75", "p90", "p95", "p99", "max")
 _GROUP = 64  # samples in one array: the longest profile sets the width of all
 
@@ -32,18 +35,20 @@ class RateErrors:
       rate: the sampling rate.
       columns: the column of every sample.
       q_errors: name of an estimator, or `AUTO` -> the error of every sample.
+      coverage: share of the samples whose automatic interval holds the truth, of nominally 95 %.
       bounds: N / n of every sample, which no error of a sensible answer exceeds.
     """
 
     rate: float
     columns: tuple[Column, ...]
     q_errors: Mapping[str, Float[np.ndarray, " samples"]]
+    coverage: float
     bounds: Float[np.ndarray, " samples"]
 
     @property
     def oracle(self) -> Float[np.ndarray, " samples"]:
         """The smallest error of any estimator, sample by sample."""
-        singles = [errors for name, errors in self.q_errors.items() if name != AUTO]
+        singles = [errors for name, errors in self.q_errors.items() if name not in NOT_SINGLE]
         return np.min(singles, axis=0)
 
     @property
@@ -73,10 +78,14 @@ def measure_rate(columns: Sequence[Column], rate: float, config: BenchmarkConfig
     found = _estimate_all(profiles, config.estimators)
     answers = estimate_columns([Sample(profile) for profile in profiles], num_draws=0)
     found[AUTO] = np.array([answer.estimate for answer in answers])
+    slack = 1e-9 * truths
+    low, high = (np.array([getattr(answer, end) for answer in answers]) for end in ("low", "high"))
+    coverage = float(np.mean((low <= truths + slack) & (truths <= high + slack)))
     rows = np.array([float(profile.n) for profile in profiles])
     sizes = np.array([column.num_rows for column in owners], np.float64)
     errors = {name: q_errors(values, truths) for name, values in found.items()}
-    return RateErrors(rate, tuple(owners), errors, sizes / np.maximum(rows, 1))
+    bounds = sizes / np.maximum(rows, 1)
+    return RateErrors(rate, tuple(owners), errors, coverage, bounds)
 
 
 def q_errors(
@@ -96,16 +105,17 @@ def summarize_errors(errors: Float[np.ndarray, " samples"]) -> dict[str, float]:
 
 
 def summary(found: RateErrors) -> dict[str, dict[str, float]]:
-    """Row heading -> metric -> number: the automatic choice, the oracle, the best single one.
+    """Row heading -> metric -> number: the automatic choice, the oracle, the best single, ESTNDV.
 
     The best single estimator is chosen for every metric by itself, so no estimator need be as good
     as the whole row. The estimators follow, by their means.
     """
     rows = {name: summarize_errors(errors) for name, errors in found.q_errors.items()}
-    singles = {name: row for name, row in rows.items() if name != AUTO}
+    singles = {name: row for name, row in rows.items() if name not in NOT_SINGLE}
     best = {metric: min(row[metric] for row in singles.values()) for metric in METRICS}
     ranked = sorted(singles, key=lambda name: singles[name]["mean"])
     head = {AUTO: rows[AUTO], ORACLE: summarize_errors(found.oracle), BEST: best}
+    head[PUBLISHED] = rows[PUBLISHED]
     return head | {name: singles[name] for name in ranked}
 
 
@@ -118,6 +128,7 @@ def flat_results(results: Sequence[RateErrors], report_rate: float) -> dict[str,
             for metric, value in row.items():
                 flat[f"{name}/rate_{found.rate:g}/{metric}_q_error"] = value
         flat[f"{AUTO}/rate_{found.rate:g}/runaways"] = found.num_runaways
+        flat[f"{AUTO}/rate_{found.rate:g}/coverage"] = found.coverage
         if found.rate == report_rate:
             plain = {
                 f"{name}/{metric}_q_error": rows[name][metric]
@@ -137,7 +148,7 @@ def plot_rates(results: Sequence[RateErrors], most: int = 5) -> Plot:
     ordered = sorted(results, key=lambda found: found.rate)
     rates = [found.rate for found in ordered]
     rows = [summary(found) for found in ordered]
-    singles = [name for name in rows[0] if name not in (AUTO, ORACLE, BEST)]
+    singles = [name for name in rows[0] if name not in (AUTO, ORACLE, BEST, PUBLISHED)]
     means = {name: [row[name]["mean"] for row in rows] for name in (AUTO, ORACLE, *singles)}
     ranked = sorted(singles, key=lambda name: float(np.prod(means[name])))[:most]
     series = [
@@ -160,10 +171,11 @@ def _estimate_all(
     What a group of many short profiles and a long one would waste on padding, sorting saves.
     """
     order = sorted(range(len(profiles)), key=lambda index: len(profiles[index].f))
-    values = {name: np.empty(len(profiles)) for name in names}
+    values = {name: np.empty(len(profiles)) for name in (*names, PUBLISHED)}
     for start in range(0, len(order), _GROUP):
         places = order[start : start + _GROUP]
         batch = stack_profiles([profiles[place] for place in places])
         for name, found in estimate_many(batch, names).items():
             values[name][places] = found.value
+        values[PUBLISHED][places] = estimate(batch, public_estndv()).value
     return values

@@ -216,7 +216,8 @@ def test_the_oracle_is_the_best_of_every_sample_and_no_single_one_beats_it(error
         singles = np.array([found.q_errors[name] for name in BENCHMARK.estimators])
         assert (found.oracle == singles.min(axis=0)).all()
         rows = column_errors.summary(found)
-        assert list(rows)[:3] == ["auto", "oracle", "best_single"]
+        assert list(rows)[:4] == ["auto", "oracle", "best_single", "ESTNDV"]
+        assert 0 <= found.coverage <= 1
         for metric in column_errors.METRICS:
             best = min(rows[name][metric] for name in BENCHMARK.estimators)
             assert rows["best_single"][metric] == best >= rows["oracle"][metric] >= 1
