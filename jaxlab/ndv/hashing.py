@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8, UInt32, UInt64
+from jaxtyping import Array, Int32, UInt8, UInt32, UInt64
 
 HASH_IDS = {0: "dual-lane fmix32", 1: "MurmurHash3 x64 128", 2: "MurmurHash3 x86 128 of the text"}
 _GOLDEN = 0x9E3779B9
 _ROUNDS = 4
 _BLOCK_BYTES = 2**22  # bytes of texts that are hashed at a time
+_UNROLLED_BLOCKS = 4  # blocks of 16 bytes, for which code without a loop is compiled
 
 
 class Lanes(NamedTuple):
@@ -153,6 +154,27 @@ def hash_bytes(
     return _feistel(split_words(first), hasher.seed), None
 
 
+def hash_lanes_of_texts(
+    texts: UInt32[Array | np.ndarray, "rows words"],
+    lengths: Int32[Array | np.ndarray, " rows"],
+    hasher: Hasher,
+) -> Lanes:
+    """The hashes of `hash_bytes` from texts in rows of words; NumPy or JAX.
+
+    Args:
+      texts: as `murmur3_x64_128_texts` takes them.
+      lengths: bytes of every text.
+      hasher: hash id 0 or 1.
+
+    Raises:
+      ValueError: for hash id 2.
+    """
+    if hasher.hash_id == 2:
+        raise ValueError("hash_id=2 reads the text of a value; use hash_bytes or hash_column")
+    first, _ = murmur3_x64_128_texts(texts, lengths, hasher.seed)
+    return _feistel(first, hasher.seed) if hasher.hash_id == 0 else first
+
+
 def murmur3_x64_128_words(words: Lanes, seed: int) -> tuple[Lanes, Lanes]:
     """MurmurHash3 x64 128 of the 8 little-endian bytes of 64-bit words.
 
@@ -195,6 +217,53 @@ def murmur3_x64_128(
     for rows, texts, length in _same_lengths(data, offsets):
         halves[:, rows] = _x64_128(texts.view("<u8"), length, seed)
     return halves[0], halves[1]
+
+
+def murmur3_x64_128_texts(
+    texts: UInt32[Array | np.ndarray, "rows words"],
+    lengths: Int32[Array | np.ndarray, " rows"],
+    seed: int,
+) -> tuple[Lanes, Lanes]:
+    """MurmurHash3 x64 128 of texts of at most 4 words bytes, with 32-bit operations.
+
+    Args:
+      texts: the bytes of every text as little-endian 32-bit words, a multiple of four of them; what
+        lies behind a text does not matter.
+      lengths: bytes of every text.
+      seed: 32-bit seed.
+
+    Returns:
+      The first and the second 64 bits of the hash.
+
+    Raises:
+      ValueError: if the number of words is not a positive multiple of four.
+    """
+    rows, num_words = texts.shape
+    if not num_words or num_words % 4:
+        raise ValueError(
+            f"texts has shape {texts.shape}; wanted (rows, words) with a positive multiple of four "
+            "words, since the hash reads blocks of 16 bytes"
+        )
+    xp = np if isinstance(texts, np.ndarray) else jnp
+    start = Lanes(xp.zeros(rows, np.uint32), xp.full(rows, seed, np.uint32))
+    state = (start, start)
+    if num_words <= 4 * _UNROLLED_BLOCKS or xp is np:
+        for block in range(num_words // 4):
+            state = _text_block(state, texts[:, 4 * block : 4 * block + 4], lengths, block)
+    else:
+
+        def one_block(block: Any, state: tuple[Lanes, Lanes]) -> tuple[Lanes, Lanes]:
+            words = jax.lax.dynamic_slice_in_dim(texts, 4 * block, 4, axis=1)
+            return _text_block(state, words, lengths, block)
+
+        state = jax.lax.fori_loop(0, num_words // 4, one_block, state)
+    length = (np.uint32(0), lengths.astype(np.uint32))
+    first, second = _xor(state[0], length), _xor(state[1], length)
+    first = _plus(first, second)
+    second = _plus(second, first)
+    first, second = _fmix64_lanes(first), _fmix64_lanes(second)
+    first = _plus(first, second)
+    return first, _plus(second, first)
 
 
 def murmur3_x86_64(
@@ -256,6 +325,37 @@ def _same_lengths(
             texts = np.zeros((len(rows), -(-length // 16) * 16), np.uint8)
             texts[:, :length] = data[starts[rows, None] + np.arange(length)[None]]
             yield rows, texts, length
+
+
+def _text_block(
+    state: tuple[Lanes, Lanes], words: Any, lengths: Any, block: Any
+) -> tuple[Lanes, Lanes]:
+    """The state after the block-th 16 bytes of texts; the last, partial one only adds its keys."""
+    xp = np if isinstance(words, np.ndarray) else jnp
+    # Bytes behind the end of a text become 0, whose keys change nothing.
+    left = lengths - 16 * block
+    w0, w1, w2, w3 = (_leading_bytes(words[:, i], left - 4 * i, xp) for i in range(4))
+    key1 = _times(_rotate(_times(Lanes(w1, w0), _X64[0]), 31), _X64[1])
+    turned = _times(Lanes(w3, w2), _X64[1])
+    key2 = _times(_rotate(Lanes(turned.lo, turned.hi), 1), _X64[0])  # by 33 bits
+    first, second = _xor(state[0], key1), _xor(state[1], key2)
+    mixed1 = _plus(_rotate(first, 27), state[1])
+    mixed1 = _plus(_times(mixed1, 5), _constant(0x52DCE729))
+    mixed2 = _plus(_rotate(second, 31), mixed1)
+    mixed2 = _plus(_times(mixed2, 5), _constant(0x38495AB5))
+    whole = left >= 16
+
+    def choose(mixed: Lanes, keyed: Lanes) -> Lanes:
+        return Lanes(*(xp.where(whole, a, b) for a, b in zip(mixed, keyed, strict=True)))
+
+    return choose(mixed1, first), choose(mixed2, second)
+
+
+def _leading_bytes(words: Any, number: Any, xp: Any) -> Any:
+    """Words with all but their first bytes, 0 to 4 of them, set to zero."""
+    missing = (8 * (4 - number.clip(0, 4))).astype(np.uint32)
+    mask = np.uint32(0xFFFFFFFF) >> missing.clip(max=31)
+    return words & xp.where(missing < 32, mask, np.uint32(0))
 
 
 def _rotl(x: np.ndarray, bits: int) -> np.ndarray:

@@ -15,7 +15,9 @@ References:
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -26,13 +28,17 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, leading_zeros
 from jaxlab.ndv.sketch import (
+    MIN_COMPILED_ROWS,
     bucket_reduce,
     check_precision,
     check_rows,
     check_same_hasher,
     check_same_size,
+    compiled,
+    host_device,
     register_sketch,
 )
+from jaxlab.ndv.streams import hashed_blocks
 
 MIN_PRECISION, MAX_PRECISION = 4, 20
 COUPON_MAX_RANK = 63
@@ -164,6 +170,53 @@ def update_on_host(
     return Hll(registers, sketch.hasher)
 
 
+def update_from_column(sketch: Hll, column: Any, *, serialize_nested: bool = False) -> Hll:
+    """The sketch with the values of a column added; nulls do not count.
+
+    Where JAX runs on a CPU only rows that raise a register are written, which soon are few.
+
+    Args:
+      sketch: of one column, with hash id 0.
+      column: NumPy array of one dimension, Arrow array or chunked array.
+      serialize_nested: whether lists, structs and maps are hashed by their serialisation.
+
+    Returns:
+      The sketch, in NumPy where JAX runs on a CPU, else on the device.
+
+    Raises:
+      TypeError: if the type of the column has no canonical form.
+      ValueError: if the hash of the sketch has another id.
+    """
+    if sketch.hasher.hash_id != 0:
+        raise ValueError(
+            f"sketch has hash_id={sketch.hasher.hash_id}; wanted 0, or use `hash_column` and "
+            "`update`, which take the second 64 bits of other hashes"
+        )
+    on_host = jax.default_backend() == "cpu"
+    if on_host:
+        sketch = Hll(np.asarray(sketch.registers), sketch.hasher)
+    for block in hashed_blocks(column, sketch.hasher, serialize_nested=serialize_nested):
+        if on_host:
+            where = np.flatnonzero(_raises(np.asarray(sketch.registers), block.lanes)[: block.rows])
+            if len(where):
+                chosen = Lanes(*(np.asarray(half)[where] for half in block.lanes))
+                sketch = update_on_host(sketch, chosen)
+        else:
+            valid = np.arange(len(block.lanes.hi)) < block.rows
+            sketch = _device_update()(sketch, jax.device_put(block.lanes), valid)
+    return sketch
+
+
+def raises(
+    registers: UInt8[Array | np.ndarray, " registers"], hashes: Lanes
+) -> Bool[Array | np.ndarray, " rows"]:
+    """Which rows would raise a register; NumPy in, NumPy out, else JAX; hash ids 0 and 2."""
+    register, rank = positions(hashes, registers.shape[-1].bit_length() - 1)
+    if isinstance(hashes.hi, np.ndarray):
+        return np.asarray(rank > np.asarray(registers)[register])
+    return jnp.asarray(rank > jnp.take(registers, register, mode="clip").astype(jnp.int32))
+
+
 def merge(a: Hll, b: Hll) -> Hll:
     """The sketch of the rows of both: associative, commutative, idempotent; any column axes.
 
@@ -239,6 +292,23 @@ def ertl_estimate(
     full = size * _tau(1 - num_full / size, xp) * kind(2.0 ** (1 - max_rank))
     total = full + xp.sum(terms, axis=-1) + size * _sigma(num_used / size, xp)
     return xp.asarray((size * size / (2 * math.log(2)) / total).astype(kind))
+
+
+@functools.cache
+def _compiled_raises() -> Callable[..., Array]:
+    return compiled(raises)
+
+
+def _raises(registers: np.ndarray, hashes: Lanes) -> np.ndarray:
+    """`raises`, compiled where it pays."""
+    if len(hashes.hi) < MIN_COMPILED_ROWS or host_device() is None:
+        return np.asarray(raises(registers, Lanes(*map(np.asarray, hashes))))
+    return np.asarray(_compiled_raises()(registers, hashes))
+
+
+@functools.cache
+def _device_update() -> Callable[..., Hll]:
+    return jax.jit(update, donate_argnums=0)
 
 
 def _positions_of(sketch: Hll, hashes: Lanes, second: Lanes | None) -> Positions:

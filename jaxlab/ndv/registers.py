@@ -15,22 +15,28 @@ References:
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes
 from jaxlab.ndv.sketch import (
     EMPTY_HASH,
+    MIN_COMPILED_ROWS,
     SketchProfile,
     bucket_reduce,
     check_precision,
     check_rows,
     check_same_hasher,
     check_same_size,
+    compiled,
     count_profile,
+    host_device,
     register_sketch,
 )
 
@@ -94,16 +100,58 @@ def update(
     """
     check_rows(hashes, valid)
     size = sketch.minimum.shape[-1]
-    precision = size.bit_length() - 1
-    hi, lo = jnp.asarray(hashes.hi), jnp.asarray(hashes.lo)
-    bucket = (hi >> np.uint32(32 - precision)).astype(jnp.int32)
+    bucket, rest = _split(Lanes(jnp.asarray(hashes.hi), jnp.asarray(hashes.lo)), size)
     if valid is not None:
         bucket = jnp.where(valid, bucket, size)
-    rest = (hi << np.uint32(precision)) | (lo >> np.uint32(32 - precision))
     minimum = bucket_reduce(rest, bucket, size, "min", method=method)
     kept = rest == minimum.at[bucket].get(mode="fill", fill_value=0)
     count = bucket_reduce(kept.astype(jnp.uint32), bucket, size, "add", method=method)
     return merge(sketch, Registers(minimum, _saturate(count, sketch.count.dtype), sketch.hasher))
+
+
+def search(
+    minimum: UInt32[Array | np.ndarray, " registers"], hashes: Lanes
+) -> Int32[Array | np.ndarray, " rows"]:
+    """What every row does to registers: 0 nothing, 1 a new minimum, 2 + r one more row of r's.
+
+    Args:
+      minimum: the smallest remaining hash of every register.
+      hashes: (rows,) hashes; NumPy in, NumPy out, else JAX.
+    """
+    xp = np if isinstance(hashes.hi, np.ndarray) else jnp
+    bucket, rest = _split(hashes, minimum.shape[-1])
+    least = xp.take(minimum, bucket) if xp is np else jnp.take(minimum, bucket, mode="clip")
+    return xp.where(rest == least, bucket + np.int32(2), (rest < least).astype(np.int32))
+
+
+def update_on_host(sketch: Registers, hashes: Lanes, rows: int) -> Registers:
+    """As `update`, with registers in NumPy: rows that do not change the sketch only are searched.
+
+    The search is compiled for the CPU where there are many rows. A sketch soon has small minima,
+    which few rows pass, so that what is done for those costs little.
+
+    Args:
+      sketch: of one column, NumPy.
+      hashes: hashes by the sketch's hasher, on the host or the CPU device; a power of two of them,
+        or any number below `MIN_COMPILED_ROWS`.
+      rows: how many of them count, from the first.
+    """
+    size = sketch.minimum.shape[-1]
+    codes = _search(np.asarray(sketch.minimum), hashes)[:rows]
+    where = np.flatnonzero(codes != 0)
+    # Most rows matter only to a sketch of about as many values as registers.
+    chosen = codes if 2 * len(where) > rows else codes[where]
+    found = np.bincount(chosen, minlength=size + 2)
+    minimum, count = np.asarray(sketch.minimum), sketch.count + found[2:]
+    if found[1]:
+        lower = where[codes[where] == 1]
+        bucket, rest = _split(Lanes(*(np.asarray(half)[lower] for half in hashes)), size)
+        before, minimum = minimum, minimum.copy()
+        np.minimum.at(minimum, bucket, rest)
+        new = np.bincount(bucket[rest == minimum[bucket]], minlength=size)
+        count = np.where(minimum == before, count, 0) + new
+    count = np.minimum(count, np.iinfo(sketch.count.dtype).max).astype(sketch.count.dtype)
+    return Registers(minimum, count, sketch.hasher)
 
 
 def merge(a: Registers, b: Registers) -> Registers:
@@ -167,6 +215,25 @@ def profile(sketch: Registers, length: int) -> SketchProfile:
     scale = xp.asarray(d / xp.maximum(num_used, 1))
     counts = sketch.count.astype(np.int32)
     return count_profile(counts, scale, length, int(np.iinfo(sketch.count.dtype).max))
+
+
+def _split(hashes: Lanes, size: int) -> tuple[Any, Any]:
+    """Register and remaining hash of every row."""
+    up, down = np.uint32(size.bit_length() - 1), np.uint32(33 - size.bit_length())
+    rest = (hashes.hi << up) | (hashes.lo >> down)
+    return (hashes.hi >> down).astype(np.int32), rest
+
+
+@functools.cache
+def _compiled_search() -> Callable[..., Array]:
+    return compiled(search)
+
+
+def _search(minimum: np.ndarray, hashes: Lanes) -> np.ndarray:
+    """`search`, compiled where it pays."""
+    if len(hashes.hi) < MIN_COMPILED_ROWS or host_device() is None:
+        return np.asarray(search(minimum, Lanes(*map(np.asarray, hashes))))
+    return np.asarray(_compiled_search()(minimum, hashes))
 
 
 def _kept(sketch: Registers, minimum: UInt32[Array, "*columns registers"]) -> Array:

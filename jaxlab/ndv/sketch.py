@@ -5,6 +5,7 @@ column; `jax.vmap` runs them over the columns of a table. Settings are static, s
 must not be merged are refused while tracing, before any device has worked.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +20,8 @@ from jaxlab.parallel import DATA_AXIS, shard_map
 
 EMPTY_HASH = 0xFFFFFFFF
 MAX_CAPACITY = 2**24
+MIN_COMPILED_ROWS = 2**14
+"""Fewer rows are worked on by NumPy on the host: to compile and to pad would take longer."""
 _TILE = 128
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -185,6 +188,33 @@ def match_varying(tree: T, like: Array) -> T:
 def default_method() -> str:
     """How to reduce by bucket on this backend: "tiles" on a TPU, else "scatter"."""
     return "tiles" if jax.default_backend() == "tpu" else "scatter"
+
+
+@functools.cache
+def host_device() -> Any:
+    """The CPU device, or None where the processes of JAX run without one."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def compiled(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """A function jitted for the CPU device; aligned NumPy arrays get there without a copy.
+
+    Args:
+      function: of arrays, and hashable values at the static positions.
+      static: positions of arguments that are no arrays.
+    """
+    jitted = jax.jit(function, static_argnums=static)
+
+    def call(*arguments: Any) -> Any:
+        if jax.default_backend() == "cpu":
+            return jitted(*arguments)
+        with jax.default_device(host_device()):
+            return jitted(*arguments)
+
+    return call
 
 
 def bucket_reduce(

@@ -17,11 +17,10 @@ import dataclasses
 import functools
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt64
 
 from jaxlab.ndv.bottom_k import BottomK
 from jaxlab.ndv.choice import NdvEstimate, Rule, Sample, estimate_columns, start_rule
@@ -35,13 +34,13 @@ from jaxlab.ndv.column_sketch import (
     read_profile,
     settings_for_budget,
 )
-from jaxlab.ndv.columns import hash_column
 from jaxlab.ndv.compact import column_from_bytes, column_to_bytes
 from jaxlab.ndv.formats import Reader, Record, missing_partitions
-from jaxlab.ndv.hashing import FAST, Hasher, join_words
+from jaxlab.ndv.hashing import FAST, Hasher, split_words
 from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sampling import bernoulli_rows, check_rate
+from jaxlab.ndv.streams import HashedBlock, hashed_blocks
 
 DEFAULT_BUDGET_BYTES = 2**16
 MAGIC, VERSION = b"JXNT", 1
@@ -153,9 +152,10 @@ def sketch(
         names = scan.start(batch)
         size, taken = batch.num_rows, drawn.sample(batch.select(names), scan.num_rows)
         for name in names:
-            words, num_nulls = _hash(taken, name, hasher, serialize_nested)
-            words = np.unique(words) if collapse else words
-            scan.states[name] = add_rows(scan.states[name], words, num_nulls, settings)
+            blocks = _hash(taken, name, hasher, serialize_nested)
+            scan.states[name] = _add_column(
+                scan.states[name], blocks, taken.num_rows, settings, collapse=collapse
+            )
             scan.non_null[name] += size - batch.column(name).null_count
         scan.num_rows, scan.num_read = scan.num_rows + size, scan.num_read + taken.num_rows
         if on_batch is not None:
@@ -345,16 +345,31 @@ class _Scan:
         return self.names
 
 
-def _hash(
-    batch: Any, name: str, hasher: Hasher, serialize_nested: bool
-) -> tuple[UInt64[np.ndarray, " rows"], int]:
-    """Hashes of the rows with a value, and the number of the others."""
+def _hash(batch: Any, name: str, hasher: Hasher, serialize_nested: bool) -> Iterator[HashedBlock]:
+    """Hashes of the rows with a value."""
     try:
-        hashed = hash_column(batch.column(name), hasher, serialize_nested=serialize_nested)
+        yield from hashed_blocks(batch.column(name), hasher, serialize_nested=serialize_nested)
     except TypeError as error:
         raise TypeError(f"column {name!r}: {error}") from error
-    words = join_words(hashed.lanes)[hashed.valid]
-    return words, len(hashed.valid) - len(words)
+
+
+def _add_column(
+    state: ColumnState,
+    blocks: Iterable[HashedBlock],
+    num_rows: int,
+    settings: Settings,
+    *,
+    collapse: bool,
+) -> ColumnState:
+    """The column after a batch; of a block sample one row of every value in it."""
+    if collapse:
+        words = np.concatenate([np.zeros(0, np.uint64), *(block.words() for block in blocks)])
+        num_nulls, words = num_rows - len(words), np.unique(words)
+        blocks, num_rows = [HashedBlock(split_words(words), len(words))], num_nulls + len(words)
+    num_values = 0
+    for block in blocks:
+        state, num_values = add_rows(state, block, settings), num_values + block.rows
+    return dataclasses.replace(state, num_nulls=state.num_nulls + num_rows - num_values)
 
 
 def _finish(
