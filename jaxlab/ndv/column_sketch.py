@@ -28,7 +28,7 @@ from jaxlab.ndv.known_words import KnownWords, count_words, know_words
 from jaxlab.ndv.profile import Profile, dense_profile, profile_from_counts
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sketch import EMPTY_HASH, MIN_COMPILED_ROWS, count_profile
-from jaxlab.ndv.streams import HashedBlock, has_room, room_for, words_at
+from jaxlab.ndv.streams import HashedBlock, block_of
 
 PROFILE_LENGTH = 256
 """Frequencies kept apart in the profile of a sketch."""
@@ -140,9 +140,9 @@ def add_rows(state: ColumnState, block: HashedBlock, settings: Settings) -> Colu
         pending = np.concatenate([state.pending, block.words()])
         if len(pending) < size:
             return dataclasses.replace(state, pending=pending)
-        block = HashedBlock(split_words(pending), len(pending))
+        block = block_of(pending)
     whole = block.rows // size * size
-    rest = words_at(block.lanes, slice(whole, block.rows))
+    rest = block.words(slice(whole, block.rows))
     state = _add_blocks(state, HashedBlock(block.lanes, whole), settings)
     return dataclasses.replace(state, pending=rest)
 
@@ -150,8 +150,7 @@ def add_rows(state: ColumnState, block: HashedBlock, settings: Settings) -> Colu
 def finish_column(state: ColumnState, settings: Settings) -> Record:
     """The partial result of a column; waits for the device. Rate and partitions are left open."""
     if len(state.pending):
-        block = HashedBlock(split_words(state.pending), len(state.pending))
-        state = _add_blocks(state, block, settings)
+        state = _add_blocks(state, block_of(state.pending), settings)
     if state.registers is not None:
         sketch, heavy = state.registers, slice(None)
     else:
@@ -261,14 +260,10 @@ def _add_blocks(state: ColumnState, block: HashedBlock, settings: Settings) -> C
 
 
 def _rows_of(block: HashedBlock, start: int, stop: int) -> HashedBlock:
-    """Some of the rows, in arrays of a length that compiled code takes."""
-    size = len(block.lanes.hi)
-    if start == 0 and has_room(size) and 2 * stop > size:
+    """Some of the rows, as a block of about so many."""
+    if start == 0 and 2 * stop > len(block.lanes.hi):
         return HashedBlock(block.lanes, stop)
-    lanes = room_for(stop - start)
-    for half, given in zip(lanes, block.lanes, strict=True):
-        half[: stop - start] = np.asarray(given)[start:stop]
-    return HashedBlock(lanes, stop - start)
+    return block_of(block.words(slice(start, stop)))
 
 
 def _count_known(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState | None:
@@ -276,8 +271,8 @@ def _count_known(state: ColumnState, block: HashedBlock, settings: Settings) -> 
     if block.rows < MIN_COMPILED_ROWS or not len(state.words):
         return None
     known = state.known or know_words(state.words, state.counts, settings.capacity)
-    rows, unknown = count_words(known, block.lanes, block.rows)
-    new, new_rows = np.unique(words_at(block.lanes, unknown), return_counts=True)
+    rows, unknown = count_words(known, block)
+    new, new_rows = np.unique(block.words(unknown), return_counts=True)
     words, counts = _add_counts(
         state.words, state.counts, np.concatenate([known.words, new]), np.append(rows, new_rows)
     )
@@ -309,22 +304,22 @@ def _add_to_registers(state: ColumnState, block: HashedBlock, settings: Settings
     assert state.registers is not None
     counts, sketch = state.counts, state.registers
     if state.known is not None:
-        rows, unknown = count_words(state.known, block.lanes, block.rows)
+        rows, unknown = count_words(state.known, block)
         counts = counts + rows.astype(np.uint64)
         if len(state.known.missing):
-            rest = words_at(block.lanes, unknown)
+            rest = block.words(unknown)
             for number in state.known.missing:
                 counts[number] += np.uint64((rest == state.words[number]).sum())
     if _on_host():
-        sketch = registers.update_on_host(sketch, block.lanes, block.rows)
+        sketch = registers.update_on_host(sketch, block)
         return dataclasses.replace(state, counts=counts, registers=sketch)
     size = settings.block_rows
     for start in range(0, block.rows, size):
         rows = min(size, block.rows - start)
-        lanes = Lanes(np.zeros(size, np.uint32), np.zeros(size, np.uint32))
-        for half, given in zip(lanes, block.lanes, strict=True):
-            half[:rows] = np.asarray(given)[start : start + rows]
-        sketch = _device_update()(sketch, *jax.device_put((lanes, np.arange(size) < rows)))
+        padded = np.zeros(size, np.uint64)
+        padded[:rows] = block.words(slice(start, start + rows))
+        given = jax.device_put((split_words(padded), np.arange(size) < rows))
+        sketch = _device_update()(sketch, *given)
     return dataclasses.replace(state, counts=counts, registers=sketch)
 
 

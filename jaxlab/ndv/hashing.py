@@ -27,7 +27,6 @@ HASH_IDS = {0: "dual-lane fmix32", 1: "MurmurHash3 x64 128", 2: "MurmurHash3 x86
 _GOLDEN = 0x9E3779B9
 _ROUNDS = 4
 _BLOCK_BYTES = 2**22  # bytes of texts that are hashed at a time
-_UNROLLED_BLOCKS = 4  # blocks of 16 bytes, for which code without a loop is compiled
 
 
 class Lanes(NamedTuple):
@@ -154,27 +153,6 @@ def hash_bytes(
     return _feistel(split_words(first), hasher.seed), None
 
 
-def hash_lanes_of_texts(
-    texts: UInt32[Array | np.ndarray, "rows words"],
-    lengths: Int32[Array | np.ndarray, " rows"],
-    hasher: Hasher,
-) -> Lanes:
-    """The hashes of `hash_bytes` from texts in rows of words; NumPy or JAX.
-
-    Args:
-      texts: as `murmur3_x64_128_texts` takes them.
-      lengths: bytes of every text.
-      hasher: hash id 0 or 1.
-
-    Raises:
-      ValueError: for hash id 2.
-    """
-    if hasher.hash_id == 2:
-        raise ValueError("hash_id=2 reads the text of a value; use hash_bytes or hash_column")
-    first, _ = murmur3_x64_128_texts(texts, lengths, hasher.seed)
-    return _feistel(first, hasher.seed) if hasher.hash_id == 0 else first
-
-
 def murmur3_x64_128_words(words: Lanes, seed: int) -> tuple[Lanes, Lanes]:
     """MurmurHash3 x64 128 of the 8 little-endian bytes of 64-bit words.
 
@@ -220,50 +198,36 @@ def murmur3_x64_128(
 
 
 def murmur3_x64_128_texts(
-    texts: UInt32[Array | np.ndarray, "rows words"],
+    texts: UInt64[Array | np.ndarray, "rows words"],
     lengths: Int32[Array | np.ndarray, " rows"],
     seed: int,
-) -> tuple[Lanes, Lanes]:
-    """MurmurHash3 x64 128 of texts of at most 4 words bytes, with 32-bit operations.
+) -> UInt64[Array | np.ndarray, " rows"]:
+    """First 64 bits of MurmurHash3 x64 128 of texts of different lengths, row by row.
 
     Args:
-      texts: the bytes of every text as little-endian 32-bit words, a multiple of four of them; what
-        lies behind a text does not matter.
+      texts: the bytes of every text as little-endian words, an even number of them; what lies
+        behind a text does not matter. NumPy in, NumPy out, else JAX with 64-bit numbers.
       lengths: bytes of every text.
       seed: 32-bit seed.
 
-    Returns:
-      The first and the second 64 bits of the hash.
-
     Raises:
-      ValueError: if the number of words is not a positive multiple of four.
+      ValueError: if the number of words is odd or none.
     """
     rows, num_words = texts.shape
-    if not num_words or num_words % 4:
+    if not num_words or num_words % 2:
         raise ValueError(
-            f"texts has shape {texts.shape}; wanted (rows, words) with a positive multiple of four "
-            "words, since the hash reads blocks of 16 bytes"
+            f"texts has shape {texts.shape}; wanted (rows, words) with an even number of words, "
+            "since the hash reads blocks of 16 bytes"
         )
     xp = np if isinstance(texts, np.ndarray) else jnp
-    start = Lanes(xp.zeros(rows, np.uint32), xp.full(rows, seed, np.uint32))
+    start = xp.full(rows, seed, np.uint64)
     state = (start, start)
-    if num_words <= 4 * _UNROLLED_BLOCKS or xp is np:
-        for block in range(num_words // 4):
-            state = _text_block(state, texts[:, 4 * block : 4 * block + 4], lengths, block)
-    else:
-
-        def one_block(block: Any, state: tuple[Lanes, Lanes]) -> tuple[Lanes, Lanes]:
-            words = jax.lax.dynamic_slice_in_dim(texts, 4 * block, 4, axis=1)
-            return _text_block(state, words, lengths, block)
-
-        state = jax.lax.fori_loop(0, num_words // 4, one_block, state)
-    length = (np.uint32(0), lengths.astype(np.uint32))
-    first, second = _xor(state[0], length), _xor(state[1], length)
-    first = _plus(first, second)
-    second = _plus(second, first)
-    first, second = _fmix64_lanes(first), _fmix64_lanes(second)
-    first = _plus(first, second)
-    return first, _plus(second, first)
+    for block in range(num_words // 2):
+        pair = (texts[:, 2 * block], texts[:, 2 * block + 1])
+        state = _text_block(state, pair, lengths - 16 * block, xp)
+    first, second = (half ^ lengths.astype(np.uint64) for half in state)
+    first = first + second
+    return _fmix64(first) + _fmix64(second + first)
 
 
 def murmur3_x86_64(
@@ -328,37 +292,28 @@ def _same_lengths(
 
 
 def _text_block(
-    state: tuple[Lanes, Lanes], words: Any, lengths: Any, block: Any
-) -> tuple[Lanes, Lanes]:
-    """The state after the block-th 16 bytes of texts; the last, partial one only adds its keys."""
-    xp = np if isinstance(words, np.ndarray) else jnp
+    state: tuple[Any, Any], pair: tuple[Any, Any], left: Any, xp: Any
+) -> tuple[Any, Any]:
+    """The state after 16 bytes of texts of which `left` are left; a partial block adds its keys."""
+    c1, c2 = (np.uint64(c) for c in _X64)
     # Bytes behind the end of a text become 0, whose keys change nothing.
-    left = lengths - 16 * block
-    w0, w1, w2, w3 = (_leading_bytes(words[:, i], left - 4 * i, xp) for i in range(4))
-    key1 = _times(_rotate(_times(Lanes(w1, w0), _X64[0]), 31), _X64[1])
-    turned = _times(Lanes(w3, w2), _X64[1])
-    key2 = _times(_rotate(Lanes(turned.lo, turned.hi), 1), _X64[0])  # by 33 bits
-    first, second = _xor(state[0], key1), _xor(state[1], key2)
-    mixed1 = _plus(_rotate(first, 27), state[1])
-    mixed1 = _plus(_times(mixed1, 5), _constant(0x52DCE729))
-    mixed2 = _plus(_rotate(second, 31), mixed1)
-    mixed2 = _plus(_times(mixed2, 5), _constant(0x38495AB5))
+    word1, word2 = (_leading_bytes(pair[i], left - 8 * i, xp) for i in range(2))
+    first = state[0] ^ (_rotl(word1 * c1, 31) * c2)
+    second = state[1] ^ (_rotl(word2 * c2, 33) * c1)
+    mixed1 = (_rotl(first, 27) + state[1]) * np.uint64(5) + np.uint64(0x52DCE729)
+    mixed2 = (_rotl(second, 31) + mixed1) * np.uint64(5) + np.uint64(0x38495AB5)
     whole = left >= 16
-
-    def choose(mixed: Lanes, keyed: Lanes) -> Lanes:
-        return Lanes(*(xp.where(whole, a, b) for a, b in zip(mixed, keyed, strict=True)))
-
-    return choose(mixed1, first), choose(mixed2, second)
+    return xp.where(whole, mixed1, first), xp.where(whole, mixed2, second)
 
 
 def _leading_bytes(words: Any, number: Any, xp: Any) -> Any:
-    """Words with all but their first bytes, 0 to 4 of them, set to zero."""
-    missing = (8 * (4 - number.clip(0, 4))).astype(np.uint32)
-    mask = np.uint32(0xFFFFFFFF) >> missing.clip(max=31)
-    return words & xp.where(missing < 32, mask, np.uint32(0))
+    """Words with all but their first bytes, 0 to 8 of them, set to zero."""
+    missing = (8 * (8 - number.clip(0, 8))).astype(np.uint64)
+    mask = np.uint64(2**64 - 1) >> missing.clip(max=np.uint64(63))
+    return words & xp.where(missing < np.uint64(64), mask, np.uint64(0))
 
 
-def _rotl(x: np.ndarray, bits: int) -> np.ndarray:
+def _rotl(x: Any, bits: int) -> Any:
     kind = x.dtype.type
     return (x << kind(bits)) | (x >> kind(8 * x.dtype.itemsize - bits))
 
@@ -385,7 +340,7 @@ def _x64_128(words: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.
     return first, second + first
 
 
-def _fmix64(x: np.ndarray) -> np.ndarray:
+def _fmix64(x: Any) -> Any:
     for factor in _FMIX64:
         x = (x ^ (x >> np.uint64(33))) * np.uint64(factor)
     return x ^ (x >> np.uint64(33))

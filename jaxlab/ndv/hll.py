@@ -28,17 +28,15 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, leading_zeros
 from jaxlab.ndv.sketch import (
-    MIN_COMPILED_ROWS,
     bucket_reduce,
     check_precision,
     check_rows,
     check_same_hasher,
     check_same_size,
     compiled,
-    host_device,
     register_sketch,
 )
-from jaxlab.ndv.streams import hashed_blocks
+from jaxlab.ndv.streams import hashed_blocks, is_compiled
 
 MIN_PRECISION, MAX_PRECISION = 4, 20
 COUPON_MAX_RANK = 63
@@ -197,13 +195,15 @@ def update_from_column(sketch: Hll, column: Any, *, serialize_nested: bool = Fal
         sketch = Hll(np.asarray(sketch.registers), sketch.hasher)
     for block in hashed_blocks(column, sketch.hasher, serialize_nested=serialize_nested):
         if on_host:
-            where = np.flatnonzero(_raises(np.asarray(sketch.registers), block.lanes)[: block.rows])
+            find = _compiled_raises() if is_compiled(block) else raises
+            where = np.flatnonzero(find(sketch.registers, block.lanes)[: block.rows])
             if len(where):
-                chosen = Lanes(*(np.asarray(half)[where] for half in block.lanes))
+                chosen = Lanes(block.lanes.hi[where], block.lanes.lo[where])
                 sketch = update_on_host(sketch, chosen)
         else:
             valid = np.arange(len(block.lanes.hi)) < block.rows
-            sketch = _device_update()(sketch, jax.device_put(block.lanes), valid)
+            rows = jax.device_put((block.lanes, valid))
+            sketch = _device_update()(sketch, *rows)
     return sketch
 
 
@@ -214,7 +214,7 @@ def raises(
     register, rank = positions(hashes, registers.shape[-1].bit_length() - 1)
     if isinstance(hashes.hi, np.ndarray):
         return np.asarray(rank > np.asarray(registers)[register])
-    return jnp.asarray(rank > jnp.take(registers, register, mode="clip").astype(jnp.int32))
+    return jnp.asarray(rank > jnp.take(registers, register, mode="clip").astype(np.int32))
 
 
 def merge(a: Hll, b: Hll) -> Hll:
@@ -295,15 +295,8 @@ def ertl_estimate(
 
 
 @functools.cache
-def _compiled_raises() -> Callable[..., Array]:
+def _compiled_raises() -> Callable[..., np.ndarray]:
     return compiled(raises)
-
-
-def _raises(registers: np.ndarray, hashes: Lanes) -> np.ndarray:
-    """`raises`, compiled where it pays."""
-    if len(hashes.hi) < MIN_COMPILED_ROWS or host_device() is None:
-        return np.asarray(raises(registers, Lanes(*map(np.asarray, hashes))))
-    return np.asarray(_compiled_raises()(registers, hashes))
 
 
 @functools.cache

@@ -9,14 +9,13 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Int32, Int64, UInt32, UInt64
 
 from jaxlab.ndv.hashing import Lanes, split_words
-from jaxlab.ndv.sketch import MIN_COMPILED_ROWS, compiled, host_device
-from jaxlab.ndv.streams import padded_rows
+from jaxlab.ndv.sketch import compiled
+from jaxlab.ndv.streams import HashedBlock, is_compiled, padded_rows
 
 _SLOTS_PER_VALUE = 64
 _MAX_SLOTS = 2**20
@@ -30,15 +29,15 @@ class KnownWords(NamedTuple):
     Attributes:
       words: their hashes.
       entry: for every slot 1 + the number of its value, or 0.
-      lanes: the hashes behind an empty one, number 0.
+      known: the hashes behind an empty one, number 0.
       shift: bits of the lower half of a hash to skip before its slot.
       missing: numbers of the values that have no slot.
     """
 
     words: UInt64[np.ndarray, " values"]
     entry: Int32[np.ndarray, " slots"]
-    lanes: Lanes
-    shift: UInt32[np.ndarray, ""] | np.uint32
+    known: Lanes
+    shift: np.uint32
     missing: Int64[np.ndarray, " missing"]
 
 
@@ -53,9 +52,9 @@ def know_words(
       capacity: values that a table of this shape is for, at least as many as there are.
     """
     num_slots = min(_MAX_SLOTS, padded_rows(_SLOTS_PER_VALUE * capacity))
-    padded = np.zeros(capacity + 1, np.uint64)
-    padded[1 : len(words) + 1] = words
-    lanes = split_words(padded)
+    known = np.zeros(capacity + 1, np.uint64)
+    known[1 : len(words) + 1] = words
+    lanes = split_words(known)
     ascending = np.argsort(counts, kind="stable")
     best = None
     for shift in map(np.uint32, _SHIFTS):
@@ -74,7 +73,7 @@ def know_words(
 def find_words(
     hashes: Lanes,
     entry: Int32[Array | np.ndarray, " slots"],
-    lanes: Lanes,
+    known: Lanes,
     shift: UInt32[Array | np.ndarray, ""] | np.uint32,
 ) -> Int32[Array | np.ndarray, " rows"]:
     """1 + the number of every row's value, or 0; NumPy in, NumPy out, else JAX.
@@ -82,41 +81,36 @@ def find_words(
     Args:
       hashes: (rows,) hashes.
       entry: of `KnownWords`, as are the others.
-      lanes: the known hashes.
+      known: the known hashes.
       shift: bits to skip.
     """
     slot = (hashes.lo >> shift) & np.uint32(len(entry) - 1)
-    if isinstance(hashes.hi, np.ndarray):
-        found = entry[slot]
-        hi, lo = lanes.hi[found], lanes.lo[found]
-        return np.where((hi == hashes.hi) & (lo == hashes.lo), found, np.int32(0))
-    found = jnp.take(entry, slot, mode="clip")
-    hi, lo = (jnp.take(half, found, mode="clip") for half in lanes)
     # A row whose hash is 0 may equal the empty entry: it is number 0, unknown, all the same.
-    return jnp.where((hi == hashes.hi) & (lo == hashes.lo), found, 0)
+    if isinstance(hashes.hi, np.ndarray):
+        found = np.asarray(entry)[slot]
+        same = (known.hi[found] == hashes.hi) & (known.lo[found] == hashes.lo)
+        return np.where(same, found, np.int32(0))
+    found = jnp.take(entry, slot, mode="clip")
+    hi, lo = (jnp.take(half, found, mode="clip") for half in known)
+    return jnp.where((hi == hashes.hi) & (lo == hashes.lo), found, np.int32(0))
 
 
 def count_words(
-    known: KnownWords, hashes: Lanes, rows: int
+    known: KnownWords, block: HashedBlock
 ) -> tuple[Int[np.ndarray, " values"], Int64[np.ndarray, " unknown"]]:
     """Rows of every known value, and the positions of all other rows.
 
     Args:
       known: the values.
-      hashes: hashes on the host or the CPU device.
-      rows: how many of them count, from the first.
+      block: the rows.
     """
-    arguments = (known.entry, known.lanes, known.shift)
-    if len(hashes.hi) < MIN_COMPILED_ROWS or host_device() is None:
-        found = find_words(Lanes(*map(np.asarray, hashes)), *arguments)
-    else:
-        found = _compiled_find()(hashes, *arguments)
-    numbers = np.asarray(found)[:rows]
+    find = _compiled_find() if is_compiled(block) else find_words
+    numbers = find(block.lanes, known.entry, known.known, known.shift)[: block.rows]
     counts = np.bincount(numbers, minlength=len(known.words) + 1)
     unknown = np.flatnonzero(numbers == 0) if counts[0] else np.zeros(0, np.int64)
     return counts[1:], unknown
 
 
 @functools.cache
-def _compiled_find() -> Callable[..., jax.Array]:
+def _compiled_find() -> Callable[..., np.ndarray]:
     return compiled(find_words)

@@ -27,7 +27,6 @@ from jaxtyping import Array, Bool, Float, Int32, UInt32
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes
 from jaxlab.ndv.sketch import (
     EMPTY_HASH,
-    MIN_COMPILED_ROWS,
     SketchProfile,
     bucket_reduce,
     check_precision,
@@ -36,9 +35,9 @@ from jaxlab.ndv.sketch import (
     check_same_size,
     compiled,
     count_profile,
-    host_device,
     register_sketch,
 )
+from jaxlab.ndv.streams import HashedBlock, is_compiled
 
 MIN_PRECISION, MAX_PRECISION = 4, 20
 COUNT_TYPES = {8: np.uint8, 16: np.uint16}
@@ -100,7 +99,7 @@ def update(
     """
     check_rows(hashes, valid)
     size = sketch.minimum.shape[-1]
-    bucket, rest = _split(Lanes(jnp.asarray(hashes.hi), jnp.asarray(hashes.lo)), size)
+    bucket, rest = _split(Lanes(*map(jnp.asarray, hashes)), size)
     if valid is not None:
         bucket = jnp.where(valid, bucket, size)
     minimum = bucket_reduce(rest, bucket, size, "min", method=method)
@@ -118,34 +117,35 @@ def search(
       minimum: the smallest remaining hash of every register.
       hashes: (rows,) hashes; NumPy in, NumPy out, else JAX.
     """
-    xp = np if isinstance(hashes.hi, np.ndarray) else jnp
     bucket, rest = _split(hashes, minimum.shape[-1])
-    least = xp.take(minimum, bucket) if xp is np else jnp.take(minimum, bucket, mode="clip")
-    return xp.where(rest == least, bucket + np.int32(2), (rest < least).astype(np.int32))
+    if isinstance(hashes.hi, np.ndarray):
+        least = np.asarray(minimum)[bucket]
+        return np.where(rest == least, bucket + np.int32(2), (rest < least).astype(np.int32))
+    least = jnp.take(minimum, bucket, mode="clip")
+    return jnp.where(rest == least, bucket + np.int32(2), (rest < least).astype(np.int32))
 
 
-def update_on_host(sketch: Registers, hashes: Lanes, rows: int) -> Registers:
-    """As `update`, with registers in NumPy: rows that do not change the sketch only are searched.
+def update_on_host(sketch: Registers, block: HashedBlock) -> Registers:
+    """As `update`, in NumPy: rows that do not change the sketch are searched only.
 
     The search is compiled for the CPU where there are many rows. A sketch soon has small minima,
     which few rows pass, so that what is done for those costs little.
 
     Args:
       sketch: of one column, NumPy.
-      hashes: hashes by the sketch's hasher, on the host or the CPU device; a power of two of them,
-        or any number below `MIN_COMPILED_ROWS`.
-      rows: how many of them count, from the first.
+      block: hashes by the sketch's hasher.
     """
     size = sketch.minimum.shape[-1]
-    codes = _search(np.asarray(sketch.minimum), hashes)[:rows]
+    minimum = np.asarray(sketch.minimum)
+    find = _compiled_search() if is_compiled(block) else search
+    codes = find(minimum, block.lanes)[: block.rows]
     where = np.flatnonzero(codes != 0)
     # Most rows matter only to a sketch of about as many values as registers.
-    chosen = codes if 2 * len(where) > rows else codes[where]
-    found = np.bincount(chosen, minlength=size + 2)
-    minimum, count = np.asarray(sketch.minimum), sketch.count + found[2:]
+    found = np.bincount(codes if 2 * len(where) > block.rows else codes[where], minlength=size + 2)
+    count = sketch.count + found[2:]
     if found[1]:
         lower = where[codes[where] == 1]
-        bucket, rest = _split(Lanes(*(np.asarray(half)[lower] for half in hashes)), size)
+        bucket, rest = _split(Lanes(block.lanes.hi[lower], block.lanes.lo[lower]), size)
         before, minimum = minimum, minimum.copy()
         np.minimum.at(minimum, bucket, rest)
         new = np.bincount(bucket[rest == minimum[bucket]], minlength=size)
@@ -225,15 +225,8 @@ def _split(hashes: Lanes, size: int) -> tuple[Any, Any]:
 
 
 @functools.cache
-def _compiled_search() -> Callable[..., Array]:
+def _compiled_search() -> Callable[..., np.ndarray]:
     return compiled(search)
-
-
-def _search(minimum: np.ndarray, hashes: Lanes) -> np.ndarray:
-    """`search`, compiled where it pays."""
-    if len(hashes.hi) < MIN_COMPILED_ROWS or host_device() is None:
-        return np.asarray(search(minimum, Lanes(*map(np.asarray, hashes))))
-    return np.asarray(_compiled_search()(minimum, hashes))
 
 
 def _kept(sketch: Registers, minimum: UInt32[Array, "*columns registers"]) -> Array:

@@ -16,25 +16,27 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8, UInt32, UInt64
+from jaxtyping import Array, Int, Int32, UInt8, UInt32, UInt64
 
 from jaxlab.ndv.columns import canonical_column, hash_column
 from jaxlab.ndv.hashing import (
     FAST,
     Hasher,
     Lanes,
-    hash_bytes,
-    hash_lanes_of_texts,
     hash_words,
+    join_words,
+    murmur3_x64_128,
+    murmur3_x64_128_texts,
+    split_words,
 )
 from jaxlab.ndv.sketch import MIN_COMPILED_ROWS, compiled, host_device
 
 BLOCK_ROWS = 2**18
 """Rows of a block of numbers, at most."""
 _TEXT_ROWS = 2**16
-_WIDTHS = (16, 32, 48, 64, 128, 256, 512, 1024)
+_WIDTHS = (16, 32, 64, 128, 256)
+_MAX_WIDTH = 64
 _AHEAD = 2
 
 
@@ -42,29 +44,28 @@ class HashedBlock(NamedTuple):
     """Hashes of consecutive values of a column.
 
     Attributes:
-      lanes: the hashes, on the host or the CPU device; after `rows` of them anything may stand.
+      lanes: the hashes, on the host; after `rows` of them anything may stand. Their number is a
+        power of two, or small, see `is_compiled`.
       rows: number of values.
     """
 
     lanes: Lanes
     rows: int
 
-    def words(self) -> UInt64[np.ndarray, " rows"]:
-        """The hashes as 64-bit words."""
-        return words_at(self.lanes, slice(self.rows))
+    def words(self, where: Any = None) -> UInt64[np.ndarray, " chosen"]:
+        """The hashes as 64-bit words: all, or those at positions or in a slice."""
+        where = slice(self.rows) if where is None else where
+        return join_words(Lanes(*(np.asarray(half)[where] for half in self.lanes)))
 
 
-def words_at(lanes: Lanes, where: Any) -> UInt64[np.ndarray, " chosen"]:
-    """The 64-bit words of some hashes, on the host.
+def block_of(words: UInt64[np.ndarray, " rows"]) -> HashedBlock:
+    """A block of some hashes."""
+    return HashedBlock(split_words(_padded(words)), len(words))
 
-    Args:
-      lanes: (rows,) hashes.
-      where: positions, a mask or a slice.
-    """
-    hi, lo = (np.asarray(half)[where] for half in lanes)
-    words = np.empty((len(hi), 2), "<u4")
-    words[:, 0], words[:, 1] = lo, hi
-    return words.view("<u8").reshape(-1)
+
+def is_compiled(block: HashedBlock) -> bool:
+    """Whether compiled code works on a block: else it is small, or there is no CPU device."""
+    return len(block.lanes.hi) >= MIN_COMPILED_ROWS and host_device() is not None
 
 
 def hashed_blocks(
@@ -86,17 +87,6 @@ def hashed_blocks(
         yield from (task() for task in tasks)
     else:
         yield from _ahead(tasks)
-
-
-def room_for(rows: int) -> Lanes:
-    """Zeros for the hashes of so many rows: a power of two where compiled code will take them."""
-    size = rows if has_room(rows) else padded_rows(rows)
-    return Lanes(np.zeros(size, np.uint32), np.zeros(size, np.uint32))
-
-
-def has_room(size: int) -> bool:
-    """Whether code for arrays of that length is compiled, or NumPy works on them."""
-    return size < MIN_COMPILED_ROWS or size == padded_rows(size)
 
 
 def padded_rows(rows: int) -> int:
@@ -134,25 +124,16 @@ def _tasks(
     if not is_plain or len(column) < MIN_COMPILED_ROWS or getattr(column, "dictionary", None):
         yield functools.partial(_hash_by_rows, column, hasher, serialize_nested)
         return
-    canonical = canonical_column(column, serialize_nested=serialize_nested)
-    if canonical.words is not None:
-        words = canonical.words if canonical.valid.all() else canonical.words[canonical.valid]
-        for start in range(0, len(words), BLOCK_ROWS):
-            yield functools.partial(_hash_numbers, words[start : start + BLOCK_ROWS], hasher)
-        return
-    assert canonical.data is not None and canonical.offsets is not None
-    texts = _Texts(canonical.data, canonical.offsets, canonical.valid, canonical.valid.all())
-    for start in range(0, len(column), _TEXT_ROWS):
-        yield functools.partial(_hash_texts, texts, slice(start, start + _TEXT_ROWS), hasher)
+    canonical = canonical_column(column[:1], serialize_nested=serialize_nested)
+    step = _TEXT_ROWS if canonical.words is None else BLOCK_ROWS
+    for start in range(0, len(column), step):
+        rows = column[start : start + step]
+        yield functools.partial(_hash_canonical, rows, hasher, serialize_nested)
 
 
 def _hash_by_rows(column: Any, hasher: Hasher, serialize_nested: bool) -> HashedBlock:
     hashed = hash_column(column, hasher, serialize_nested=serialize_nested)
-    rows = int(hashed.valid.sum())
-    lanes = room_for(rows)
-    for half, given in zip(lanes, hashed.lanes, strict=True):
-        half[:rows] = np.asarray(given)[hashed.valid]
-    return HashedBlock(lanes, rows)
+    return block_of(join_words(hashed.lanes)[hashed.valid])
 
 
 def _dictionary_tasks(
@@ -160,96 +141,93 @@ def _dictionary_tasks(
 ) -> Iterator[Callable[[], HashedBlock]]:
     """Looks up the hashes of a dictionary's entries by the codes of the rows."""
     values = hash_column(column.dictionary, hasher, serialize_nested=serialize_nested)
-    codes = column.indices.drop_null().to_numpy(zero_copy_only=False)
+    words, codes = join_words(values.lanes), column.indices.drop_null().to_numpy()
     if not values.valid.all():
         codes = codes[values.valid[codes]]
 
     def look_up(own: np.ndarray) -> HashedBlock:
-        lanes = room_for(len(own))
-        for half, given in zip(lanes, values.lanes, strict=True):
-            np.take(np.asarray(given), own, out=np.asarray(half)[: len(own)], mode="clip")
-        return HashedBlock(lanes, len(own))
+        return block_of(np.take(words, own))
 
     for start in range(0, len(codes), BLOCK_ROWS):
         yield functools.partial(look_up, codes[start : start + BLOCK_ROWS])
 
 
+def _hash_canonical(column: Any, hasher: Hasher, serialize_nested: bool) -> HashedBlock:
+    """Hashes of the values of some rows."""
+    canonical = canonical_column(column, serialize_nested=serialize_nested)
+    valid = None if canonical.valid.all() else canonical.valid
+    if canonical.words is not None:
+        return _hash_numbers(canonical.words if valid is None else canonical.words[valid], hasher)
+    assert canonical.data is not None and canonical.offsets is not None
+    starts, lengths = canonical.offsets[:-1], np.diff(canonical.offsets).astype(np.int32)
+    if valid is not None:
+        starts, lengths = starts[valid], lengths[valid]
+    return _hash_texts(canonical.data, starts, lengths, hasher)
+
+
 def _hash_numbers(words: UInt64[np.ndarray, " rows"], hasher: Hasher) -> HashedBlock:
-    rows = len(words)
-    size = max(padded_rows(rows), MIN_COMPILED_ROWS)
-    halves = np.ascontiguousarray(words, "<u8").view("<u4")
-    if rows < size:
-        halves = np.concatenate([halves, np.zeros(2 * (size - rows), np.uint32)])
-    return HashedBlock(Lanes(*_compiled_numbers()(halves, hasher)), rows)
+    halves = np.ascontiguousarray(_padded(words), "<u8").view("<u4")
+    hashes = _hash_halves if len(words) < MIN_COMPILED_ROWS else _compiled_numbers()
+    return HashedBlock(Lanes(*hashes(halves, hasher)), len(words))
+
+
+def _hash_halves(halves: UInt32[Array | np.ndarray, " halves"], hasher: Hasher) -> Lanes:
+    """Hashes of words that lie as pairs of halves, the lower one first."""
+    return hash_words(Lanes(halves[1::2], halves[::2]), hasher)
 
 
 @functools.cache
 def _compiled_numbers() -> Callable[..., Lanes]:
-    def hashes(halves: jax.Array, hasher: Hasher) -> Lanes:
-        return hash_words(Lanes(halves[1::2], halves[::2]), hasher)
-
-    return compiled(hashes, (1,))
+    return compiled(_hash_halves, (1,))
 
 
-class _Texts(NamedTuple):
-    """The texts of a column: text i is data[offsets[i]:offsets[i + 1]] if it is valid."""
-
-    data: UInt8[np.ndarray, " bytes"]
-    offsets: Int[np.ndarray, " ends"]
-    valid: Bool[np.ndarray, " rows"]
-    all_valid: Bool[np.ndarray, ""] | np.bool_
-
-
-def _hash_texts(texts: _Texts, rows: slice, hasher: Hasher) -> HashedBlock:
-    """Hashes of the valid texts among some rows, those of about one length together."""
-    starts = texts.offsets[rows.start : min(rows.stop, len(texts.offsets) - 1)]
-    lengths = np.diff(texts.offsets[rows.start : rows.stop + 1])
-    if not texts.all_valid:
-        valid = texts.valid[rows]
-        starts, lengths = starts[valid], lengths[valid]
-    lengths = lengths.astype(np.int32)
+def _hash_texts(
+    data: UInt8[np.ndarray, " bytes"],
+    starts: Int[np.ndarray, " rows"],
+    lengths: Int32[np.ndarray, " rows"],
+    hasher: Hasher,
+) -> HashedBlock:
+    """Hashes of texts, those of about one length together."""
     longest = int(lengths.max(initial=0))
-    if longest <= _WIDTHS[3]:
+    if longest <= _MAX_WIDTH:
         width = -(-max(longest, 1) // 16) * 16
-        return HashedBlock(_hash_width(texts.data, starts, lengths, width, hasher), len(starts))
-    hashes = room_for(len(starts))
-    kind = np.searchsorted(_WIDTHS, lengths)
-    for index in np.unique(kind):
-        chosen = np.flatnonzero(kind == index)
-        own = (texts.data, starts[chosen], lengths[chosen])
-        if index < len(_WIDTHS) and len(chosen) >= MIN_COMPILED_ROWS // 16:
-            found = _hash_width(*own, _WIDTHS[index], hasher)
-        else:
-            found = _hash_unequal(*own, hasher)
-        for half, part in zip(hashes, found, strict=True):
-            half[chosen] = np.asarray(part)[: len(chosen)]
-    return HashedBlock(hashes, len(starts))
+        words = _murmur(data, starts, lengths, width, hasher.seed)
+    else:
+        words = np.zeros(len(starts), np.uint64)
+        kind = np.searchsorted(_WIDTHS, lengths)
+        for index in np.unique(kind):
+            chosen = np.flatnonzero(kind == index)
+            own = (data, starts[chosen], lengths[chosen])
+            if index < len(_WIDTHS):
+                words[chosen] = _murmur(*own, _WIDTHS[index], hasher.seed)
+            else:
+                words[chosen] = _murmur_of_any_length(*own, hasher.seed)
+    return _hash_numbers(words, hasher) if hasher.hash_id == 0 else block_of(words)
 
 
-def _hash_width(
+def _murmur(
     data: UInt8[np.ndarray, " bytes"],
     starts: Int[np.ndarray, " rows"],
     lengths: Int32[np.ndarray, " rows"],
     width: int,
-    hasher: Hasher,
-) -> Lanes:
-    """Hashes of texts of at most `width` bytes, padded at the end to a power of two of them."""
-    size = padded_rows(len(starts))
+    seed: int,
+) -> UInt64[np.ndarray, " rows"]:
+    """First 64 bits of MurmurHash3 x64 128 of texts of at most `width` bytes."""
+    rows = len(starts)
     words = _gather(data, starts, width)
-    if len(starts) < size:
-        words = np.concatenate([words, np.zeros((size - len(starts), width // 4), np.uint32)])
-        lengths = np.concatenate([lengths, np.zeros(size - len(lengths), np.int32)])
-    return Lanes(*_compiled_texts()(words, lengths, hasher))
+    if rows < MIN_COMPILED_ROWS // 16:
+        return np.asarray(murmur3_x64_128_texts(words, lengths, seed))
+    return _compiled_texts()(_padded(words), _padded(lengths), seed)[:rows]
 
 
 @functools.cache
-def _compiled_texts() -> Callable[..., Lanes]:
-    return compiled(hash_lanes_of_texts, (2,))
+def _compiled_texts() -> Callable[..., np.ndarray]:
+    return compiled(murmur3_x64_128_texts, (2,))
 
 
 def _gather(
     data: UInt8[np.ndarray, " bytes"], starts: Int[np.ndarray, " rows"], width: int
-) -> UInt32[np.ndarray, "rows words"]:
+) -> UInt64[np.ndarray, "rows words"]:
     """The `width` bytes from every start, as little-endian words; anything behind the last."""
     last = len(data) - width
     late = np.flatnonzero(starts > last)
@@ -263,18 +241,25 @@ def _gather(
         tail = np.concatenate([data[last:], np.zeros(width, np.uint8)])
         windows = np.ndarray((width + 1,), f"V{width}", buffer=tail, strides=(1,))
         rows[late] = windows[starts[late] - last]
-    return rows.view("<u4").reshape(len(starts), width // 4)
+    return rows.view("<u8").reshape(len(starts), width // 8)
 
 
-def _hash_unequal(
+def _murmur_of_any_length(
     data: UInt8[np.ndarray, " bytes"],
     starts: Int[np.ndarray, " rows"],
     lengths: Int32[np.ndarray, " rows"],
-    hasher: Hasher,
-) -> Lanes:
-    """Hashes of texts of any lengths, by NumPy."""
+    seed: int,
+) -> UInt64[np.ndarray, " rows"]:
+    """The same for long texts, by NumPy."""
     ends = np.zeros(len(starts) + 1, np.int64)
     np.cumsum(lengths, out=ends[1:])
     parts = [data[s : s + n] for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
-    packed = np.concatenate(parts) if parts else data[:0]
-    return hash_bytes(packed, ends, hasher)[0]
+    return murmur3_x64_128(np.concatenate([data[:0], *parts]), ends, seed)[0]
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """Many rows with zeros behind them, to a power of two."""
+    missing = 0 if len(rows) < MIN_COMPILED_ROWS // 16 else padded_rows(len(rows)) - len(rows)
+    if not missing:
+        return rows
+    return np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])

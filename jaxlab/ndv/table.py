@@ -36,11 +36,11 @@ from jaxlab.ndv.column_sketch import (
 )
 from jaxlab.ndv.compact import column_from_bytes, column_to_bytes
 from jaxlab.ndv.formats import Reader, Record, missing_partitions
-from jaxlab.ndv.hashing import FAST, Hasher, split_words
+from jaxlab.ndv.hashing import FAST, Hasher
 from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sampling import bernoulli_rows, check_rate
-from jaxlab.ndv.streams import HashedBlock, hashed_blocks
+from jaxlab.ndv.streams import HashedBlock, block_of, hashed_blocks
 
 DEFAULT_BUDGET_BYTES = 2**16
 MAGIC, VERSION = b"JXNT", 1
@@ -363,9 +363,10 @@ def _add_column(
 ) -> ColumnState:
     """The column after a batch; of a block sample one row of every value in it."""
     if collapse:
-        words = np.concatenate([np.zeros(0, np.uint64), *(block.words() for block in blocks)])
+        parts = [block.words() for block in blocks]
+        words = np.concatenate([np.zeros(0, np.uint64), *parts])
         num_nulls, words = num_rows - len(words), np.unique(words)
-        blocks, num_rows = [HashedBlock(split_words(words), len(words))], num_nulls + len(words)
+        blocks, num_rows = [block_of(words)], num_nulls + len(words)
     num_values = 0
     for block in blocks:
         state, num_values = add_rows(state, block, settings), num_values + block.rows
