@@ -5,6 +5,7 @@ column; `jax.vmap` runs them over the columns of a table. Settings are static, s
 must not be merged are refused while tracing, before any device has worked.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -199,23 +200,31 @@ def host_device() -> Any:
         return None
 
 
-def compiled(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:
-    """A function jitted for the CPU device with 64-bit numbers, from and to the host's NumPy.
+def compiled(
+    function: Callable[..., Any], static: tuple[int, ...] = (), *, wide: bool = False
+) -> Callable[..., Any]:
+    """A function jitted for the CPU device, from and to the host's NumPy.
 
     Aligned arrays get to the device and back without a copy. The code runs in the calling thread:
     threads of the caller share the processors better than the parts of one short call would.
 
     Args:
-      function: of arrays, and hashable values at the static positions. XLA computes what two
-        results have in common once for each: let them share little.
+      function: of arrays, and hashable values at the static positions, to an array or a tuple of
+        them. XLA computes what two results have in common once for each: let them share little.
       static: positions of arguments that are no arrays.
+      wide: whether it computes with 64-bit numbers.
     """
     options = {"xla_cpu_multi_thread_eigen": False}
     jitted = jax.jit(function, static_argnums=static, compiler_options=options)
 
     def call(*arguments: Any) -> Any:
-        with jax.enable_x64(True), jax.default_device(host_device()):
-            return jax.tree.map(np.asarray, jitted(*arguments))
+        with contextlib.ExitStack() as stack:  # each context costs as much as the call
+            if wide:
+                stack.enter_context(jax.enable_x64(True))
+            if jax.default_backend() != "cpu":
+                stack.enter_context(jax.default_device(host_device()))
+            found = jitted(*arguments)
+        return tuple(map(np.asarray, found)) if isinstance(found, tuple) else np.asarray(found)
 
     return call
 

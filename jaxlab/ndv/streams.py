@@ -32,10 +32,10 @@ from jaxlab.ndv.hashing import (
 )
 from jaxlab.ndv.sketch import MIN_COMPILED_ROWS, compiled, host_device
 
-BLOCK_ROWS = 2**18
+BLOCK_ROWS = 2**19
 """Rows of a block of numbers, at most."""
-_TEXT_ROWS = 2**16
-_WIDTHS = (16, 32, 64, 128, 256)
+_TEXT_ROWS = 2**17
+_WIDTHS = (16, 32, 64, 128)
 _MAX_WIDTH = 64
 _AHEAD = 2
 
@@ -222,7 +222,7 @@ def _murmur(
 
 @functools.cache
 def _compiled_texts() -> Callable[..., np.ndarray]:
-    return compiled(murmur3_x64_128_texts, (2,))
+    return compiled(murmur3_x64_128_texts, (2,), wide=True)
 
 
 def _gather(
