@@ -200,7 +200,7 @@ def murmur3_x64_128(
 def murmur3_x64_128_texts(
     texts: UInt64[Array | np.ndarray, "rows words"],
     lengths: Int32[Array | np.ndarray, " rows"],
-    seed: int,
+    seed: int | np.uint64 | Array,
 ) -> UInt64[Array | np.ndarray, " rows"]:
     """First 64 bits of MurmurHash3 x64 128 of texts of different lengths, row by row.
 

@@ -217,12 +217,12 @@ def _murmur(
     words = _gather(data, starts, width)
     if rows < MIN_COMPILED_ROWS // 16:
         return np.asarray(murmur3_x64_128_texts(words, lengths, seed))
-    return _compiled_texts()(_padded(words), _padded(lengths), seed)[:rows]
+    return _compiled_texts()(_padded(words), _padded(lengths), np.uint64(seed))[:rows]
 
 
 @functools.cache
 def _compiled_texts() -> Callable[..., np.ndarray]:
-    return compiled(murmur3_x64_128_texts, (2,), wide=True)
+    return compiled(murmur3_x64_128_texts, wide=True)
 
 
 def _gather(

@@ -26,7 +26,7 @@ def columns():
     doubles = np.where(rng.random(ROWS) < 0.1, -0.0, rng.normal(size=ROWS))
     doubles[::7] = np.nan
     short = texts(rng, rng.integers(0, 33, ROWS))
-    long = texts(rng, rng.choice([0, 5, 16, 40, 64, 65, 100, 300], ROWS))
+    long = texts(rng, rng.choice([0, 5, 16, 70, 128, 300], 20_000))
     encoded = pc.cast(pc.if_else(is_null, None, numbers), pa.string()).dictionary_encode()
     return {
         "int64": numbers,
