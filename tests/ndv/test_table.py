@@ -326,7 +326,6 @@ def test_large_columns_equal_a_sort_of_all_rows(kind):
     early, early_counts = np.unique(words[: too_large[0]], return_counts=True)
     share = early_counts * 4 * chosen.num_heavy >= early_counts.sum()
     heavy = early[share & (early_counts >= 16)]
-    assert len(heavy) <= chosen.num_heavy or kind == "skewed"
     assert set(found.heavy_hashes.tolist()) <= set(heavy.tolist())
     np.testing.assert_array_equal(
         found.heavy_counts, counts[np.searchsorted(distinct, found.heavy_hashes)]
