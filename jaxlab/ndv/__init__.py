@@ -30,7 +30,7 @@ and `estimators_coverage`, `estimators_jackknife`, `estimators_shlosser`, `estim
 `estimators_hybrid` (the formulas), `intervals`, `choice` (which estimator, and why); `sampling`,
 `blocks`, `mixed_rates`; `hashing`, `columns`; the sketches `hll`, `registers`, `bottom_k`,
 `mask_sketch`, `count_sketch`, `leave_one_out` (the paper's method), what they share (`sketch`) and
-their bytes (`formats`, `datasketches`); `column_sketch`, `compact`, `table`.
+their bytes (`formats`, `datasketches`); `column_sketch`, `packing`, `compact`, `table`; `spark`.
 
 References:
   Li, Wei, Ding, Dai, Lu, Zhou 2022, "Sampling-based estimation of the number of distinct values in

@@ -196,7 +196,8 @@ def estimate_columns(
       method: "auto", or a name in `DEVICE_ESTIMATORS` for all columns that need an estimator.
       rule: chooses the estimator when method is "auto".
       level: probability of the intervals.
-      num_draws: bootstrap draws.
+      num_draws: bootstrap draws; 0 for no intervals: they are the estimate itself then, where an
+        estimator is needed.
       seed: of the bootstrap.
 
     Returns:
@@ -222,7 +223,8 @@ def estimate_columns(
         results[index] = special
     for name, places in groups.items():
         group = [samples[place] for place in places]
-        intervals = _intervals(group, name, level, num_draws, seed)
+        nothing = [(math.inf, -math.inf)] * len(group)  # widened to hold the estimate below
+        intervals = _intervals(group, name, level, num_draws, seed) if num_draws else nothing
         for place, ends in zip(places, intervals, strict=True):
             results[place] = _with_estimator(samples[place], chosen[place], ends)
     return [result for result in results if result is not None]

@@ -400,7 +400,7 @@ def _as_registers(record: Record) -> Record:
     assert isinstance(sketch, BottomK)
     used = np.asarray(sketch.count) > 0
     words = join_words(Lanes(sketch.hi, sketch.lo))[used]
-    counts = np.asarray(sketch.count)[used]
+    counts = np.asarray(sketch.count)[used].astype(np.uint64)
     precision = (sketch.count.shape[-1] - 1).bit_length()
     converted = registers_of_counts(words, counts, precision, sketch.hasher)
     weights = None

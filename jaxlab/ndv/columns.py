@@ -3,9 +3,10 @@
 Equal values must have equal hashes whatever the width or encoding of their column:
 
 * integers, booleans, dates, times, timestamps and durations are int64 words (the unit of a
-  timestamp is its column's; date64 is taken in days, as date32);
+  timestamp is its column's; date64 is taken in days, as date32); unsigned integers from 2^63 on,
+  which share their words with negative ones, are hashed as the 16 bytes of a longer integer;
 * floats are float64 words, with -0.0 made 0.0 and every NaN the same one, which is a value;
-* decimals of up to 128 bits are their unscaled 128-bit integer and their scale, as bytes;
+* decimals of up to 128 bits are their scale and their unscaled integer, in as many bytes as needed;
 * strings and binary values are their bytes, UTF-8 for strings; the empty string is a value;
 * nulls (and NaT) are no values;
 * dictionary-encoded columns hash their dictionary once.
@@ -45,6 +46,7 @@ class CanonicalColumn:
       data: the bytes of all rows, or None.
       offsets: row i is data[offsets[i]:offsets[i + 1]], or None.
       is_float: whether the words are the bits of floats.
+      is_unsigned: whether the words are those of unsigned integers.
     """
 
     valid: Bool[np.ndarray, " rows"]
@@ -52,6 +54,7 @@ class CanonicalColumn:
     data: UInt8[np.ndarray, " bytes"] | None = None
     offsets: Int64[np.ndarray, " ends"] | None = None
     is_float: bool = False
+    is_unsigned: bool = False
 
 
 class HashedColumn(NamedTuple):
@@ -127,16 +130,43 @@ def _hash_canonical(column: CanonicalColumn, hasher: Hasher) -> HashedColumn:
         assert column.data is not None and column.offsets is not None
         lanes, second = hash_bytes(column.data, column.offsets, hasher)
         return HashedColumn(lanes, column.valid, second)
+    hashed = _hash_words(column, column.words, hasher)
+    if column.is_unsigned and (large := np.flatnonzero(column.words >> np.uint64(63))).size:
+        _replace(hashed, large, _hash_large(column.words[large], hasher))
+    return hashed
+
+
+def _hash_words(column: CanonicalColumn, words: np.ndarray, hasher: Hasher) -> HashedColumn:
     if hasher.hash_id == 0:
-        return HashedColumn(hash_words(split_words(column.words), hasher), column.valid)
+        return HashedColumn(hash_words(split_words(words), hasher), column.valid)
     if hasher.hash_id == 1:
-        data = np.ascontiguousarray(column.words, "<u8").view(np.uint8)
-        offsets = np.arange(len(column.words) + 1, dtype=np.int64) * 8
+        data = np.ascontiguousarray(words, "<u8").view(np.uint8)
+        offsets = np.arange(len(words) + 1, dtype=np.int64) * 8
         first, other = murmur3_x64_128(data, offsets, hasher.seed)
         return HashedColumn(split_words(first), column.valid, split_words(other))
-    numbers = column.words.view(np.float64 if column.is_float else np.int64)
+    numbers = words.view(np.float64 if column.is_float else np.int64)
     data, offsets = _pack([repr(number).encode() for number in numbers.tolist()])
     return HashedColumn(hash_bytes(data, offsets, hasher)[0], column.valid)
+
+
+def _hash_large(words: np.ndarray, hasher: Hasher) -> tuple[Lanes, Lanes | None]:
+    """Hashes of unsigned integers from 2^63 on."""
+    if hasher.hash_id == 2:
+        data, offsets = _pack([repr(number).encode() for number in words.tolist()])
+    else:
+        wide = np.stack([words, np.zeros_like(words)], axis=1)
+        data = wide.astype("<u8").view(np.uint8).reshape(-1)
+        offsets = np.arange(len(words) + 1, dtype=np.int64) * 16
+    return hash_bytes(data, offsets, hasher)
+
+
+def _replace(hashed: HashedColumn, rows: np.ndarray, by: tuple[Lanes, Lanes | None]) -> None:
+    """Write other hashes into some rows of a column that nobody else holds."""
+    pairs = [(hashed.lanes, by[0])]
+    if hashed.second is not None and by[1] is not None:
+        pairs.append((hashed.second, by[1]))
+    for lanes, new in pairs:
+        lanes.hi[rows], lanes.lo[rows] = new
 
 
 def _hash_dictionary(column: Any, hasher: Hasher, serialize_nested: bool) -> HashedColumn:
@@ -170,9 +200,9 @@ def _concatenate(parts: list[HashedColumn], hasher: Hasher) -> HashedColumn:
 
 
 def _from_integers(values: np.ndarray, valid: np.ndarray) -> CanonicalColumn:
-    wide = values if values.dtype == np.uint64 else values.astype(np.int64, copy=False)
-    words = wide.view(np.uint64)
-    return CanonicalColumn(valid, words=words)
+    if values.dtype == np.uint64:
+        return CanonicalColumn(valid, words=values, is_unsigned=True)
+    return CanonicalColumn(valid, words=values.astype(np.int64, copy=False).view(np.uint64))
 
 
 def _from_floats(values: np.ndarray, valid: np.ndarray) -> CanonicalColumn:
@@ -290,14 +320,23 @@ def _from_decimals(column: Any, valid: np.ndarray) -> CanonicalColumn:
     import pyarrow as pa
 
     scale = column.type.scale
+    if not -128 <= scale <= 127:
+        raise TypeError(f"decimals of scale {scale} have no canonical form; cast to one from -128")
     wide = column.cast(pa.decimal128(38, scale))
-    rows = np.zeros((len(wide), 20), np.uint8)
     first = wide.offset * 16
     raw = np.frombuffer(wide.buffers()[1] or b"", np.uint8)[first : first + 16 * len(wide)]
-    rows[:, :16] = raw.reshape(-1, 16)
-    rows[:, 16:] = np.array([scale], "<i4").view(np.uint8)
-    offsets = np.arange(len(wide) + 1, dtype=np.int64) * rows.shape[1]
-    return CanonicalColumn(valid, data=rows.reshape(-1), offsets=offsets)
+    rows = np.zeros((len(wide), 17), np.uint8)
+    rows[:, 0] = scale % 256
+    rows[:, 1:] = np.where(valid[:, None], raw.reshape(-1, 16), 0)
+    # A byte is needed if it, or the top bit of the one before (0 at first), is not the sign's.
+    sign = np.where(rows[:, -1:] >= 128, np.uint8(255), np.uint8(0))
+    differs = rows[:, 1:] != sign
+    differs[:, 1:] |= (rows[:, 1:-1] ^ sign) >= 128
+    differs[:, :1] |= sign > 0
+    needed = 17 - np.argmax(np.pad(differs, ((0, 0), (1, 0)), constant_values=True)[:, ::-1], 1)
+    offsets = np.zeros(len(wide) + 1, np.int64)
+    np.cumsum(needed, out=offsets[1:])
+    return CanonicalColumn(valid, data=rows[np.arange(17) < needed[:, None]], offsets=offsets)
 
 
 def _from_binary(column: Any, valid: np.ndarray) -> CanonicalColumn:

@@ -1,132 +1,387 @@
-"""Partial results of columns as bytes, dictionaries in the fewest.
+"""Partial results of columns as bytes, in the fewest.
 
 A dictionary of hashes with 64-bit counts would be larger than the dictionary of values that it
-replaces where these are short. The fast hash of a 64-bit word is a bijection: small integers,
-dates and booleans are sent as the words that they are, in as many bytes as the largest needs, and
-hashed again by the receiver. Counts take as many bytes as the largest needs, and heavy values whose
-count is that of the dictionary take one bit.
+replaces where these are short. The fast hash is a bijection of words: small integers, dates,
+booleans, decimal fractions and texts of up to 7 bytes are sent as the values that they are, and
+hashed again by the receiver. What all columns of a message have in common (`Shared`) is not
+repeated in each.
 
-Layout: u8 form. Form 0: a record, as `formats.to_bytes` writes it. Form 1, for dictionaries without
-weights: u32 length and a record without entries; u32 number of entries, u8 bytes of a word (0:
-hashes of 8 bytes), u8 bytes of a count; the words, signed, or hashes; the counts; a bit per entry
-that says whether it is heavy, the first in the lowest bit.
+A column is a byte and what it announces, numbers as `packing.varint`:
+
+    bits 0, 1  form: 0 record, 1 dictionary, 2 registers
+    bits 2, 3  population: 0 rows with a value / rate, 1 all rows of the table, 2 a number follows,
+               how many fewer; 3 a float64 follows
+    bit 4      the number of nulls follows (else there are none)
+    bit 5      the number of rows with a value follows (else rows read - nulls)
+    bit 6      the bytes sent for the column follow (else those of the column itself, so far)
+    bit 7      weights follow: float32 of the entries or registers with one row, by their hash or
+               place (else they follow from the rate)
+
+Record: number of bytes, the bytes of `formats.to_bytes`; bits 4, 5 and 7 are not used.
+
+Dictionary: number of entries, and if there are any, the values as `packing.pack_values`; of more
+than one a byte, the code of a packed list of counts less 1. The entries with the fewest rows come
+first, heavy ones after all others; the count of the last follows from the number of rows. Bits 6
+and 7 of the first byte of the values tell the heavy entries: 0 none, 1 all, 2 a number follows, of
+the last entries; 3 likewise, and a code and a packed list of the rows, as `packing` writes them,
+by which their counts beside the dictionary fall short.
+
+Registers: a code and the packed list of counts; u32 minima of those that are not 0; number of heavy
+values, and if there are any, their hashes as values, a code and the packed list of their counts.
 """
 
 import dataclasses
 import struct
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt64
+from jaxtyping import UInt64
 
 from jaxlab.ndv.bottom_k import BottomK
 from jaxlab.ndv.formats import Reader, Record, from_bytes, to_bytes
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, fmix32, hash_words, join_words, split_words
+from jaxlab.ndv.mixed_rates import singleton_weights
+from jaxlab.ndv.packing import (
+    pack_numbers,
+    pack_values,
+    read_numbers,
+    read_values,
+    read_varint,
+    varint,
+)
+from jaxlab.ndv.registers import MAX_PRECISION, MIN_PRECISION, Registers
 from jaxlab.ndv.sketch import EMPTY_HASH
 
-_WIDTHS = (1, 2, 4, 8)
-_SIZES = struct.Struct("<IBB")
-_ROUND_KEYS = [np.uint32((step * 0x9E3779B9) % 2**32) for step in (4, 3, 2, 1)]
+_RECORD, _DICTIONARY, _REGISTERS = range(3)
+_OF_ROWS, _OF_TABLE, _FEWER, _FLOAT = range(4)
+_NULLS, _ROWS, _SENT, _WEIGHTS = 16, 32, 64, 128
+_NO_HEAVY, _ALL_HEAVY, _SOME_HEAVY, _OTHER_COUNTS = range(4)
+_COUNT_TYPE = np.dtype(np.uint16)
 
 
-def column_to_bytes(record: Record) -> bytes:
-    """The partial result of a column in the layout of the module."""
-    sketch = record.sketch
-    if not isinstance(sketch, BottomK) or sketch.count[-1] or record.weights is not None:
-        return b"\x00" + to_bytes(record)
-    used = np.asarray(sketch.count) > 0
-    hashes, counts = join_words(Lanes(sketch.hi, sketch.lo))[used], np.asarray(sketch.count)[used]
-    is_heavy = _in_heavy(record, hashes, counts.astype(np.uint64))
-    listed = ~np.isin(record.heavy_hashes, hashes[is_heavy])
-    rest = to_bytes(
-        dataclasses.replace(
-            record,
-            sketch=_entries(hashes[:0], counts[:0], len(used), sketch.hasher),
-            heavy_hashes=record.heavy_hashes[listed],
-            heavy_counts=record.heavy_counts[listed],
-        )
-    )
-    words, width = hashes, 0
-    if sketch.hasher == FAST:
-        values = words_of_hashes(hashes).view(np.int64)
-        needed = _width(2 * max(int(values.max(initial=0)), -1 - int(values.min(initial=0))))
-        words, width = (values, needed) if needed < 8 else (hashes, 0)
-    count_width = _width(counts.max(initial=0))
-    parts = [
-        b"\x01", struct.pack("<I", len(rest)), rest,
-        _SIZES.pack(len(hashes), width, count_width),
-        words.astype(f"<i{width}" if width else "<u8").tobytes(),
-        counts.astype(f"<u{count_width}").tobytes(),
-        np.packbits(is_heavy, bitorder="little").tobytes(),
-    ]  # fmt: skip
-    return b"".join(parts)
+class Shared(NamedTuple):
+    """What the columns of a message have in common.
+
+    Attributes:
+      num_rows: rows of the table.
+      num_read: rows in the sample, nulls included.
+      rate: sampling rate.
+      partitions: ids of the partitions inside, ascending.
+      hasher: the hash.
+      precision: log2 of the registers; dictionaries have half as many entries at most.
+      has_weights: whether the columns carry weights.
+    """
+
+    num_rows: int
+    num_read: int
+    rate: float
+    partitions: UInt64[np.ndarray, " partitions"]
+    hasher: Hasher
+    precision: int
+    has_weights: bool
 
 
-def column_from_bytes(data: bytes) -> Record:
-    """The partial result that `column_to_bytes` wrote.
+class Column(NamedTuple):
+    """What is sent of one column.
+
+    Attributes:
+      record: sketch or dictionary of the sampled rows.
+      population: rows of the scanned partitions that are not null.
+      sent_bytes: bytes sent for it; None for those that it takes now.
+    """
+
+    record: Record
+    population: float
+    sent_bytes: int | None = None
+
+
+def shared_of(record: Record | None, num_rows: int, num_read: int) -> Shared:
+    """What a message says once, if its columns are like this one.
+
+    Args:
+      record: of a column; None for a table without columns.
+      num_rows: rows of the table.
+      num_read: rows in the sample.
+    """
+    if record is None:
+        nothing = np.zeros(0, np.uint64)
+        return Shared(num_rows, num_read, 1.0, nothing, FAST, MIN_PRECISION, False)
+    precision = _precision(record) or MIN_PRECISION
+    return Shared(
+        num_rows, num_read, record.rate, record.partitions, record.sketch.hasher, precision,
+        record.weights is not None,
+    )  # fmt: skip
+
+
+def column_to_bytes(column: Column, shared: Shared) -> bytes:
+    """A column in the layout of the module."""
+    record = column.record
+    form = _form(record, shared)
+    body = [_population(column, shared)[1]]
+    first = form | _population(column, shared)[0] << 2
+    if form == _RECORD:
+        whole = to_bytes(record)
+        body += [varint(len(whole)), whole]
+    else:
+        if record.num_nulls:
+            first, body = first | _NULLS, [*body, varint(record.num_nulls)]
+        if record.num_rows != shared.num_read - record.num_nulls:
+            first, body = first | _ROWS, [*body, varint(record.num_rows)]
+        write = _dictionary_to_bytes if form == _DICTIONARY else _registers_to_bytes
+        body.append(write(record))
+        if not _weights_follow_from_rate(record):
+            assert record.weights is not None
+            first |= _WEIGHTS
+            body.append(record.weights[_used_counts(record) == 1].astype("<f4").tobytes())
+    size = 1 + sum(map(len, body))
+    if column.sent_bytes is not None and column.sent_bytes != size:
+        first, body = first | _SENT, [*body, varint(column.sent_bytes)]
+    return bytes([first]) + b"".join(body)
+
+
+def read_column(reader: Reader, shared: Shared) -> Column:
+    """The next column.
 
     Raises:
-      ValueError: for anything else, with the offset where bytes are missing.
+      ValueError: for bytes that `column_to_bytes` does not write, with the offset where some are
+        missing.
     """
-    reader = Reader(data)
-    form = reader.number("<B")
-    if form == 0:
-        return from_bytes(data[1:])
-    if form != 1:
-        raise ValueError(f"form {form} of a column is unknown; this release reads 0 and 1")
-    record = from_bytes(reader.take(reader.number("<I")))
-    sketch = record.sketch
-    number, width, count_width = reader.unpack(_SIZES)
-    if not isinstance(sketch, BottomK) or width not in (0, 1, 2, 4) or count_width not in (1, 2, 4):
-        raise ValueError(f"words of {width} and counts of {count_width} bytes fit no dictionary")
-    slots = len(sketch.count)
-    if number >= slots:
-        raise ValueError(f"{number} entries in a dictionary of at most {slots - 1}")
-    words = reader.array(f"<i{width}" if width else "<u8", number)
-    counts = reader.array(f"<u{count_width}", number)
-    flags = reader.array("<u1", -(-number // 8))
-    if reader.offset != len(data):
-        raise ValueError(f"{len(data) - reader.offset} bytes too many, from {reader.offset}")
-    if width:
-        words = join_words(hash_words(split_words(words.astype(np.int64).view(np.uint64)), FAST))
-    is_heavy = np.unpackbits(flags, count=number, bitorder="little").astype(bool)
-    heavy = np.concatenate([record.heavy_hashes, words[is_heavy]])
-    heavy_counts = np.concatenate([record.heavy_counts, counts[is_heavy].astype(np.uint64)])
-    order, heavy_order = np.argsort(words), np.argsort(heavy)
-    return dataclasses.replace(
-        record,
-        sketch=_entries(words[order], counts[order], slots, sketch.hasher),
-        heavy_hashes=heavy[heavy_order],
-        heavy_counts=heavy_counts[heavy_order],
-    )
+    start = reader.offset
+    first = reader.number("<B")
+    form, mode = first & 3, first >> 2 & 3
+    amount: float = 0
+    if mode >= _FEWER:
+        amount = read_varint(reader) if mode == _FEWER else reader.real()
+    if form == _RECORD:
+        record = from_bytes(reader.take(read_varint(reader)))
+    elif form in (_DICTIONARY, _REGISTERS):
+        nulls = read_varint(reader) if first & _NULLS else 0
+        rows = read_varint(reader) if first & _ROWS else shared.num_read - nulls
+        if rows < 0:
+            raise ValueError(f"{nulls} nulls of {shared.num_read} rows before {reader.offset}")
+        read = _read_dictionary if form == _DICTIONARY else _read_registers
+        record = _with_weights(reader, read(reader, shared, rows, nulls), shared, first & _WEIGHTS)
+    else:
+        raise ValueError(f"form {form} of a column at offset {start} is unknown; wanted 0 to 2")
+    size = reader.offset - start
+    sent = read_varint(reader) if first & _SENT else size
+    values = {_OF_ROWS: record.num_rows / record.rate, _OF_TABLE: shared.num_rows}
+    values |= {_FEWER: shared.num_rows - amount, _FLOAT: amount}
+    return Column(record, float(values[mode]), sent)
 
 
-def words_of_hashes(hashes: UInt64[np.ndarray, " values"]) -> UInt64[np.ndarray, " values"]:
-    """The words whose hashes by `FAST` these are: the rounds of the bijection backwards."""
+def words_of_hashes(
+    hashes: UInt64[np.ndarray, " values"], seed: int = 0
+) -> UInt64[np.ndarray, " values"]:
+    """The words whose hashes by hash id 0 these are: the rounds of the bijection backwards."""
     left, right = split_words(hashes)
-    for key in _ROUND_KEYS:
+    for step in (4, 3, 2, 1):
+        key = np.uint32((seed + step * 0x9E3779B9) % 2**32)
         left, right = right ^ np.asarray(fmix32(np.asarray(left + key))), left
     return join_words(Lanes(right, left))
 
 
-def _in_heavy(
-    record: Record, hashes: UInt64[np.ndarray, " values"], counts: UInt64[np.ndarray, " values"]
-) -> Bool[np.ndarray, " values"]:
-    """Which entries are heavy with the very count of the dictionary."""
+def _hashes_of_words(words: UInt64[np.ndarray, " values"], hasher: Hasher) -> np.ndarray:
+    return join_words(hash_words(split_words(words), hasher)) if hasher.hash_id == 0 else words
+
+
+def _values(hashes: UInt64[np.ndarray, " values"], hasher: Hasher) -> tuple[int, bytes]:
+    """Hashes as a list of values: those of hash id 0 as the words that were hashed."""
+    return pack_values(words_of_hashes(hashes, hasher.seed) if hasher.hash_id == 0 else hashes)
+
+
+def _precision(record: Record) -> int | None:
+    """Of the settings that the record was built with; None if it is of no such kind."""
+    sketch = record.sketch
+    if isinstance(sketch, Registers) and sketch.count.dtype == _COUNT_TYPE:
+        return sketch.count.shape[-1].bit_length() - 1
+    if isinstance(sketch, BottomK) and not sketch.count[-1]:
+        precision = (sketch.count.shape[-1] - 1).bit_length()
+        return precision if sketch.count.shape[-1] - 1 == 2 ** (precision - 1) else None
+    return None
+
+
+def _form(record: Record, shared: Shared) -> int:
+    """How to write a record; as such if anything in it does not follow from what is shared."""
+    own = shared_of(record, shared.num_rows, shared.num_read)
+    same = _precision(record) == shared.precision and np.array_equal(
+        record.partitions, shared.partitions
+    )
+    if not same or own._replace(partitions=shared.partitions) != shared:
+        return _RECORD
+    if record.weights is not None and (record.weights[_used_counts(record) != 1] != 1).any():
+        return _RECORD
+    if isinstance(record.sketch, Registers):
+        return _REGISTERS
+    assert isinstance(record.sketch, BottomK)
+    place = _entry_places(record)
+    is_whole = int(record.sketch.count.sum(dtype=np.uint64)) == record.num_rows
+    return _DICTIONARY if is_whole and place is not None else _RECORD
+
+
+def _population(column: Column, shared: Shared) -> tuple[int, bytes]:
+    """How the population is written, and its bytes."""
+    population, record = column.population, column.record
+    if population == record.num_rows / record.rate:
+        return _OF_ROWS, b""
+    if population == shared.num_rows:
+        return _OF_TABLE, b""
+    fewer = shared.num_rows - population
+    if 0 <= fewer < 2**63 and fewer == int(fewer) and shared.num_rows - int(fewer) == population:
+        return _FEWER, varint(int(fewer))
+    return _FLOAT, struct.pack("<d", population)
+
+
+def _used_counts(record: Record) -> np.ndarray:
+    """Counts in the order of the weights: of the slots in use, or of all registers."""
+    assert isinstance(record.sketch, (BottomK, Registers))
+    count = np.asarray(record.sketch.count)
+    return count if isinstance(record.sketch, Registers) else count[count > 0]
+
+
+def _weights_follow_from_rate(record: Record) -> bool:
+    if record.weights is None:
+        return True
+    return np.array_equal(record.weights, singleton_weights(_used_counts(record), record.rate))
+
+
+def _with_weights(reader: Reader, record: Record, shared: Shared, follow: int) -> Record:
+    if not shared.has_weights:
+        return record
+    counts = _used_counts(record)
+    weights = singleton_weights(counts, record.rate)
+    if follow:
+        weights[counts == 1] = reader.array("<f4", int((counts == 1).sum()))
+    return dataclasses.replace(record, weights=weights)
+
+
+def _entries(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes and counts of a dictionary, by hash."""
+    sketch = record.sketch
+    assert isinstance(sketch, BottomK)
+    used = np.asarray(sketch.count) > 0
+    return join_words(Lanes(sketch.hi, sketch.lo))[used], np.asarray(sketch.count)[used]
+
+
+def _entry_places(record: Record) -> np.ndarray | None:
+    """Where the heavy values stand in the dictionary; None if one is missing or has more rows."""
+    hashes, counts = _entries(record)
     if not len(record.heavy_hashes):
-        return np.zeros(len(hashes), bool)
-    place = np.searchsorted(record.heavy_hashes, hashes).clip(max=len(record.heavy_hashes) - 1)
-    return (record.heavy_hashes[place] == hashes) & (record.heavy_counts[place] == counts)
+        return np.zeros(0, np.int64)
+    place = np.searchsorted(hashes, record.heavy_hashes)
+    if place.max() >= len(hashes) or (hashes[place] != record.heavy_hashes).any():
+        return None
+    return None if (counts[place] < record.heavy_counts).any() else place
 
 
-def _width(largest: int | np.integer) -> int:
-    return next(width for width in _WIDTHS if int(largest) < 2 ** (8 * width) or width == 8)
+def _dictionary_to_bytes(record: Record) -> bytes:
+    hashes, counts = _entries(record)
+    place = _entry_places(record)
+    assert place is not None
+    number, num_heavy = len(hashes), len(place)
+    if not number:
+        return varint(0)
+    short = np.zeros(number, np.uint64)
+    short[place] = counts[place] - record.heavy_counts
+    is_heavy = np.zeros(number, bool)
+    is_heavy[place] = True
+    order = np.lexsort((hashes, counts, is_heavy))
+    first, values = _values(hashes[order], record.sketch.hasher)
+    parts = [varint(number), b"", values]
+    if number > 1:
+        packed = pack_numbers(counts[order][:-1].astype(np.uint64) - np.uint64(1))
+        parts += [bytes([packed.code]), packed.data]
+    if short.any():
+        heavy = _OTHER_COUNTS
+        packed = pack_numbers(short[order][number - num_heavy :])
+        parts += [varint(num_heavy), bytes([packed.code]), packed.data]
+    elif 0 < num_heavy < number:
+        heavy = _SOME_HEAVY
+        parts.append(varint(num_heavy))
+    else:
+        heavy = _ALL_HEAVY if num_heavy else _NO_HEAVY
+    parts[1] = bytes([first | heavy << 6])
+    return b"".join(parts)
 
 
-def _entries(
-    hashes: UInt64[np.ndarray, " values"], counts: np.ndarray, slots: int, hasher: Hasher
-) -> BottomK:
-    lanes = np.full((2, slots), EMPTY_HASH, np.uint32)
-    lanes[:, : len(hashes)] = split_words(hashes)
-    count = np.zeros(slots, np.uint32)
-    count[: len(hashes)] = counts
-    return BottomK(lanes[0], lanes[1], count, hasher)
+def _read_dictionary(reader: Reader, shared: Shared, rows: int, nulls: int) -> Record:
+    start, number, capacity = reader.offset, read_varint(reader), 2 ** (shared.precision - 1)
+    if number > capacity:
+        raise ValueError(f"{number} entries in a dictionary of at most {capacity}")
+    first = reader.number("<B") if number else 0
+    hashes = _hashes_of_words(read_values(reader, first, number), shared.hasher)
+    counts = np.zeros(number, np.uint64)
+    if number > 1:
+        counts[:-1] = read_numbers(reader, reader.number("<B"), number - 1) + np.uint64(1)
+    # The others leave at least one row for the last; sums of 64-bit numbers may not wrap around.
+    rest = rows - sum(counts.tolist())
+    if not (0 < rest <= EMPTY_HASH if number else rest == 0) or counts.max(initial=0) > EMPTY_HASH:
+        raise ValueError(f"{rows} rows do not fit the counts of the dictionary at offset {start}")
+    counts[-1:] = rest
+    short, heavy = np.zeros(number, np.uint64), first >> 6
+    num_heavy = (0, number)[heavy] if heavy < _SOME_HEAVY else read_varint(reader)
+    if num_heavy > number:
+        raise ValueError(f"{num_heavy} heavy entries of {number} before offset {reader.offset}")
+    is_heavy = np.arange(number) >= number - num_heavy
+    if heavy == _OTHER_COUNTS:
+        short[is_heavy] = read_numbers(reader, reader.number("<B"), num_heavy)
+    if (short > counts).any():
+        raise ValueError(f"a heavy entry has fewer than 0 rows before offset {reader.offset}")
+    order = np.argsort(hashes)
+    hashes, counts, is_heavy, short = hashes[order], counts[order], is_heavy[order], short[order]
+    if (hashes[1:] == hashes[:-1]).any():
+        raise ValueError(f"a value is twice in the dictionary at offset {start}")
+    lanes = np.full((2, capacity + 1), EMPTY_HASH, np.uint32)
+    lanes[:, :number] = split_words(hashes)
+    count = np.zeros(capacity + 1, np.uint32)
+    count[:number] = counts
+    return Record(
+        BottomK(lanes[0], lanes[1], count, shared.hasher), rows, nulls, shared.rate,
+        shared.partitions, hashes[is_heavy], (counts - short)[is_heavy],
+    )  # fmt: skip
+
+
+def _registers_to_bytes(record: Record) -> bytes:
+    sketch = record.sketch
+    assert isinstance(sketch, Registers)
+    packed = pack_numbers(np.asarray(sketch.count).astype(np.uint64))
+    minimum = np.asarray(sketch.minimum)[np.asarray(sketch.count) > 0]
+    parts = [bytes([packed.code]), packed.data, minimum.astype("<u4").tobytes()]
+    parts.append(varint(len(record.heavy_hashes)))
+    if len(record.heavy_hashes):
+        first, values = _values(record.heavy_hashes, sketch.hasher)
+        packed = pack_numbers(record.heavy_counts)
+        parts += [bytes([first]), values, bytes([packed.code]), packed.data]
+    return b"".join(parts)
+
+
+def _read_registers(reader: Reader, shared: Shared, rows: int, nulls: int) -> Record:
+    size = 2**shared.precision
+    counts = read_numbers(reader, reader.number("<B"), size)
+    if counts.max() >= 2**16:
+        raise ValueError(f"a count before offset {reader.offset} is above 65535")
+    minimum = np.full(size, EMPTY_HASH, np.uint32)
+    minimum[counts > 0] = reader.array("<u4", int((counts > 0).sum()))
+    number = read_varint(reader)
+    if number > len(reader.data):
+        raise ValueError(f"{number} heavy values before offset {reader.offset}")
+    first = reader.number("<B") if number else 0
+    hashes = _hashes_of_words(read_values(reader, first, number), shared.hasher)
+    heavy_counts = read_numbers(reader, reader.number("<B"), number) if number else hashes
+    order = np.argsort(hashes)
+    return Record(
+        Registers(minimum, counts.astype(_COUNT_TYPE), shared.hasher), rows, nulls, shared.rate,
+        shared.partitions, hashes[order], heavy_counts[order],
+    )  # fmt: skip
+
+
+def check_precision(precision: int) -> None:
+    """Refuse a number of registers that no table sketch has.
+
+    Raises:
+      ValueError: naming it.
+    """
+    if not MIN_PRECISION <= precision <= MAX_PRECISION:
+        raise ValueError(
+            f"2^{precision} registers; a table sketch has 2^{MIN_PRECISION} to 2^{MAX_PRECISION}"
+        )

@@ -1,4 +1,7 @@
-"""Images of Apache DataSketches: HyperLogLog (HLL_8) and compact theta sketches, in and out.
+"""Images of Apache DataSketches: HyperLogLog and compact theta sketches, in and out.
+
+HyperLogLog images hold a register in 4, 6 or 8 bits (HLL_4, HLL_6, HLL_8). Those of 4 are relative
+to the smallest register; 15 stands for what is in a list of exceptions behind.
 
 Both need hash id 1 with the seed of the image, 9001 unless told otherwise. The package counts the
 empty string as nothing, here it is a value; leave it out for equal sketches. Its own HLL estimate
@@ -30,7 +33,11 @@ DEFAULT_SEED = INTERCHANGE.seed
 _HLL_FAMILY, _THETA_FAMILY = 7, 3
 _BIG_ENDIAN, _READ_ONLY, _EMPTY, _COMPACT, _UNORDERED, _ORDERED = 1, 2, 4, 8, 16, 16
 _LIST, _SET, _HLL = 0, 1, 2
-_HLL_8 = 2
+_HLL_4, _HLL_6, _HLL_8 = range(3)
+_TARGETS = {4: _HLL_4, 6: _HLL_6, 8: _HLL_8}
+_EXCEPTION = 15
+# log2 of the slots that the package has ready for exceptions, by lgK from 4 on.
+_LG_EXCEPTIONS = (2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9, 10, 11, 12, 13)
 _PREAMBLE = struct.Struct("<BBBBBBBB")
 _SUMS = struct.Struct("<dddII")
 _SLOT_BITS = 26
@@ -48,33 +55,43 @@ class Theta(NamedTuple):
     hashes: UInt64[np.ndarray, " retained"]
 
 
-def hll_to_bytes(sketch: Hll) -> bytes:
-    """The HLL_8 image of one column's sketch.
+def hll_to_bytes(sketch: Hll, *, bits: int = 8) -> bytes:
+    """The compact image of one column's sketch.
 
     An array of registers has no order of insertion: the image says so (flag 16), and its reader
     estimates from the registers.
 
+    Args:
+      sketch: of one column, with hash id 1 and seed 9001.
+      bits: of a register, 4, 6 or 8.
+
     Raises:
-      ValueError: if the sketch is not of hash id 1 with seed 9001.
+      ValueError: if the sketch has another hash or there are no such registers.
     """
     if sketch.hasher != INTERCHANGE:
         raise ValueError(
             f"the sketch was built with {sketch.hasher}; images hold {INTERCHANGE}, so build the "
             "sketch with hashing.INTERCHANGE"
         )
-    registers = np.asarray(sketch.registers)
+    if bits not in _TARGETS:
+        raise ValueError(f"bits={bits}; images hold registers of {sorted(_TARGETS)} bits")
+    target, registers = _TARGETS[bits], np.asarray(sketch.registers)
     precision = len(registers).bit_length() - 1
     if not registers.any():
-        flags, mode = _COMPACT | _EMPTY, _HLL_8 << 2 | _LIST
+        flags, mode = _COMPACT | _EMPTY, target << 2 | _LIST
         return _PREAMBLE.pack(2, 1, _HLL_FAMILY, precision, 3, flags, 0, mode)
-    flags, mode = _COMPACT | _UNORDERED, _HLL_8 << 2 | _HLL
-    head = _PREAMBLE.pack(10, 1, _HLL_FAMILY, precision, 0, flags, 0, mode)
-    num_empty = int((registers == 0).sum())
-    return head + _SUMS.pack(0.0, *_power_sums(registers), num_empty, 0) + registers.tobytes()
+    lowest = int(registers.min()) if target == _HLL_4 else 0
+    body, exceptions = _write_registers(registers, target, lowest)
+    lg_exceptions = _lg_exceptions(precision, len(exceptions)) if len(exceptions) else 0
+    flags, mode = _COMPACT | _UNORDERED, target << 2 | _HLL
+    head = _PREAMBLE.pack(10, 1, _HLL_FAMILY, precision, lg_exceptions, flags, lowest, mode)
+    num_lowest = int((registers == lowest).sum())
+    sums = _SUMS.pack(0.0, *_power_sums(registers), num_lowest, len(exceptions))
+    return head + sums + body + exceptions.astype("<u4").tobytes()
 
 
 def hll_from_bytes(data: bytes) -> Hll:
-    """The sketch of an HLL image: a list or a set of coupons, or the registers of HLL_8.
+    """The sketch of an HLL image: a list or a set of coupons, or registers of 4, 6 or 8 bits.
 
     Args:
       data: a compact or updatable image.
@@ -94,9 +111,8 @@ def hll_from_bytes(data: bytes) -> Hll:
     if kind > _HLL or target > _HLL_8 or ints != (2, 3, 10)[kind]:
         raise ValueError(f"mode {mode} with a preamble of {ints} numbers is unknown")
     if kind == _HLL:
-        if target != _HLL_8:
-            raise ValueError(f"the image is HLL_{4 + 2 * target}; convert it to HLL_8 with a union")
-        registers = _read_registers(reader, 2**precision, small)
+        is_compact = bool(flags & _COMPACT)
+        registers = _read_registers(reader, target, precision, small, log2_array, is_compact)
     else:
         number = reader.number("<I") if kind == _SET else small
         size = number if flags & _COMPACT else 2 ** min(log2_array, 32)
@@ -240,21 +256,91 @@ def _power_sums(registers: UInt8[np.ndarray, " registers"]) -> tuple[float, floa
     return float(powers[low].sum()), float(powers[~low].sum())
 
 
-def _read_registers(reader: Reader, size: int, minimum: int) -> UInt8[np.ndarray, " registers"]:
+def _write_registers(
+    registers: UInt8[np.ndarray, " registers"], target: int, lowest: int
+) -> tuple[bytes, UInt32[np.ndarray, " exceptions"]]:
+    """The packed registers, and the coupons of those that are not among them."""
+    nothing = np.zeros(0, np.uint32)
+    if target == _HLL_8:
+        return registers.tobytes(), nothing
+    if target == _HLL_6:
+        bits = np.unpackbits(registers[:, None], axis=1, count=6, bitorder="little")
+        # A byte of padding, so that two bytes can be read at the place of each register.
+        return np.packbits(bits, bitorder="little").tobytes() + b"\0", nothing
+    above = registers - np.uint8(lowest)
+    slots = np.flatnonzero(above >= _EXCEPTION)
+    halves = above.clip(max=_EXCEPTION)
+    coupons = slots.astype(np.uint32) | registers[slots].astype(np.uint32) << np.uint32(_SLOT_BITS)
+    return (halves[::2] | halves[1::2] << np.uint8(4)).tobytes(), coupons
+
+
+def _lg_exceptions(precision: int, number: int) -> int:
+    """log2 of the slots for exceptions, of which at most three quarters are used."""
+    lg_size = _LG_EXCEPTIONS[precision - MIN_PRECISION]
+    while 4 * number > 3 * 2**lg_size:
+        lg_size += 1
+    return lg_size
+
+
+def _read_registers(
+    reader: Reader, target: int, precision: int, minimum: int, lg_exceptions: int, is_compact: bool
+) -> UInt8[np.ndarray, " registers"]:
     _, low, high, num_lowest, num_exceptions = reader.unpack(_SUMS)
-    registers = reader.array("<u1", size)
+    size = 2**precision
+    if target == _HLL_8:
+        registers = reader.array("<u1", size)
+    elif target == _HLL_6:
+        bits = np.unpackbits(reader.array("<u1", 3 * size // 4), bitorder="little")
+        registers = np.packbits(bits.reshape(size, 6), axis=1, bitorder="little").reshape(size)
+        if reader.number("<B"):
+            raise ValueError(f"the padding at offset {reader.offset - 1} is not 0")
+    else:
+        halves = reader.array("<u1", size // 2)
+        above = np.stack([halves & np.uint8(15), halves >> np.uint8(4)], axis=1).reshape(size)
+        ready = lg_exceptions or _LG_EXCEPTIONS[precision - MIN_PRECISION]
+        slots = num_exceptions if is_compact else 2 ** min(ready, 32)
+        coupons = reader.array("<u4", slots)
+        registers = _with_exceptions(above, coupons, minimum, num_exceptions)
     if registers.max() > COUPON_MAX_RANK:
         raise ValueError(f"a register holds {registers.max()}, above {COUPON_MAX_RANK}")
-    # Sketches count the registers at 0, and some unions those at the true minimum.
+    # HLL_4 counts the registers at its minimum, the others those at 0, and some unions of HLL_8
+    # those at the true minimum.
     lowest = int((registers == minimum).sum())
-    if minimum > registers.min() or num_exceptions or num_lowest != lowest:
+    possible = {_HLL_4: registers.min() == minimum, _HLL_6: minimum == 0, _HLL_8: True}[target]
+    if target != _HLL_4 and num_exceptions or minimum > registers.min():
+        possible = False
+    if not possible or num_lowest != lowest:
         raise ValueError(
             f"minimum {minimum}, {num_lowest} registers at it and {num_exceptions} exceptions do "
-            f"not fit HLL_8 registers with minimum {registers.min()}, of which {lowest} are there"
+            f"not fit HLL_{4 + 2 * target} registers with minimum {registers.min()}, of which "
+            f"{lowest} are there"
         )
     if not np.allclose((low, high), _power_sums(registers), rtol=1e-9, atol=1e-15):
         raise ValueError(f"sums {low} and {high} of 2^-register do not fit the registers")
     return registers
+
+
+def _with_exceptions(
+    above: UInt8[np.ndarray, " registers"],
+    coupons: UInt32[np.ndarray, " slots"],
+    minimum: int,
+    number: int,
+) -> UInt8[np.ndarray, " registers"]:
+    """Registers relative to their minimum, and those that are too large for 4 bits."""
+    used = coupons[coupons != 0]
+    slots = (used & np.uint32(2**_SLOT_BITS - 1)).astype(np.int64)
+    values = (used >> np.uint32(_SLOT_BITS)).astype(np.int64)
+    wanted = np.flatnonzero(above == _EXCEPTION)
+    if number != len(used) or not np.array_equal(np.sort(slots), wanted):
+        raise ValueError(
+            f"{number} exceptions are announced and {len(used)} listed; {len(wanted)} registers "
+            "need one each"
+        )
+    if (values < minimum + _EXCEPTION).any():
+        raise ValueError(f"an exception of {values.min()} is less than {_EXCEPTION} above the rest")
+    registers = above.astype(np.int64) + minimum
+    registers[slots] = values
+    return registers.clip(max=255).astype(np.uint8)
 
 
 def _from_coupons(

@@ -51,6 +51,7 @@ from jaxlab.ndv.sketch import EMPTY_HASH, MAX_CAPACITY
 
 MAGIC, VERSION = b"JXND", 1
 HEADER = struct.Struct("<4sBBBBBBHIQQd")
+_REAL = struct.Struct("<d")
 KINDS = {1: Hll, 2: BottomK, 3: MaskSketch, 4: Registers, 5: CountSketch}
 MAX_HEAVY = 2**16 - 1
 _WEIGHTS_FLAG = 1
@@ -242,8 +243,12 @@ class Reader:
         return layout.unpack(self.take(layout.size))
 
     def number(self, code: str) -> int:
-        """The next number."""
+        """The next whole number."""
         return self.unpack(struct.Struct(code))[0]
+
+    def real(self) -> float:
+        """The next float64."""
+        return self.unpack(_REAL)[0]
 
     def array(self, dtype: str, length: int) -> np.ndarray:
         """The next numbers, as an array of their own in the machine's byte order."""

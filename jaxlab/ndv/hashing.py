@@ -4,8 +4,8 @@ A hash is a pair of uint32 arrays (`Lanes`), since devices have no fast 64-bit i
 families, named by `hash_id`:
 
 * 0 (`FAST`): four Feistel rounds of the 32-bit finaliser of MurmurHash3 over the two words of a
-  value. A bijection of 64-bit words: two different numbers never collide. A text enters through
-  the first 64 bits of its MurmurHash3 x64.
+  value. A bijection of 64-bit words: two different numbers never collide, nor do two texts of up
+  to 7 bytes, see `text_words`.
 * 1 (`INTERCHANGE`): the first 64 bits of MurmurHash3 x64 128, seed 9001, as Apache DataSketches.
 * 2 (`AUTHORS`): the first 64 bits of MurmurHash3 x86 128 with seed 313 over the text of the value,
   as in the experiments of Li et al. (arXiv:2206.05476); on the host only.
@@ -27,6 +27,8 @@ HASH_IDS = {0: "dual-lane fmix32", 1: "MurmurHash3 x64 128", 2: "MurmurHash3 x86
 _GOLDEN = 0x9E3779B9
 _ROUNDS = 4
 _BLOCK_BYTES = 2**22  # bytes of texts that are hashed at a time
+SHORT_TEXT = 7
+"""Bytes of a text that fit a word beside their number."""
 
 
 class Lanes(NamedTuple):
@@ -147,10 +149,37 @@ def hash_bytes(
     """
     if hasher.hash_id == 2:
         return split_words(murmur3_x86_64(data, offsets, hasher.seed)), None
+    if hasher.hash_id == 0:
+        return _feistel(split_words(text_words(data, offsets, hasher.seed)), hasher.seed), None
     first, second = murmur3_x64_128(data, offsets, hasher.seed)
-    if hasher.hash_id == 1:
-        return split_words(first), split_words(second)
-    return _feistel(split_words(first), hasher.seed), None
+    return split_words(first), split_words(second)
+
+
+def text_words(
+    data: UInt8[np.ndarray, " bytes"], offsets: np.ndarray, seed: int
+) -> UInt64[np.ndarray, " strings"]:
+    """The words by which hash id 0 reads byte strings, on the host.
+
+    A string of up to 7 bytes is its own bytes, the first lowest, and its length in the top byte:
+    whoever receives its hash can have it back. A longer one is the first 64 bits of its MurmurHash3
+    x64 128.
+
+    Args:
+      data: the bytes of all strings.
+      offsets: integers of shape (strings + 1,).
+      seed: 32-bit seed.
+
+    Example:
+      >>> hex(int(text_words(np.frombuffer(b"AB", np.uint8), np.array([0, 2]), 0)[0]))
+      '0x200000000004241'
+    """
+    words = np.zeros(len(offsets) - 1, np.uint64)
+    for rows, texts, length in _same_lengths(data, offsets):
+        if length > SHORT_TEXT:
+            words[rows] = _x64_128(texts.view("<u8"), length, seed)[0]
+        elif length:
+            words[rows] = texts.view("<u8")[:, 0] | np.uint64(length << 56)
+    return words
 
 
 def murmur3_x64_128_words(words: Lanes, seed: int) -> tuple[Lanes, Lanes]:
@@ -228,6 +257,26 @@ def murmur3_x64_128_texts(
     first, second = (half ^ lengths.astype(np.uint64) for half in state)
     first = first + second
     return _fmix64(first) + _fmix64(second + first)
+
+
+def text_words_of_rows(
+    texts: UInt64[Array | np.ndarray, "rows words"],
+    lengths: Int32[Array | np.ndarray, " rows"],
+    seed: int | np.uint64 | Array,
+) -> UInt64[Array | np.ndarray, " rows"]:
+    """`text_words` of texts of different lengths, row by row.
+
+    Args:
+      texts: the bytes of every text as little-endian words, one or an even number of them; what
+        lies behind a text does not matter. NumPy in, NumPy out, else JAX with 64-bit numbers.
+      lengths: bytes of every text; at most 7 where there is one word.
+      seed: 32-bit seed.
+    """
+    xp = np if isinstance(texts, np.ndarray) else jnp
+    own = _leading_bytes(texts[:, 0], lengths, xp) | (lengths.astype(np.uint64) << np.uint64(56))
+    if texts.shape[1] == 1:
+        return own
+    return xp.where(lengths > SHORT_TEXT, murmur3_x64_128_texts(texts, lengths, seed), own)
 
 
 def murmur3_x86_64(

@@ -38,7 +38,7 @@ from jaxlab.ndv.sketch import (
 )
 from jaxlab.ndv.streams import hashed_blocks, is_compiled
 
-MIN_PRECISION, MAX_PRECISION = 4, 20
+MIN_PRECISION, MAX_PRECISION = 4, 21
 COUPON_MAX_RANK = 63
 ESTIMATORS = ("ertl", "raw")
 # (1 - 2^-20)^(2^32) is nothing, and so is the square of what is left after 32 square roots.
@@ -76,7 +76,7 @@ def empty(precision: int, *, hasher: Hasher = FAST) -> Hll:
     """A sketch that has seen nothing.
 
     Args:
-      precision: log2 of the number of registers, 4 to 20.
+      precision: log2 of the number of registers, 4 to 21.
       hasher: the hash that its rows will have.
 
     Raises:

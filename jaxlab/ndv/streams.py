@@ -22,6 +22,7 @@ from jaxtyping import Array, Int, Int32, UInt8, UInt32, UInt64
 from jaxlab.ndv.columns import canonical_column, hash_column
 from jaxlab.ndv.hashing import (
     FAST,
+    SHORT_TEXT,
     Hasher,
     Lanes,
     hash_words,
@@ -29,6 +30,7 @@ from jaxlab.ndv.hashing import (
     murmur3_x64_128,
     murmur3_x64_128_texts,
     split_words,
+    text_words_of_rows,
 )
 from jaxlab.ndv.sketch import MIN_COMPILED_ROWS, compiled, host_device
 
@@ -157,12 +159,15 @@ def _hash_canonical(column: Any, hasher: Hasher, serialize_nested: bool) -> Hash
     canonical = canonical_column(column, serialize_nested=serialize_nested)
     valid = None if canonical.valid.all() else canonical.valid
     if canonical.words is not None:
+        if canonical.is_unsigned and canonical.words.max(initial=0) >= 2**63:
+            return _hash_by_rows(column, hasher, serialize_nested)
         return _hash_numbers(canonical.words if valid is None else canonical.words[valid], hasher)
     assert canonical.data is not None and canonical.offsets is not None
     starts, lengths = canonical.offsets[:-1], np.diff(canonical.offsets).astype(np.int32)
     if valid is not None:
         starts, lengths = starts[valid], lengths[valid]
-    return _hash_texts(canonical.data, starts, lengths, hasher)
+    words = _text_words(canonical.data, starts, lengths, hasher)
+    return _hash_numbers(words, hasher) if hasher.hash_id == 0 else block_of(words)
 
 
 def _hash_numbers(words: UInt64[np.ndarray, " rows"], hasher: Hasher) -> HashedBlock:
@@ -181,48 +186,50 @@ def _compiled_numbers() -> Callable[..., Lanes]:
     return compiled(_hash_halves, (1,))
 
 
-def _hash_texts(
+def _text_words(
     data: UInt8[np.ndarray, " bytes"],
     starts: Int[np.ndarray, " rows"],
     lengths: Int32[np.ndarray, " rows"],
     hasher: Hasher,
-) -> HashedBlock:
-    """Hashes of texts, those of about one length together."""
+) -> UInt64[np.ndarray, " rows"]:
+    """Words of texts: for hash id 0 those that are hashed, for id 1 the hashes."""
     longest = int(lengths.max(initial=0))
+    if longest <= SHORT_TEXT and hasher.hash_id == 0:
+        return _words_of_width(data, starts, lengths, 8, hasher)
     if longest <= _MAX_WIDTH:
         width = -(-max(longest, 1) // 16) * 16
-        words = _murmur(data, starts, lengths, width, hasher.seed)
-    else:
-        words = np.zeros(len(starts), np.uint64)
-        kind = np.searchsorted(_WIDTHS, lengths)
-        for index in np.unique(kind):
-            chosen = np.flatnonzero(kind == index)
-            own = (data, starts[chosen], lengths[chosen])
-            if index < len(_WIDTHS):
-                words[chosen] = _murmur(*own, _WIDTHS[index], hasher.seed)
-            else:
-                words[chosen] = _murmur_of_any_length(*own, hasher.seed)
-    return _hash_numbers(words, hasher) if hasher.hash_id == 0 else block_of(words)
+        return _words_of_width(data, starts, lengths, width, hasher)
+    words = np.zeros(len(starts), np.uint64)
+    kind = np.searchsorted(_WIDTHS, lengths)
+    for index in np.unique(kind):
+        chosen = np.flatnonzero(kind == index)
+        own = (data, starts[chosen], lengths[chosen])
+        if index < len(_WIDTHS):
+            words[chosen] = _words_of_width(*own, _WIDTHS[index], hasher)
+        else:
+            words[chosen] = _murmur_of_any_length(*own, hasher.seed)
+    return words
 
 
-def _murmur(
+def _words_of_width(
     data: UInt8[np.ndarray, " bytes"],
     starts: Int[np.ndarray, " rows"],
     lengths: Int32[np.ndarray, " rows"],
     width: int,
-    seed: int,
+    hasher: Hasher,
 ) -> UInt64[np.ndarray, " rows"]:
-    """First 64 bits of MurmurHash3 x64 128 of texts of at most `width` bytes."""
-    rows = len(starts)
-    words = _gather(data, starts, width)
+    """The same of texts of at most `width` bytes."""
+    rows, seed = len(starts), hasher.seed
+    texts = _gather(data, starts, width)
+    make = text_words_of_rows if hasher.hash_id == 0 else murmur3_x64_128_texts
     if rows < MIN_COMPILED_ROWS // 16:
-        return np.asarray(murmur3_x64_128_texts(words, lengths, seed))
-    return _compiled_texts()(_padded(words), _padded(lengths), np.uint64(seed))[:rows]
+        return np.asarray(make(texts, lengths, seed))
+    return _compiled_texts(make)(_padded(texts), _padded(lengths), np.uint64(seed))[:rows]
 
 
 @functools.cache
-def _compiled_texts() -> Callable[..., np.ndarray]:
-    return compiled(murmur3_x64_128_texts, wide=True)
+def _compiled_texts(make: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    return compiled(make, wide=True)
 
 
 def _gather(

@@ -7,14 +7,15 @@ and sends `table_to_bytes` of the result; whoever collects calls `merge` in any 
     for column in estimate_table(table):
         print(column.column, column.result.estimate, column.result.method)
 
-Messages hold hashes, not the values; but those of numbers are invertible, so that a message is as
-private as its column. A partition counted twice would turn values that occur once into values that
+Messages hold hashes of long texts, and numbers and short texts as they are: a message is as private
+as its column. A partition counted twice would turn values that occur once into values that
 occur twice: with ids, `merge` refuses it, and `estimate_table` names the partitions that are
 missing.
 """
 
 import dataclasses
 import functools
+import itertools
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,18 +35,26 @@ from jaxlab.ndv.column_sketch import (
     read_profile,
     settings_for_budget,
 )
-from jaxlab.ndv.compact import column_from_bytes, column_to_bytes
+from jaxlab.ndv.compact import (
+    Column,
+    Shared,
+    check_precision,
+    column_to_bytes,
+    read_column,
+    shared_of,
+)
 from jaxlab.ndv.formats import Reader, Record, missing_partitions
 from jaxlab.ndv.hashing import FAST, Hasher
 from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
+from jaxlab.ndv.packing import read_varint, varint
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sampling import bernoulli_rows, check_rate
 from jaxlab.ndv.streams import HashedBlock, block_of, hashed_blocks
 
 DEFAULT_BUDGET_BYTES = 2**16
-MAGIC, VERSION = b"JXNT", 1
-_HEADER = struct.Struct("<4sBBQQI")
-_COLUMN = struct.Struct("<dQII")
+MAGIC, VERSION = b"JXNT", 2
+_MAGIC = struct.Struct("<4sB")
+_BLOCKS, _WEIGHTED, _SHARED, _RATE = 1, 2, 4, 8
 
 
 class TableColumn(NamedTuple):
@@ -55,7 +64,7 @@ class TableColumn(NamedTuple):
       record: sketch or dictionary of the sampled rows.
       population: rows of the scanned partitions that are not null; collapsed rows / rate for block
         samples.
-      sent_bytes: bytes that the partitions sent, or would send, for this column.
+      sent_bytes: bytes that the partitions sent, or would send, for this column alone.
     """
 
     record: Record
@@ -73,12 +82,20 @@ class TableSketch:
         given.
       num_read: rows in the sample, nulls included.
       is_block_sample: whether batches were blocks, each collapsed to its distinct values.
+      shared_bytes: bytes that the partitions sent, or would send, for what no column has alone:
+        settings, names, checksums.
     """
 
     columns: Mapping[str, TableColumn]
     num_rows: int
     num_read: int
     is_block_sample: bool = False
+    shared_bytes: int = 0
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of the messages of all partitions, everything included."""
+        return self.shared_bytes + sum(column.sent_bytes for column in self.columns.values())
 
 
 class ColumnEstimate(NamedTuple):
@@ -90,7 +107,8 @@ class ColumnEstimate(NamedTuple):
       num_rows: rows of the table, nulls included.
       num_read: sampled rows, nulls included.
       null_fraction: share of the sampled rows that are null.
-      bytes_exchanged: bytes that the partitions sent for this column.
+      bytes_exchanged: bytes that the partitions sent for this column; what they sent for all
+        columns together is `TableSketch.shared_bytes`.
     """
 
     column: str
@@ -168,9 +186,9 @@ def sketch(
         # A given sample stands for its rows / rate; nulls inside dictionaries show in rows only.
         is_scan = drawn.rate < 1 and not drawn.is_given
         population = scan.non_null[name] if is_scan else record.num_rows / drawn.rate
-        found[name] = TableColumn(record, float(population), len(column_to_bytes(record)))
+        found[name] = TableColumn(record, float(population), 0)
     num_rows = round(scan.num_rows / drawn.rate) if drawn.is_given else scan.num_rows
-    return TableSketch(found, num_rows, scan.num_read, collapse)
+    return _with_sizes(TableSketch(found, num_rows, scan.num_read, collapse))
 
 
 def merge(a: TableSketch, b: TableSketch) -> TableSketch:
@@ -195,7 +213,13 @@ def merge(a: TableSketch, b: TableSketch) -> TableSketch:
         columns[name] = TableColumn(
             record, left.population + right.population, left.sent_bytes + right.sent_bytes
         )
-    return TableSketch(columns, a.num_rows + b.num_rows, a.num_read + b.num_read, a.is_block_sample)
+    return TableSketch(
+        columns,
+        a.num_rows + b.num_rows,
+        a.num_read + b.num_read,
+        a.is_block_sample,
+        a.shared_bytes + b.shared_bytes,
+    )
 
 
 def merge_all(tables: Iterable[TableSketch]) -> TableSketch:
@@ -259,24 +283,24 @@ def estimate_table(
 
 
 def table_to_bytes(table: TableSketch) -> bytes:
-    """The table sketch as a message, little-endian.
+    """The table sketch as a message, little-endian, numbers as `packing.varint`.
 
-    Magic "JXNT", u8 version, u8 whether blocks were sampled, u64 rows, u64 rows read, u32 number of
-    columns; for each f64 population, u64 bytes sent, u32 and u32 lengths of its name and its
-    record, the name in UTF-8, the record by `column_to_bytes`; a CRC-32 of all before.
+    Magic "JXNT", u8 version, u8 flags (bit 0: blocks were sampled; bit 1: columns have weights; bit
+    2: the shared bytes stand here, else they are those of this message; bit 3: the rate follows,
+    else it is 1); u8 hash id, hash seed; u8 log2 of the registers; rows, rows read; f64 rate, if
+    announced; number of partitions, their ids, each as the difference to the one before; shared
+    bytes, if announced; number of columns. For each column the length of its name, the name in
+    UTF-8, and what `compact.column_to_bytes` writes. A CRC-32 of all before.
     """
+    shared = _shared(table)
+    own = _shared_bytes(table, shared)
     parts = [
-        _HEADER.pack(
-            MAGIC, VERSION, table.is_block_sample, table.num_rows, table.num_read,
-            len(table.columns),
-        )
-    ]  # fmt: skip
+        _head_to_bytes(table, shared, None if own == table.shared_bytes else table.shared_bytes)
+    ]
     for name, column in table.columns.items():
-        text, record = name.encode(), column_to_bytes(column.record)
-        parts += [_COLUMN.pack(column.population, column.sent_bytes, len(text), len(record))]
-        parts += [text, record]
-    body = b"".join(parts)
-    return body + struct.pack("<I", zlib.crc32(body))
+        parts += [_name_to_bytes(name), column_to_bytes(Column(*column), shared)]
+    message = b"".join(parts)
+    return message + struct.pack("<I", zlib.crc32(message))
 
 
 def table_from_bytes(data: bytes) -> TableSketch:
@@ -286,22 +310,98 @@ def table_from_bytes(data: bytes) -> TableSketch:
       ValueError: for anything else, with the offset where bytes are missing.
     """
     reader = Reader(data)
-    magic, version, is_block_sample, num_rows, num_read, num_columns = reader.unpack(_HEADER)
-    if (magic, version) != (MAGIC, VERSION) or is_block_sample > 1:
+    magic, version = reader.unpack(_MAGIC)
+    if (magic, version) != (MAGIC, VERSION):
         raise ValueError(
             f"bytes start with {magic!r}, version {version}; a table sketch of this release starts "
             f"with {MAGIC!r}, version {VERSION}"
         )
-    raw = []
-    for _ in range(num_columns):
-        population, sent_bytes, name_bytes, record_bytes = reader.unpack(_COLUMN)
-        raw.append((reader.take(name_bytes), population, sent_bytes, reader.take(record_bytes)))
-    reader.finish(zlib.crc32(data[: reader.offset]), reader.number("<I"))
+    # Everything behind is taken at its word only if nothing was changed on the way.
+    checksum = zlib.crc32(data[:-4])
+    tail = Reader(data, max(len(data) - 4, reader.offset))
+    tail.finish(checksum, tail.number("<I"))
+    flags, shared, shared_bytes = _read_head(reader)
+    columns = {}
+    for _ in range(read_varint(reader)):
+        name = reader.take(read_varint(reader)).decode()
+        column = read_column(reader, shared)
+        assert column.sent_bytes is not None
+        columns[name] = TableColumn(column.record, column.population, column.sent_bytes)
+    reader.finish(checksum, reader.number("<I"))
+    is_block_sample = bool(flags & _BLOCKS)
+    table = TableSketch(columns, shared.num_rows, shared.num_read, is_block_sample)
+    if shared_bytes is None:
+        shared_bytes = _shared_bytes(table, shared)
+    return dataclasses.replace(table, shared_bytes=shared_bytes)
+
+
+def _shared(table: TableSketch) -> Shared:
+    first = next((column.record for column in table.columns.values()), None)
+    return shared_of(first, table.num_rows, table.num_read)
+
+
+def _with_sizes(table: TableSketch) -> TableSketch:
+    """The table sketch of one partition with the bytes of its own message."""
+    shared = _shared(table)
     columns = {
-        name.decode(): TableColumn(column_from_bytes(record), population, sent_bytes)
-        for name, population, sent_bytes, record in raw
+        name: column._replace(
+            sent_bytes=len(column_to_bytes(Column(column.record, column.population), shared))
+        )
+        for name, column in table.columns.items()
     }
-    return TableSketch(columns, num_rows, num_read, bool(is_block_sample))
+    return dataclasses.replace(table, columns=columns, shared_bytes=_shared_bytes(table, shared))
+
+
+def _shared_bytes(table: TableSketch, shared: Shared) -> int:
+    """Bytes of a message beside its columns: head, names, checksum."""
+    names = sum(len(_name_to_bytes(name)) for name in table.columns)
+    return len(_head_to_bytes(table, shared, None)) + names + 4
+
+
+def _name_to_bytes(name: str) -> bytes:
+    text = name.encode()
+    return varint(len(text)) + text
+
+
+def _head_to_bytes(table: TableSketch, shared: Shared, shared_bytes: int | None) -> bytes:
+    flags = (_BLOCKS if table.is_block_sample else 0) | (_WEIGHTED if shared.has_weights else 0)
+    flags |= (0 if shared_bytes is None else _SHARED) | (0 if shared.rate == 1 else _RATE)
+    ids = shared.partitions.tolist()
+    steps = [after - before for before, after in itertools.pairwise([0, *ids])]
+    numbers = [len(ids), *steps, *([] if shared_bytes is None else [shared_bytes])]
+    return b"".join(
+        [
+            _MAGIC.pack(MAGIC, VERSION),
+            bytes([flags, shared.hasher.hash_id]),
+            varint(shared.hasher.seed),
+            bytes([shared.precision]),
+            varint(shared.num_rows),
+            varint(shared.num_read),
+            b"" if shared.rate == 1 else struct.pack("<d", shared.rate),
+            *map(varint, [*numbers, len(table.columns)]),
+        ]
+    )
+
+
+def _read_head(reader: Reader) -> tuple[int, Shared, int | None]:
+    """Flags, what the columns share, and the shared bytes if they are announced."""
+    flags, hash_id = reader.number("<B"), reader.number("<B")
+    if flags >= 2 * _RATE:
+        raise ValueError(f"flags {flags:#04x} of the message are unknown")
+    seed, precision = read_varint(reader), reader.number("<B")
+    check_precision(precision)
+    num_rows, num_read = read_varint(reader), read_varint(reader)
+    rate = reader.real() if flags & _RATE else 1.0
+    steps = [read_varint(reader) for _ in range(read_varint(reader))]
+    ids = list(itertools.accumulate(steps))
+    if ids and ids[-1] >= 2**64:
+        raise ValueError(f"partition {ids[-1]} before offset {reader.offset} is above 2^64 - 1")
+    shared_bytes = read_varint(reader) if flags & _SHARED else None
+    shared = Shared(
+        num_rows, num_read, rate, np.array(ids, np.uint64), Hasher(hash_id, seed), precision,
+        bool(flags & _WEIGHTED),
+    )  # fmt: skip
+    return flags, shared, shared_bytes
 
 
 class _Draw(NamedTuple):

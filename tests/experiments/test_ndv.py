@@ -11,11 +11,13 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
+from jaxlab.ndv.blocks import sample_blocks
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROWS = 6000
 KEYS = {
     "column", "estimate", "low", "high", "method", "reason", "status", "coverage",
-    "null_fraction", "rows", "rows_read", "bytes_exchanged",
+    "null_fraction", "rows", "rows_read", "bytes_exchanged", "clustering",
 }  # fmt: skip
 
 
@@ -81,9 +83,11 @@ def test_every_format_gives_the_exact_answer_of_a_full_scan(kind, table, run, tm
     assert found["city"]["estimate"] == 4
     assert found["city"]["null_fraction"] == table["city"].null_count / ROWS
     assert found["day"]["rows"] == found["day"]["rows_read"] == ROWS
-    # 365 days, of two bytes as numbers and eight as text, a count of one byte and a bit each.
-    entries = 365 * (8 + 1 if kind == "csv" else 2 + 1) + 46
-    assert entries < found["day"]["bytes_exchanged"] < entries + 100
+    # 365 days: half a byte for the length, and the bytes of numbers or the digits of texts; and all
+    # counts but one.
+    lengths, numbers, digits = 183, 255 + 2 * 109, 10 + 2 * 90 + 3 * 265
+    entries = lengths + (digits if kind == "csv" else numbers) + 364
+    assert entries < found["day"]["bytes_exchanged"] < entries + 10
     assert "6,000 of 6,000 rows read" in output and "all rows were read" in output
     assert f"Written: {target}" in output
 
@@ -104,6 +108,99 @@ def test_a_sample_of_several_files_is_near(table, run, tmp_path):
     assert found["city"]["rows_read"] == pytest.approx(3000, abs=200)
     assert found["city"]["rows"] == ROWS
     assert "the schema says that the column is unique" in output.replace("\n", " ")
+
+
+SORTED_ROWS, GROUP = 200_000, 500
+
+
+def write_sorted(path):
+    """A key of four rows each in order, a column at random, and one without values."""
+    rng = np.random.default_rng(2)
+    columns = {
+        "key": np.arange(SORTED_ROWS) // 4 * 7,
+        "random": rng.integers(0, 300, SORTED_ROWS),
+        "void": pa.nulls(SORTED_ROWS),
+    }
+    pa.parquet.write_table(
+        pa.table(columns), path, row_group_size=GROUP, use_dictionary=False, compression="none"
+    )
+
+
+def test_a_block_sample_is_right_on_a_sorted_key_and_says_that_it_is_sorted(run, tmp_path):
+    path, target = tmp_path / "sorted.parquet", tmp_path / "found.json"
+    write_sorted(path)
+    code, output, errors = run(
+        f"--input={path}", "--rate=0.02", "--sample=blocks", f"--json={target}"
+    )
+    assert code == 0, errors
+    found = estimates(target)
+    key, truth = found["key"], SORTED_ROWS // 4
+    assert (key["method"], key["status"]) == ("COLLAPSE+DUJ1", "block")
+    assert 0.65 * truth < key["estimate"] < 1.1 * truth
+    assert key["low"] <= truth <= key["high"] <= SORTED_ROWS == key["rows"]
+    assert key["rows_read"] == 8 * GROUP and key["clustering"] > 0.5
+    assert found["random"]["clustering"] < 0.2 and found["void"]["clustering"] is None
+    assert "lie together in blocks in key (0.75 of the rows" in output.replace("\n", " ")
+    assert "random (" not in output and "Compare with --sample=rows" in output
+    # The same rows taken for a sample of rows: every value four times, so they seem to be all.
+    readers = importlib.import_module("experiments.ndv.readers")
+    table_sketch = importlib.import_module("jaxlab.ndv.table")
+    (partition,) = readers.open_partitions([str(path)])
+    chosen = sample_blocks(SORTED_ROWS // GROUP, 0.02, seed=0).tolist()
+    rows = partition.blocks.read(["key"], chosen)
+    naive = table_sketch.estimate_table(table_sketch.sketch(rows, rate=0.02, is_sampled=True))
+    assert naive[0].result.estimate < 0.025 * truth
+
+
+def test_blocks_that_were_not_drawn_are_not_read(run, tmp_path):
+    path = tmp_path / "sorted.parquet"
+    write_sorted(path)
+    chosen = set(sample_blocks(SORTED_ROWS // GROUP, 0.02, seed=0).tolist())
+    metadata = pa.parquet.ParquetFile(path).metadata
+    data = bytearray(path.read_bytes())
+    for group in set(range(metadata.num_row_groups)) - chosen:
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            start = column.data_page_offset
+            data[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(bytes(data))
+    code, output, errors = run(f"--input={path}", "--rate=0.02", "--sample=blocks")
+    assert code == 0, errors
+    assert f"{8 * GROUP:,} of {SORTED_ROWS:,} rows read" in output
+    assert_one_error(run(f"--input={path}", "--rate=0.02"), "cannot be read as Parquet")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_gives_blocks(kind, table, run, tmp_path):
+    for index in range(2):
+        WRITERS[kind](table.slice(index * 3000, 3000), tmp_path / f"{index}.{kind}")
+    target = tmp_path / "found.json"
+    code, output, errors = run(
+        f"--input={tmp_path}/*.{kind}", "--rate=0.5", "--sample=blocks", "--columns=key,city",
+        f"--json={target}",
+    )  # fmt: skip
+    assert code == 0, errors
+    found = estimates(target)
+    # Half of the row groups or batches; a file of other kinds is one batch here.
+    assert found["key"]["rows_read"] == 3000 and found["key"]["rows"] == ROWS
+    assert found["key"]["estimate"] == ROWS and found["key"]["status"] == "block"
+    if kind not in ("parquet", "arrow"):
+        assert "One block with values was read" in output
+    else:
+        assert "No column is clustered" in output
+
+
+def test_a_block_sample_of_everything_is_exact(table, run, tmp_path):
+    path, target = tmp_path / "rows.parquet", tmp_path / "found.json"
+    WRITERS["parquet"](table, path)
+    options = ("--rate=1", "--sample=blocks", "--columns=day,city", f"--json={target}")
+    code, _, errors = run(f"--input={path}", *options)
+    assert code == 0, errors
+    found = estimates(target)["day"]
+    assert (found["estimate"], found["method"]) == (365, "EXACT")
+    whole = json.loads(target.read_text())
+    parts = sum(column["bytes_exchanged"] for column in whole["columns"])
+    assert whole["bytes_exchanged"] == parts + whole["shared_bytes"]
 
 
 def test_duckdb_asks_which_of_several_tables(table, run, tmp_path):
@@ -164,10 +261,11 @@ def test_a_mistake_is_one_line(arguments, message, run, tmp_path):
 def test_a_missing_engine_is_named(monkeypatch, tmp_path):
     (tmp_path / "a.csv").write_text("a\n1\n")
     readers = importlib.import_module("experiments.ndv.readers")
+    partitions = importlib.import_module("experiments.ndv.partitions")
 
     def refuse(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(readers.importlib, "import_module", refuse)
+    monkeypatch.setattr(partitions.importlib, "import_module", refuse)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[ndv\]'"):
         readers.open_partitions([str(tmp_path / "a.csv")])

@@ -11,6 +11,7 @@ import numpy as np
 VALUES = 100_000
 LG_K = 12
 THETA_LG_K = 10
+NARROW = ((4, 0, "none"), (4, 640, "small"), (9, 1_000, "early"), (12, 163_840, "exceptions"))
 
 
 def columns(number=VALUES):
@@ -58,6 +59,21 @@ def hll_images():
     return made
 
 
+def narrow_images():
+    """Registers of 4 and 6 bits: none, relative to a minimum, at 0, with exceptions."""
+    import datasketches as ds
+
+    made = {}
+    for lg_k, number, name in NARROW:
+        for bits in (4, 6):
+            sketch = ds.hll_sketch(lg_k, getattr(ds.tgt_hll_type, f"HLL_{bits}"))
+            for value in range(number):
+                sketch.update(value)
+            made[f"hll{bits}/{name}"] = sketch.serialize_compact()
+            made[f"hll{bits}/{name}/updatable"] = sketch.serialize_updatable()
+    return made
+
+
 def theta_images():
     import datasketches as ds
 
@@ -89,7 +105,7 @@ def tuple_counts():
 
 
 def main():
-    made = {**hll_images(), **theta_images(), **tuple_counts()}
+    made = {**hll_images(), **narrow_images(), **theta_images(), **tuple_counts()}
     arrays = {
         name: as_array(value) if isinstance(value, bytes) else np.asarray(value)
         for name, value in made.items()

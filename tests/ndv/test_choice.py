@@ -127,3 +127,13 @@ def test_a_method_by_name_leaves_the_cases_that_need_none():
     names = [choose(case[0], choice._fixed_rule("GEE")).method for case in CASES.values()]
     assert names == [case[1] for case in CASES.values()]
     assert choose(sample([1, 2], [50, 10], 7000), choice._fixed_rule("GEE")).method == "GEE"
+
+
+def test_without_draws_intervals_are_the_estimates_themselves():
+    samples = [
+        Sample(profile_from_frequencies([1, 2, 3], [60, 20, 5], population=size, rate=rate))
+        for size, rate in ((11_500, 0.01), (1150, 0.1))
+    ]
+    for given, found in zip(samples, estimate_columns(samples, num_draws=0), strict=True):
+        assert found.low == found.estimate == found.high
+        assert found.estimate == float(estimate(given.profile, found.method).value)

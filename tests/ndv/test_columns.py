@@ -34,10 +34,24 @@ def test_the_width_of_integers_does_not_matter(hasher):
     assert hashes(pa.array([False, True]), hasher) == expected[2:4]
 
 
-def test_large_unsigned_numbers_are_kept():
-    column = np.array([2**63, 2**64 - 1], np.uint64)
-    assert canonical_column(column).words.tolist() == [2**63, 2**64 - 1]
-    assert hashes(column) == hashes(pa.array(column))
+@pytest.mark.parametrize("hasher", HASHERS)
+def test_large_unsigned_numbers_are_no_negative_ones(hasher):
+    column = np.array([2**63, 5, 2**64 - 1, 2**63 - 1], np.uint64)
+    assert canonical_column(column).words.tolist() == [2**63, 5, 2**64 - 1, 2**63 - 1]
+    got = hashes(column, hasher)
+    assert got == hashes(pa.array(column), hasher)
+    # Those that int64 holds are as ever; the others are not the negative ones of the same bits.
+    assert got[1::2] == hashes(np.array([5, 2**63 - 1]), hasher)
+    assert len({*got, *hashes(column.view(np.int64), hasher)}) == 6
+    second = hash_column(column, INTERCHANGE).second
+    signed = hash_column(column.view(np.int64), INTERCHANGE).second
+    assert (join_words(second) == join_words(signed)).tolist() == [False, True, False, True]
+
+
+def test_the_text_of_a_large_unsigned_number_is_hashed_by_the_text_hash():
+    assert hashes(np.array([2**64 - 1], np.uint64), AUTHORS) == hashes(
+        np.array([str(2**64 - 1)]), AUTHORS
+    )
 
 
 @pytest.mark.parametrize("hasher", HASHERS)
@@ -125,8 +139,21 @@ def test_decimals_are_their_unscaled_number_and_scale():
     for narrow in (pa.decimal32(5, 2), pa.decimal64(10, 2), pa.decimal128(12, 2)):
         assert hashes(wide.cast(narrow)) == got
     assert hashes(wide.cast(pa.decimal128(38, 3)))[0] != got[0]
-    column = canonical_column(wide)
-    assert int.from_bytes(column.data[:16].tobytes(), "little") == 150 and column.data[16] == 2
+    with pytest.raises(TypeError, match="decimals of scale -200"):
+        hash_column(pa.nulls(1, pa.decimal128(38, -200)))
+
+
+def test_decimals_take_the_bytes_that_they_need():
+    numbers = [0, 1, -1, 127, 128, -128, -129, 255, 32767, 32768, 10**38 - 1, 1 - 10**38]
+    column = canonical_column(pa.array(map(decimal.Decimal, numbers), pa.decimal128(38, 0)))
+    rows = [
+        column.data[start:end].tobytes()
+        for start, end in zip(column.offsets, column.offsets[1:], strict=False)
+    ]
+    for number, row in zip(numbers, rows, strict=True):
+        assert row[0] == 0 and int.from_bytes(row[1:], "little", signed=True) == number
+        bits = (number if number >= 0 else ~number).bit_length() + (number != 0)
+        assert len(row) == 1 + -(-bits // 8)
 
 
 def test_nested_values_are_refused_unless_asked_for():

@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxlab.ndv import bottom_k, hll
 from jaxlab.ndv import datasketches as ours
@@ -78,6 +80,51 @@ def test_lists_and_sets_of_coupons_are_read(golden, number, form):
     )
 
 
+NARROW = maker["NARROW"]
+
+
+@pytest.mark.parametrize("form", ["", "/updatable"])
+@pytest.mark.parametrize("bits", [4, 6])
+@pytest.mark.parametrize(("precision", "number", "name"), NARROW)
+def test_registers_of_four_and_six_bits_are_read(golden, precision, number, name, bits, form):
+    image = golden[f"hll{bits}/{name}{form}"].tobytes()
+    own = hll_of(range(number), precision)
+    np.testing.assert_array_equal(ours.hll_from_bytes(image).registers, own.registers)
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+@pytest.mark.parametrize(("precision", "number", "name"), NARROW)
+def test_registers_of_four_and_six_bits_are_written(golden, precision, number, name, bits):
+    """As theirs but for flag 16 (no order) and the order-dependent estimate at 8."""
+    own = bytearray(ours.hll_to_bytes(hll_of(range(number), precision), bits=bits))
+    theirs = bytearray(golden[f"hll{bits}/{name}"].tobytes())
+    if number:
+        assert own[5] == 24
+        for image in (own, theirs):
+            image[5] = 8
+            image[8:16] = bytes(8)
+    # Their exceptions are in the order of a hash table.
+    end = 40 + 2**precision // 2 if bits == 4 and name == "exceptions" else len(own)
+    assert own[:end] == theirs[:end] and sorted(own[end:]) == sorted(theirs[end:])
+    assert (end < len(own)) == (bits == 4 and name == "exceptions")
+
+
+@given(st.integers(0, 45), st.lists(st.integers(0, 63), min_size=16, max_size=16))
+@settings(max_examples=50, deadline=None)
+def test_any_registers_come_back_in_any_width(least, ranks):
+    registers = np.maximum(np.array(ranks, np.uint8), np.uint8(least))
+    for bits in (4, 6, 8):
+        image = ours.hll_to_bytes(hll.Hll(registers, INTERCHANGE), bits=bits)
+        np.testing.assert_array_equal(ours.hll_from_bytes(image).registers, registers)
+
+
+def test_two_million_registers_are_read_and_written():
+    sketch = hll_of(range(5_000), 21)
+    image = ours.hll_to_bytes(sketch, bits=4)
+    assert len(image) == 40 + 2**20
+    np.testing.assert_array_equal(ours.hll_from_bytes(image).registers, sketch.registers)
+
+
 def test_an_image_of_registers_differs_from_theirs_in_order_alone(golden):
     """All bytes agree but flag 16 (no order) and the order-dependent estimate at 8."""
     theirs = bytearray(golden["hll/ints"].tobytes())
@@ -136,6 +183,13 @@ def test_every_truncation_and_every_extra_byte_is_refused(golden):
                 read(image[:length])
         with pytest.raises(ValueError, match=f"1 bytes too many, from offset {len(image)}"):
             read(image + b"\0")
+    for name in ("hll4/small", "hll4/small/updatable", "hll6/small"):
+        image = golden[name].tobytes()
+        for length in range(len(image)):
+            with pytest.raises(ValueError, match="truncated"):
+                ours.hll_from_bytes(image[:length])
+        with pytest.raises(ValueError, match="1 bytes too many"):
+            ours.hll_from_bytes(image + b"\0")
     for length in (0, 39, 40, 4135):
         with pytest.raises(ValueError, match="truncated"):
             ours.hll_from_bytes(golden["hll/ints"].tobytes()[:length])
@@ -152,9 +206,21 @@ def changed(image, offset, values):
     [
         ("hll/ints", 1, [2], "serial version 2 is unknown"),
         ("hll/ints", 2, [3], "family 3 is not 7"),
-        ("hll/ints", 3, [3], "lgK=3 is not from 4 to 20"),
+        ("hll/ints", 3, [3], "lgK=3 is not from 4 to 21"),
         ("hll/ints", 5, [9], "big-endian"),
-        ("hll/ints", 7, [6], "the image is HLL_6; convert it"),
+        ("hll/ints", 7, [6], "do not fit HLL_6 registers|padding|sums|above 63"),
+        ("hll4/exceptions", 36, [2], "2 exceptions are announced"),
+        ("hll4/exceptions", 36, [4], "truncated"),
+        ("hll4/exceptions", 6, [1], "sums .* do not fit the registers"),
+        ("hll4/exceptions", 6, [240], "exception of .* is less than 15"),
+        ("hll4/exceptions", 2088, [0] * 4, "3 exceptions are announced and 2 listed"),
+        ("hll4/exceptions", 2091, [0], "is less than 15 above|announced"),
+        ("hll4/small", 40, [255], "0 exceptions are announced and 0 listed; 2 registers"),
+        ("hll4/small", 32, [2], "2 registers at it"),
+        ("hll6/small", 6, [3], "minimum 3, "),
+        ("hll6/small", 36, [1], "1 exceptions do not fit HLL_6"),
+        ("hll6/small", 52, [1], "the padding at offset 52 is not 0"),
+        ("hll6/small", 40, [0], "do not fit"),
         ("hll/ints", 7, [11], "mode 11 with a preamble of 10"),
         ("hll/ints", 20, [255], "sums .* do not fit the registers"),
         ("hll/ints", 32, [77], "77 registers at it"),
@@ -183,6 +249,8 @@ def test_other_hashes_have_no_image():
     for other in (FAST, Hasher(1, 7)):
         with pytest.raises(ValueError, match="build the sketch with hashing.INTERCHANGE"):
             ours.hll_to_bytes(hll.empty(6, hasher=other))
+    with pytest.raises(ValueError, match=r"bits=5; images hold registers of \[4, 6, 8\] bits"):
+        ours.hll_to_bytes(hll.empty(6, hasher=INTERCHANGE), bits=5)
     with pytest.raises(ValueError, match="build the sketch with hashing.INTERCHANGE"):
         ours.theta_of_bottom_k(bottom_k.empty(6))
 
@@ -210,6 +278,31 @@ def test_an_image_from_here_loads_there_and_unions_to_the_same_estimate(name):
         read = ours.hll_from_bytes(image)
         np.testing.assert_array_equal(read.registers, hll_of(values).registers)
     assert estimates[0] == pytest.approx(estimates[1], rel=1e-12)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("number", [0, 3, 40, 3_000, 163_840])
+def test_registers_of_every_width_go_there_and_come_back(number, bits):
+    import datasketches as peer
+
+    kind = getattr(peer.tgt_hll_type, f"HLL_{bits}")
+    for precision in (4, 12, 21):
+        theirs = peer.hll_sketch(precision, kind)
+        for value in range(number):
+            theirs.update(value)
+        own = hll_of(range(number), precision)
+        for image in (theirs.serialize_compact(), theirs.serialize_updatable()):
+            np.testing.assert_array_equal(ours.hll_from_bytes(image).registers, own.registers)
+        loaded = peer.hll_sketch.deserialize(ours.hll_to_bytes(own, bits=bits))
+        union = peer.hll_union(precision)
+        union.update(loaded)
+        there = union.get_result(kind).serialize_compact()
+        np.testing.assert_array_equal(ours.hll_from_bytes(there).registers, own.registers)
+        # Their estimate from an image without order is that of the registers.
+        assert loaded.get_estimate() == pytest.approx(
+            float(hll.distinct(own)), rel=0.3 / 2 ** (precision / 2)
+        )
 
 
 @pytest.mark.parity

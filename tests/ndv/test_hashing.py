@@ -20,6 +20,7 @@ from jaxlab.ndv.hashing import (
     murmur3_x64_128_words,
     murmur3_x86_64,
     split_words,
+    text_words,
     trailing_zeros,
 )
 
@@ -94,6 +95,21 @@ def test_the_seed_hash_of_data_sketches():
     seed_bytes = np.array([9001], "<u8").view(np.uint8)
     first, _ = murmur3_x64_128(seed_bytes, np.array([0, 8]), 0)
     assert int(first[0]) % 2**16 == 0x93CC
+
+
+@pytest.mark.parametrize("seed", [0, 77])
+def test_short_texts_are_their_own_words_and_long_ones_their_hash(seed):
+    texts = [b"", b"a", b"a\0", b"\xff" * 7, b"sevenby", b"eightby8", b"a" * 40]
+    words = text_words(*packed(texts), seed).tolist()
+    for text, word in zip(texts, words, strict=True):
+        if len(text) <= 7:
+            assert word == int.from_bytes(text, "little") + (len(text) << 56)
+        else:
+            assert word == slow_x64_128(text, seed)[0]
+    hashes = join_words(hash_bytes(*packed(texts), Hasher(0, seed))[0])
+    again = join_words(hash_words(split_words(np.array(words, np.uint64)), Hasher(0, seed)))
+    np.testing.assert_array_equal(hashes, again)
+    assert len(set(hashes.tolist())) == len(texts)
 
 
 def test_no_strings_have_no_hashes():

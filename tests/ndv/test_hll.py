@@ -182,7 +182,7 @@ def test_sketches_of_another_kind_are_refused():
     for other in (AUTHORS, INTERCHANGE):
         with pytest.raises(ValueError, match="cannot merge: hashes of dual-lane fmix32"):
             jax.jit(hll.merge)(a, hll.empty(6, hasher=other))
-    with pytest.raises(ValueError, match="precision=3 is not from 4 to 20"):
+    with pytest.raises(ValueError, match="precision=3 is not from 4 to 21"):
         hll.empty(3)
     with pytest.raises(ValueError, match="estimator='best' is not one of"):
         hll.distinct(a, "best")

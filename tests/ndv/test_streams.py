@@ -38,6 +38,8 @@ def columns():
         "texts with nulls": pc.if_else(is_null, None, short),
         "sliced texts": short.slice(1000, 30_000),
         "long texts": long,
+        "texts of up to 7 bytes": texts(rng, rng.integers(0, 8, ROWS)),
+        "large unsigned": pa.array(rng.integers(0, 2**64, 20_000, np.uint64)),
         "large texts": pc.cast(short, pa.large_string()),
         "dictionary": encoded,
         "null in the dictionary": pa.DictionaryArray.from_arrays(

@@ -1,9 +1,6 @@
 import logging
-import os
 import runpy
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,7 +22,6 @@ from jaxlab.parallel import (
     start_processes,
 )
 
-ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -34,32 +30,8 @@ SLURM = {
     "SLURM_LOCALID": "0",
     "SLURM_NTASKS": "2",
 }
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def spawn(command, port, process_id):
-    """One process of two, with a bare environment beside what names the others."""
-    unwanted = ("JAX_", "SLURM_", "OMPI_", "TPU_")
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
-    environ |= {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-        "JAXLAB_COORDINATOR": f"127.0.0.1:{port}",
-        "JAXLAB_NUM_PROCESSES": "2",
-        "JAXLAB_PROCESS_ID": str(process_id),
-    }
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+LAUNCHER = runpy.run_path(str(Path(__file__).with_name("launcher.py")))
+free_port, spawn = LAUNCHER["free_port"], LAUNCHER["spawn"]
 
 
 @pytest.mark.multiprocess

@@ -1,0 +1,76 @@
+"""What the readers of tables share: the partition, optional packages, names in SQL."""
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+
+class Blocks(NamedTuple):
+    """Parts of a partition that are read one by one.
+
+    Attributes:
+      count: how many there are; of files that only reading tells it, this reads them.
+      read: `(names, numbers) -> record batches or tables` of these columns, one a block, for
+        ascending numbers from 0 on.
+    """
+
+    count: Callable[[], int]
+    read: Callable[[Sequence[str], Sequence[int]], Iterator[Any]]
+
+
+class Partition(NamedTuple):
+    """A part of a table that is read by itself.
+
+    Attributes:
+      name: the file or the server, for messages.
+      num_rows: its rows; None if only reading tells.
+      columns: names of its columns.
+      batches: `(names) -> record batches` of these columns, in the order of the rows.
+      blocks: row groups of Parquet and batches of Arrow files, of which only the chosen ones are
+        read; batches of other kinds, which are all read; None before the table is opened.
+    """
+
+    name: str
+    num_rows: int | None
+    columns: tuple[str, ...]
+    batches: Callable[[Sequence[str]], Iterator[Any]]
+    blocks: Blocks | None = None
+
+
+def with_blocks(partition: Partition) -> Partition:
+    """The partition with its batches as blocks, if it has no others.
+
+    Args:
+      partition: any.
+    """
+    if partition.blocks is not None:
+        return partition
+
+    def read(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Any]:
+        chosen = set(numbers)
+        yield from (b for i, b in enumerate(partition.batches(names)) if i in chosen)
+
+    def count() -> int:
+        return sum(1 for _ in partition.batches(partition.columns[:1]))
+
+    return partition._replace(blocks=Blocks(count, read))
+
+
+def engine(name: str) -> Any:
+    """A module of an optional package.
+
+    Raises:
+      ModuleNotFoundError: if it is missing, with the way to install it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        package = name.split(".")[0]
+        raise ModuleNotFoundError(
+            f"{package} is not installed; in the checkout, pip install -e '.[ndv]' brings it"
+        ) from None
+
+
+def quoted(name: str | None) -> str:
+    """A name as SQL reads it letter by letter."""
+    return '"' + str(name).replace('"', '""') + '"'
