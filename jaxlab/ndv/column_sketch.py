@@ -28,7 +28,7 @@ from jaxlab.ndv.known_words import KnownWords, count_words, know_words
 from jaxlab.ndv.profile import Profile, dense_profile, profile_from_counts
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sketch import EMPTY_HASH, MIN_COMPILED_ROWS, count_profile
-from jaxlab.ndv.streams import HashedBlock, block_of
+from jaxlab.ndv.streams import HashedBlock, Limit, block_of
 
 PROFILE_LENGTH = 256
 """Frequencies kept apart in the profile of a sketch."""
@@ -134,23 +134,41 @@ def add_rows(state: ColumnState, block: HashedBlock, settings: Settings) -> Colu
       block: hashes of the rows with a value, in order.
       settings: the same for all calls.
     """
-    state = dataclasses.replace(state, num_rows=state.num_rows + block.rows)
+    done = state.num_rows - len(state.pending)
+    state = dataclasses.replace(state, num_rows=state.num_rows + block.num_values)
+    if state.registers is not None and _on_host() and block.rows != block.num_values:
+        return _add_to_registers(state, block, settings)
+    if block.all_rows is not None:
+        counted = None if state.registers is not None else _add_counted(state, block, settings)
+        if counted is not None:
+            return counted
+        block = block.all_rows()
+    # Counted blocks end anywhere; what follows goes on to the next whole number of rows.
     size = settings.block_rows
-    if len(state.pending) or block.rows < size:
+    first = size - done % size
+    if len(state.pending) or block.rows < first:
         pending = np.concatenate([state.pending, block.words()])
-        if len(pending) < size:
+        if len(pending) < first:
             return dataclasses.replace(state, pending=pending)
         block = block_of(pending)
-    whole = block.rows // size * size
+    whole = first + (block.rows - first) // size * size
     rest = block.words(slice(whole, block.rows))
-    state = _add_blocks(state, HashedBlock(block.lanes, whole), settings)
+    state = _add_blocks(state, _rows_of(block, 0, whole), settings, first)
     return dataclasses.replace(state, pending=rest)
+
+
+def needed_rows(state: ColumnState) -> Limit | None:
+    """Which rows matter to a column from here on; None if all do."""
+    if state.registers is None or state.known is not None or not _on_host():
+        return None
+    minimum = np.asarray(state.registers.minimum)
+    return Limit(len(minimum).bit_length() - 1, int(minimum.max()))
 
 
 def finish_column(state: ColumnState, settings: Settings) -> Record:
     """The partial result of a column; waits for the device. Rate and partitions are left open."""
     if len(state.pending):
-        state = _add_blocks(state, block_of(state.pending), settings)
+        state = _add_blocks(state, block_of(state.pending), settings, len(state.pending))
     if state.registers is not None:
         sketch, heavy = state.registers, slice(None)
     else:
@@ -243,17 +261,19 @@ def _device_update() -> jax.stages.Wrapped:
     return jax.jit(registers.update, donate_argnums=0)
 
 
-def _add_blocks(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState:
-    """The column after whole blocks of `settings.block_rows`, or the short one at the end."""
-    size, start = settings.block_rows, 0
+def _add_blocks(
+    state: ColumnState, block: HashedBlock, settings: Settings, first: int
+) -> ColumnState:
+    """The column after `first` rows and whole blocks of `settings.block_rows`."""
+    start, stop = 0, first
     while state.registers is None and start < block.rows:
         rest = _rows_of(block, start, block.rows)
         counted = _count_known(state, rest, settings)
         if counted is not None:
             return counted
         # Sorting a block finds what is new, or that from here on there are registers.
-        taken = _rows_of(block, start, min(start + size, block.rows))
-        state, start = _sort_block(state, taken.words(), settings), start + taken.rows
+        state = _sort_block(state, _rows_of(block, start, stop).words(), settings)
+        start, stop = stop, stop + settings.block_rows
     if start < block.rows:
         state = _add_to_registers(state, _rows_of(block, start, block.rows), settings)
     return state
@@ -262,8 +282,19 @@ def _add_blocks(state: ColumnState, block: HashedBlock, settings: Settings) -> C
 def _rows_of(block: HashedBlock, start: int, stop: int) -> HashedBlock:
     """Some of the rows, as a block of about so many."""
     if start == 0 and 2 * stop > len(block.lanes.hi):
-        return HashedBlock(block.lanes, stop)
+        return HashedBlock(block.lanes, stop, stop)
     return block_of(block.words(slice(start, stop)))
+
+
+def _add_counted(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState | None:
+    """The column after rows that were counted; None if that is too much for its dictionary."""
+    assert block.counts is not None
+    pending, rows = np.unique(state.pending, return_counts=True)
+    words, counts = _add_counts(state.words, state.counts, pending, rows)
+    words, counts = _add_counts(words, counts, block.words(), block.counts)
+    if len(words) > settings.capacity:
+        return None
+    return dataclasses.replace(state, words=words, counts=counts, pending=pending[:0])
 
 
 def _count_known(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState | None:
@@ -303,7 +334,13 @@ def _add_to_registers(state: ColumnState, block: HashedBlock, settings: Settings
     """The column after some rows: all go to the registers, heavy ones are counted too."""
     assert state.registers is not None
     counts, sketch = state.counts, state.registers
-    if state.known is not None:
+    if block.counts is not None:
+        own = block.words()
+        place = np.searchsorted(own, state.words).clip(max=len(own) - 1)
+        counts = counts + np.where(own[place] == state.words, block.counts[place], 0).astype(
+            np.uint64
+        )
+    elif state.known is not None:
         rows, unknown = count_words(state.known, block)
         counts = counts + rows.astype(np.uint64)
         if len(state.known.missing):

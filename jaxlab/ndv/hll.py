@@ -36,7 +36,7 @@ from jaxlab.ndv.sketch import (
     compiled,
     register_sketch,
 )
-from jaxlab.ndv.streams import hashed_blocks, is_compiled
+from jaxlab.ndv.streams import Limit, hashed_blocks, is_compiled
 
 MIN_PRECISION, MAX_PRECISION = 4, 21
 COUPON_MAX_RANK = 63
@@ -193,7 +193,13 @@ def update_from_column(sketch: Hll, column: Any, *, serialize_nested: bool = Fal
     on_host = jax.default_backend() == "cpu"
     if on_host:
         sketch = Hll(np.asarray(sketch.registers), sketch.hasher)
-    for block in hashed_blocks(column, sketch.hasher, serialize_nested=serialize_nested):
+
+    def limit() -> Limit | None:
+        return _raising(sketch) if on_host else None
+
+    for block in hashed_blocks(
+        column, sketch.hasher, serialize_nested=serialize_nested, limit=limit
+    ):
         if on_host:
             find = _compiled_raises() if is_compiled(block) else raises
             where = np.flatnonzero(find(sketch.registers, block.lanes)[: block.rows])
@@ -215,6 +221,12 @@ def raises(
     if isinstance(hashes.hi, np.ndarray):
         return np.asarray(rank > np.asarray(registers)[register])
     return jnp.asarray(rank > jnp.take(registers, register, mode="clip").astype(np.int32))
+
+
+def _raising(sketch: Hll) -> Limit:
+    """The rows whose rank is above the least of the registers."""
+    precision = sketch.registers.shape[-1].bit_length() - 1
+    return Limit(precision, 2 ** max(32 - int(sketch.registers.min()), 0) - 1)
 
 
 def merge(a: Hll, b: Hll) -> Hll:

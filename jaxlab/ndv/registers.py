@@ -140,15 +140,17 @@ def update_on_host(sketch: Registers, block: HashedBlock) -> Registers:
     find = _compiled_search() if is_compiled(block) else search
     codes = find(minimum, block.lanes)[: block.rows]
     where = np.flatnonzero(codes != 0)
-    # Most rows matter only to a sketch of about as many values as registers.
-    found = np.bincount(codes if 2 * len(where) > block.rows else codes[where], minlength=size + 2)
+    rows = None if block.counts is None else block.counts[where]
+    found = np.bincount(codes[where], rows, size + 2).astype(np.int64)
     count = sketch.count + found[2:]
     if found[1]:
         lower = where[codes[where] == 1]
         bucket, rest = _split(Lanes(block.lanes.hi[lower], block.lanes.lo[lower]), size)
         before, minimum = minimum, minimum.copy()
         np.minimum.at(minimum, bucket, rest)
-        new = np.bincount(bucket[rest == minimum[bucket]], minlength=size)
+        kept = rest == minimum[bucket]
+        rows = None if block.counts is None else block.counts[lower[kept]]
+        new = np.bincount(bucket[kept], rows, size).astype(np.int64)
         count = np.where(minimum == before, count, 0) + new
     count = np.minimum(count, np.iinfo(sketch.count.dtype).max).astype(sketch.count.dtype)
     return Registers(minimum, count, sketch.hasher)

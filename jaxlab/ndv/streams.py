@@ -2,8 +2,12 @@
 
 `hash_column` gives the hash of every row by NumPy. The same bits come several times faster as
 blocks of the values alone: numbers go to the compiled hash without a copy where Arrow holds them as
-64-bit words, texts in rows of as many bytes as the longest of a block takes, the codes of a
-dictionary look up hashes of its entries. Two blocks are hashed ahead while the caller works on one.
+64-bit words, texts in rows of as many bytes as the longest of a block takes. Blocks in which values
+repeat, by the look of their first rows, are counted by Arrow, so that each value is hashed once.
+Two blocks are worked on ahead while the caller takes one.
+
+A sketch that has seen many values changes by few rows. It tells so by a `Limit`, and gets only
+rows within: those are found by a comparison, which is all that most rows cost.
 
 Columns of few rows, unusual types and hashes other than the two of numbers take the way of
 `hash_column`, where nothing is compiled.
@@ -11,15 +15,17 @@ Columns of few rows, unusual types and hashes other than the two of numbers take
 
 import collections
 import concurrent.futures
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Int32, UInt8, UInt32, UInt64
+from jaxtyping import Array, Bool, Int, Int32, UInt8, UInt32, UInt64
 
-from jaxlab.ndv.columns import canonical_column, hash_column
+from jaxlab.ndv.columns import NAN_BITS, canonical_column, hash_column
 from jaxlab.ndv.hashing import (
     FAST,
     SHORT_TEXT,
@@ -34,25 +40,48 @@ from jaxlab.ndv.hashing import (
 )
 from jaxlab.ndv.sketch import MIN_COMPILED_ROWS, compiled, host_device
 
-BLOCK_ROWS = 2**19
+BLOCK_ROWS = 2**18
 """Rows of a block of numbers, at most."""
-_TEXT_ROWS = 2**17
+_TEXT_ROWS = 2**16
 _WIDTHS = (16, 32, 64, 128)
 _MAX_WIDTH = 64
 _AHEAD = 2
+_PROBE_ROWS, _PROBE_VALUES = 4096, 2800
+# More rows than one in so many are hashed all: to pick them out would take longer.
+_MIN_LIMIT_SHARE = 8
 
 
-class HashedBlock(NamedTuple):
+class Limit(NamedTuple):
+    """The rows that may change a sketch of registers.
+
+    Attributes:
+      precision: log2 of the number of registers, which the top bits of a hash choose.
+      most: the largest that the 32 bits behind them may be.
+    """
+
+    precision: int
+    most: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HashedBlock:
     """Hashes of consecutive values of a column.
 
     Attributes:
       lanes: the hashes, on the host; after `rows` of them anything may stand. Their number is a
         power of two, or small, see `is_compiled`.
-      rows: number of values.
+      rows: number of hashes.
+      num_values: number of values that the block stands for: `rows` unless some were left out, or
+        equal ones counted.
+      counts: values of every hash, which then all differ; None for one each.
+      all_rows: gives the block with a hash for every value; None if this one is it.
     """
 
     lanes: Lanes
     rows: int
+    num_values: int
+    counts: Int[np.ndarray, " rows"] | None = None
+    all_rows: Callable[[], "HashedBlock"] | None = None
 
     def words(self, where: Any = None) -> UInt64[np.ndarray, " chosen"]:
         """The hashes as 64-bit words: all, or those at positions or in a slice."""
@@ -62,7 +91,7 @@ class HashedBlock(NamedTuple):
 
 def block_of(words: UInt64[np.ndarray, " rows"]) -> HashedBlock:
     """A block of some hashes."""
-    return HashedBlock(split_words(_padded(words)), len(words))
+    return HashedBlock(split_words(_padded(words)), len(words), len(words))
 
 
 def is_compiled(block: HashedBlock) -> bool:
@@ -71,7 +100,11 @@ def is_compiled(block: HashedBlock) -> bool:
 
 
 def hashed_blocks(
-    column: Any, hasher: Hasher = FAST, *, serialize_nested: bool = False
+    column: Any,
+    hasher: Hasher = FAST,
+    *,
+    serialize_nested: bool = False,
+    limit: Callable[[], Limit | None] | None = None,
 ) -> Iterator[HashedBlock]:
     """Blocks of the hashes of a column's values, in order; nulls are left out.
 
@@ -79,12 +112,14 @@ def hashed_blocks(
       column: NumPy array of one dimension, Arrow array or chunked array.
       hasher: which hash.
       serialize_nested: whether lists, structs and maps are hashed by their serialisation.
+      limit: tells which rows the caller needs; asked from other threads, for every block. All rows
+        by default. Rows outside may come all the same.
 
     Raises:
       TypeError: if the type of the column has no canonical form.
       ValueError: if a NumPy array is not of one dimension.
     """
-    tasks = _tasks(column, hasher, serialize_nested)
+    tasks = _Work(hasher, serialize_nested, limit).tasks(column)
     if len(column) < 2 * MIN_COMPILED_ROWS:
         yield from (task() for task in tasks)
     else:
@@ -108,82 +143,198 @@ def _ahead(tasks: Iterator[Callable[[], HashedBlock]]) -> Iterator[HashedBlock]:
             yield waiting.popleft().result()
 
 
-def _tasks(
-    column: Any, hasher: Hasher, serialize_nested: bool
-) -> Iterator[Callable[[], HashedBlock]]:
-    """What hashes each block of a column."""
+class _Work:
+    """How the blocks of a column are hashed."""
+
+    def __init__(
+        self, hasher: Hasher, serialize_nested: bool, limit: Callable[[], Limit | None] | None
+    ):
+        self.hasher, self.serialize_nested, self.limit = hasher, serialize_nested, limit
+        self.is_counted = True
+
+    def tasks(self, column: Any) -> Iterator[Callable[[], HashedBlock]]:
+        """What hashes each block of a column."""
+        if not isinstance(column, np.ndarray):
+            import pyarrow as pa
+
+            if isinstance(column, pa.ChunkedArray):
+                for chunk in column.chunks:
+                    yield from self.tasks(chunk)
+                return
+            if isinstance(column, pa.DictionaryArray):
+                yield from self._dictionary_tasks(column)
+                return
+        if len(column) < MIN_COMPILED_ROWS or host_device() is None:
+            yield functools.partial(self.hash_by_rows, column)
+            return
+        canonical = canonical_column(column[:1], serialize_nested=self.serialize_nested)
+        step = _TEXT_ROWS if canonical.words is None else BLOCK_ROWS
+        for start in range(0, len(column), step):
+            yield functools.partial(self.hash_rows, column[start : start + step])
+
+    def hash_by_rows(self, column: Any) -> HashedBlock:
+        hashed = hash_column(column, self.hasher, serialize_nested=self.serialize_nested)
+        return block_of(join_words(hashed.lanes)[hashed.valid])
+
+    def _dictionary_tasks(self, column: Any) -> Iterator[Callable[[], HashedBlock]]:
+        """Counts the codes of the rows, or looks up the hashes of a large dictionary's entries."""
+        nested = self.serialize_nested
+        values = hash_column(column.dictionary, self.hasher, serialize_nested=nested)
+        words, codes = join_words(values.lanes), column.indices.drop_null().to_numpy()
+        if not values.valid.all():
+            codes = codes[values.valid[codes]]
+
+        def look_up(own: np.ndarray) -> HashedBlock:
+            return block_of(np.take(words, own))
+
+        def count(own: np.ndarray) -> HashedBlock:
+            counts = np.bincount(own, minlength=len(words))
+            return _counted_block(words, counts, functools.partial(look_up, own))
+
+        step = min(len(column), BLOCK_ROWS)
+        task = count if _PROBE_VALUES * len(words) < _PROBE_ROWS * step // 4 else look_up
+        for start in range(0, len(codes), BLOCK_ROWS):
+            yield functools.partial(task, codes[start : start + BLOCK_ROWS])
+
+    def hash_rows(self, column: Any) -> HashedBlock:
+        """Hashes of the values of some rows, each once if they repeat."""
+        if self.is_counted and len(column) >= MIN_COMPILED_ROWS:
+            counted = _count_values(column)
+            if counted is not None:
+                values, counts = counted
+                words = self.hash_by_rows(values).words()
+                rows = functools.partial(self.hash_each, column)
+                return _counted_block(words, counts, rows)
+            self.is_counted = False  # the next block is like this one
+        return self.hash_each(column)
+
+    def hash_each(self, column: Any) -> HashedBlock:
+        """Hashes of the values of some rows."""
+        if self.hasher.hash_id not in (0, 1):
+            return self.hash_by_rows(column)
+        if not isinstance(column, np.ndarray) and column.null_count:
+            column = column.drop_null()
+        doubles = _doubles(column)
+        if doubles is not None:
+            return self._hash_numbers(doubles, is_float=True)
+        canonical = canonical_column(column, serialize_nested=self.serialize_nested)
+        if canonical.words is not None:
+            words = canonical.words if canonical.valid.all() else canonical.words[canonical.valid]
+            if canonical.is_unsigned and words.max(initial=0) >= 2**63:
+                return self.hash_by_rows(column)
+            return self._hash_numbers(words)
+        assert canonical.data is not None and canonical.offsets is not None
+        starts, lengths = canonical.offsets[:-1], np.diff(canonical.offsets).astype(np.int32)
+        if not canonical.valid.all():
+            starts, lengths = starts[canonical.valid], lengths[canonical.valid]
+        words = _text_words(canonical.data, starts, lengths, self.hasher)
+        return self._hash_numbers(words) if self.hasher.hash_id == 0 else block_of(words)
+
+    def _hash_numbers(
+        self, words: UInt64[np.ndarray, " rows"], *, is_float: bool = False
+    ) -> HashedBlock:
+        halves = np.ascontiguousarray(_padded(words), "<u8").view("<u4")
+        limit = self.limit() if self.limit is not None else None
+        if len(words) < MIN_COMPILED_ROWS:
+            lanes = _hash_halves(halves, self.hasher, is_float)
+        elif limit is None or limit.most >= 2**32 // _MIN_LIMIT_SHARE:
+            lanes = Lanes(*_compiled(_hash_halves, 1, 2)(halves, self.hasher, is_float))
+        else:
+            most, up = np.uint32(limit.most), np.uint32(limit.precision)
+            within = _compiled(is_within, 1, 2)(halves, self.hasher, is_float, most, up)
+            chosen = words[np.flatnonzero(within[: len(words)])]
+            lanes = _hash_halves(chosen.astype("<u8").view("<u4"), self.hasher, is_float)
+            return HashedBlock(lanes, len(chosen), len(words))
+        return HashedBlock(lanes, len(words), len(words))
+
+
+def is_within(
+    halves: UInt32[Array | np.ndarray, " halves"],
+    hasher: Hasher,
+    is_float: bool,
+    most: UInt32[Array | np.ndarray, ""] | np.uint32,
+    precision: UInt32[Array | np.ndarray, ""] | np.uint32,
+) -> Bool[Array | np.ndarray, " rows"]:
+    """Which words have hashes within a `Limit`; NumPy in, NumPy out, else JAX.
+
+    Args:
+      halves: of the words, the lower one first.
+      hasher: the hash.
+      is_float: whether the words are the bits of any floats.
+      most: of the limit.
+      precision: of the limit, at least 1.
+    """
+    hashes = _hash_halves(halves, hasher, is_float)
+    rest = (hashes.hi << precision) | (hashes.lo >> (np.uint32(32) - precision))
+    return rest <= most
+
+
+def _hash_halves(
+    halves: UInt32[Array | np.ndarray, " halves"], hasher: Hasher, is_float: bool
+) -> Lanes:
+    """Hashes of words that lie as pairs of halves, the lower one first."""
+    words = Lanes(halves[1::2], halves[::2])
+    return hash_words(_canonical_floats(words) if is_float else words, hasher)
+
+
+def _canonical_floats(words: Lanes) -> Lanes:
+    """The bits of floats with 0.0 for -0.0 and one NaN."""
+    xp = np if isinstance(words.hi, np.ndarray) else jnp
+    size, infinity = words.hi & np.uint32(0x7FFFFFFF), np.uint32(0x7FF00000)
+    is_nan = (size > infinity) | ((size == infinity) & (words.lo != 0))
+    hi = xp.where((size == 0) & (words.lo == 0), np.uint32(0), words.hi)
+    lo = xp.where(is_nan, np.uint32(NAN_BITS & 0xFFFFFFFF), words.lo)
+    return Lanes(xp.where(is_nan, np.uint32(NAN_BITS >> 32), hi), lo)
+
+
+def _doubles(column: Any) -> UInt64[np.ndarray, " rows"] | None:
+    """The bits of a column of 64-bit floats without nulls; None for any other."""
     if not isinstance(column, np.ndarray):
         import pyarrow as pa
 
-        if isinstance(column, pa.ChunkedArray):
-            for chunk in column.chunks:
-                yield from _tasks(chunk, hasher, serialize_nested)
-            return
-        if isinstance(column, pa.DictionaryArray) and len(column) >= MIN_COMPILED_ROWS:
-            yield from _dictionary_tasks(column, hasher, serialize_nested)
-            return
-    is_plain = hasher.hash_id in (0, 1) and host_device() is not None
-    if not is_plain or len(column) < MIN_COMPILED_ROWS or getattr(column, "dictionary", None):
-        yield functools.partial(_hash_by_rows, column, hasher, serialize_nested)
-        return
-    canonical = canonical_column(column[:1], serialize_nested=serialize_nested)
-    step = _TEXT_ROWS if canonical.words is None else BLOCK_ROWS
-    for start in range(0, len(column), step):
-        rows = column[start : start + step]
-        yield functools.partial(_hash_canonical, rows, hasher, serialize_nested)
+        if column.type != pa.float64():
+            return None
+        column = column.to_numpy()
+    return np.ascontiguousarray(column).view(np.uint64) if column.dtype == np.float64 else None
 
 
-def _hash_by_rows(column: Any, hasher: Hasher, serialize_nested: bool) -> HashedBlock:
-    hashed = hash_column(column, hasher, serialize_nested=serialize_nested)
-    return block_of(join_words(hashed.lanes)[hashed.valid])
+def _count_values(column: Any) -> tuple[Any, Int[np.ndarray, " values"]] | None:
+    """The values of some rows and their numbers of rows; None if few repeat in the first ones."""
+    import pyarrow as pa
+    import pyarrow.types as types
+
+    if isinstance(column, np.ndarray):
+        if column.dtype.kind not in "iuf":
+            return None
+        column = pa.array(column)
+    kind = column.type
+    is_text = types.is_string(kind) or types.is_large_string(kind)
+    if not (is_text or types.is_integer(kind) or types.is_floating(kind)):
+        return None
+    if len(column.slice(0, _PROBE_ROWS).unique()) > _PROBE_VALUES:
+        return None
+    pairs = column.value_counts()
+    values, counts = pairs.field(0), pairs.field(1).to_numpy()
+    if values.null_count:
+        is_value = values.is_valid()
+        values, counts = values.filter(is_value), counts[is_value.to_numpy(zero_copy_only=False)]
+    return values, counts
 
 
-def _dictionary_tasks(
-    column: Any, hasher: Hasher, serialize_nested: bool
-) -> Iterator[Callable[[], HashedBlock]]:
-    """Looks up the hashes of a dictionary's entries by the codes of the rows."""
-    values = hash_column(column.dictionary, hasher, serialize_nested=serialize_nested)
-    words, codes = join_words(values.lanes), column.indices.drop_null().to_numpy()
-    if not values.valid.all():
-        codes = codes[values.valid[codes]]
-
-    def look_up(own: np.ndarray) -> HashedBlock:
-        return block_of(np.take(words, own))
-
-    for start in range(0, len(codes), BLOCK_ROWS):
-        yield functools.partial(look_up, codes[start : start + BLOCK_ROWS])
-
-
-def _hash_canonical(column: Any, hasher: Hasher, serialize_nested: bool) -> HashedBlock:
-    """Hashes of the values of some rows."""
-    canonical = canonical_column(column, serialize_nested=serialize_nested)
-    valid = None if canonical.valid.all() else canonical.valid
-    if canonical.words is not None:
-        if canonical.is_unsigned and canonical.words.max(initial=0) >= 2**63:
-            return _hash_by_rows(column, hasher, serialize_nested)
-        return _hash_numbers(canonical.words if valid is None else canonical.words[valid], hasher)
-    assert canonical.data is not None and canonical.offsets is not None
-    starts, lengths = canonical.offsets[:-1], np.diff(canonical.offsets).astype(np.int32)
-    if valid is not None:
-        starts, lengths = starts[valid], lengths[valid]
-    words = _text_words(canonical.data, starts, lengths, hasher)
-    return _hash_numbers(words, hasher) if hasher.hash_id == 0 else block_of(words)
-
-
-def _hash_numbers(words: UInt64[np.ndarray, " rows"], hasher: Hasher) -> HashedBlock:
-    halves = np.ascontiguousarray(_padded(words), "<u8").view("<u4")
-    hashes = _hash_halves if len(words) < MIN_COMPILED_ROWS else _compiled_numbers()
-    return HashedBlock(Lanes(*hashes(halves, hasher)), len(words))
-
-
-def _hash_halves(halves: UInt32[Array | np.ndarray, " halves"], hasher: Hasher) -> Lanes:
-    """Hashes of words that lie as pairs of halves, the lower one first."""
-    return hash_words(Lanes(halves[1::2], halves[::2]), hasher)
+def _counted_block(
+    words: UInt64[np.ndarray, " values"],
+    counts: Int[np.ndarray, " values"],
+    all_rows: Callable[[], HashedBlock],
+) -> HashedBlock:
+    """A block of values that were counted; those of one hash, such as -0.0 and 0.0, together."""
+    words, place = np.unique(words[counts > 0], return_inverse=True)
+    counts = np.bincount(place, counts[counts > 0], len(words)).astype(np.int64)
+    return HashedBlock(split_words(words), len(words), int(counts.sum()), counts, all_rows)
 
 
 @functools.cache
-def _compiled_numbers() -> Callable[..., Lanes]:
-    return compiled(_hash_halves, (1,))
+def _compiled(function: Callable[..., Any], *static: int) -> Callable[..., Any]:
+    return compiled(function, static)
 
 
 def _text_words(

@@ -32,6 +32,7 @@ from jaxlab.ndv.column_sketch import (
     empty_column,
     finish_column,
     merge_columns,
+    needed_rows,
     read_profile,
     settings_for_budget,
 )
@@ -49,7 +50,7 @@ from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
 from jaxlab.ndv.packing import read_varint, varint
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sampling import bernoulli_rows, check_rate
-from jaxlab.ndv.streams import HashedBlock, block_of, hashed_blocks
+from jaxlab.ndv.streams import HashedBlock, Limit, block_of, hashed_blocks
 
 DEFAULT_BUDGET_BYTES = 2**16
 MAGIC, VERSION = b"JXNT", 2
@@ -170,10 +171,8 @@ def sketch(
         names = scan.start(batch)
         size, taken = batch.num_rows, drawn.sample(batch.select(names), scan.num_rows)
         for name in names:
-            blocks = _hash(taken, name, hasher, serialize_nested)
-            scan.states[name] = _add_column(
-                scan.states[name], blocks, taken.num_rows, settings, collapse=collapse
-            )
+            options = {"hasher": hasher, "serialize_nested": serialize_nested}
+            scan.add(name, taken, settings, options, collapse=collapse)
             scan.non_null[name] += size - batch.column(name).null_count
         scan.num_rows, scan.num_read = scan.num_rows + size, scan.num_read + taken.num_rows
         if on_batch is not None:
@@ -444,33 +443,46 @@ class _Scan:
             )
         return self.names
 
+    def add(
+        self,
+        name: str,
+        batch: Any,
+        settings: Settings,
+        options: Mapping[str, Any],
+        *,
+        collapse: bool,
+    ) -> None:
+        """Take a column of a batch in; of a block sample one row of every value in it."""
+        if collapse:
+            block, num_values = _collapsed(_hash(batch, name, **options))
+            self.states[name] = add_rows(self.states[name], block, settings)
+        else:
+            num_values = 0
+            needed = functools.partial(self._needed_rows, name)
+            for block in _hash(batch, name, **options, limit=needed):
+                self.states[name] = add_rows(self.states[name], block, settings)
+                num_values += block.num_values
+        state = self.states[name]
+        num_nulls = state.num_nulls + batch.num_rows - num_values
+        self.states[name] = dataclasses.replace(state, num_nulls=num_nulls)
 
-def _hash(batch: Any, name: str, hasher: Hasher, serialize_nested: bool) -> Iterator[HashedBlock]:
+    def _needed_rows(self, name: str) -> Limit | None:
+        return needed_rows(self.states[name])
+
+
+def _hash(batch: Any, name: str, **options: Any) -> Iterator[HashedBlock]:
     """Hashes of the rows with a value."""
     try:
-        yield from hashed_blocks(batch.column(name), hasher, serialize_nested=serialize_nested)
+        yield from hashed_blocks(batch.column(name), **options)
     except TypeError as error:
         raise TypeError(f"column {name!r}: {error}") from error
 
 
-def _add_column(
-    state: ColumnState,
-    blocks: Iterable[HashedBlock],
-    num_rows: int,
-    settings: Settings,
-    *,
-    collapse: bool,
-) -> ColumnState:
-    """The column after a batch; of a block sample one row of every value in it."""
-    if collapse:
-        parts = [block.words() for block in blocks]
-        words = np.concatenate([np.zeros(0, np.uint64), *parts])
-        num_nulls, words = num_rows - len(words), np.unique(words)
-        blocks, num_rows = [block_of(words)], num_nulls + len(words)
-    num_values = 0
-    for block in blocks:
-        state, num_values = add_rows(state, block, settings), num_values + block.rows
-    return dataclasses.replace(state, num_nulls=state.num_nulls + num_rows - num_values)
+def _collapsed(blocks: Iterable[HashedBlock]) -> tuple[HashedBlock, int]:
+    """One row of every value, and the number of all rows."""
+    blocks = list(blocks)
+    words = np.concatenate([np.zeros(0, np.uint64), *(block.words() for block in blocks)])
+    return block_of(np.unique(words)), sum(block.num_values for block in blocks)
 
 
 def _finish(

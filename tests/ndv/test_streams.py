@@ -33,6 +33,10 @@ def columns():
         "int16": pc.cast(pc.bit_wise_and(numbers, 255), pa.int16()),
         "nulls": pc.if_else(is_null, None, numbers),
         "doubles": pa.array(doubles),
+        "unique doubles": pa.array(np.where(doubles == 0, rng.random(ROWS), doubles)),
+        "int64 few": pc.if_else(is_null, None, pc.bit_wise_and(numbers, 63)),
+        "doubles few": pa.array(rng.choice([0.0, -0.0, np.nan, -np.nan, 1.5], ROWS)),
+        "texts few": pc.cast(pc.bit_wise_and(numbers, 63), pa.string()),
         "chunks": pa.chunked_array([numbers, numbers.slice(5, 100), numbers.slice(3)]),
         "short texts": short,
         "texts with nulls": pc.if_else(is_null, None, short),
@@ -54,16 +58,53 @@ def columns():
 COLUMNS = columns()
 
 
+def expanded(block):
+    """The hashes of all values of a block, in their order; counts must be theirs."""
+    if block.all_rows is None:
+        return block.words()
+    words = block.all_rows().words()
+    found, counts = np.unique(words, return_counts=True)
+    np.testing.assert_array_equal(block.words(), found)
+    np.testing.assert_array_equal(block.counts, counts)
+    return words
+
+
 @pytest.mark.parametrize("hasher", [FAST, INTERCHANGE])
 @pytest.mark.parametrize("name", COLUMNS)
 def test_blocks_hold_the_hashes_of_the_values_in_order(name, hasher, monkeypatch):
     monkeypatch.setattr(streams, "BLOCK_ROWS", 2**14)
     monkeypatch.setattr(streams, "_TEXT_ROWS", 2**14)
     blocks = list(streams.hashed_blocks(COLUMNS[name], hasher))
-    found = np.concatenate([np.zeros(0, np.uint64), *(block.words() for block in blocks)])
+    found = np.concatenate([np.zeros(0, np.uint64), *map(expanded, blocks)])
     hashed = hash_column(COLUMNS[name], hasher)
     np.testing.assert_array_equal(found, join_words(hashed.lanes)[hashed.valid])
-    assert sum(block.rows for block in blocks) == hashed.valid.sum()
+    assert sum(block.num_values for block in blocks) == hashed.valid.sum()
+
+
+@pytest.mark.parametrize("name", ["nulls", "unique doubles", "short texts"])
+def test_a_limit_leaves_out_rows_above_it_only(name, monkeypatch):
+    monkeypatch.setattr(streams, "_PROBE_VALUES", 0)
+    limit = streams.Limit(10, 2**27)
+    column = COLUMNS[name]
+    blocks = list(streams.hashed_blocks(column, limit=lambda: limit))
+    found = np.concatenate([block.words() for block in blocks])
+    hashed = hash_column(column)
+    words = join_words(hashed.lanes)[hashed.valid]
+    rest = (words << np.uint64(10)) >> np.uint64(32)
+    found_rest = (found << np.uint64(10)) >> np.uint64(32)
+    np.testing.assert_array_equal(found[found_rest <= 2**27], words[rest <= 2**27])
+    assert len(found) < len(words) == sum(block.num_values for block in blocks)
+
+
+@pytest.mark.parametrize("name", ["int64 few", "doubles few", "texts few"])
+def test_repeated_values_are_counted(name):
+    blocks = list(streams.hashed_blocks(COLUMNS[name]))
+    assert all(block.counts is not None for block in blocks)
+    hashed = hash_column(COLUMNS[name])
+    words, counts = np.unique(join_words(hashed.lanes)[hashed.valid], return_counts=True)
+    (block,) = blocks
+    np.testing.assert_array_equal(block.words(), words)
+    np.testing.assert_array_equal(block.counts, counts)
 
 
 def test_the_hash_of_texts_is_that_of_their_rows():
