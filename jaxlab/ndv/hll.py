@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int32, UInt8, UInt32
 
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, leading_zeros
 from jaxlab.ndv.sketch import (
@@ -201,8 +201,8 @@ def update_from_column(sketch: Hll, column: Any, *, serialize_nested: bool = Fal
         column, sketch.hasher, serialize_nested=serialize_nested, limit=limit
     ):
         if on_host:
-            find = _compiled_raises() if is_compiled(block) else raises
-            where = np.flatnonzero(find(sketch.registers, block.lanes)[: block.rows])
+            find = _compiled_search() if is_compiled(block) else is_within
+            where = np.flatnonzero(find(_limits(sketch), block.lanes)[: block.rows])
             if len(where):
                 chosen = Lanes(block.lanes.hi[where], block.lanes.lo[where])
                 sketch = update_on_host(sketch, chosen)
@@ -213,20 +213,28 @@ def update_from_column(sketch: Hll, column: Any, *, serialize_nested: bool = Fal
     return sketch
 
 
-def raises(
-    registers: UInt8[Array | np.ndarray, " registers"], hashes: Lanes
+def is_within(
+    limits: UInt32[Array | np.ndarray, " registers"], hashes: Lanes
 ) -> Bool[Array | np.ndarray, " rows"]:
-    """Which rows would raise a register; NumPy in, NumPy out, else JAX; hash ids 0 and 2."""
-    register, rank = positions(hashes, registers.shape[-1].bit_length() - 1)
+    """Whose hash behind the register number is at most its register's limit; NumPy or JAX."""
+    up = np.uint32(limits.shape[-1].bit_length() - 1)
+    down = np.uint32(32) - up
+    register, rest = (hashes.hi >> down).astype(np.int32), (hashes.hi << up) | (hashes.lo >> down)
     if isinstance(hashes.hi, np.ndarray):
-        return np.asarray(rank > np.asarray(registers)[register])
-    return jnp.asarray(rank > jnp.take(registers, register, mode="clip").astype(np.int32))
+        return np.asarray(rest <= np.asarray(limits)[register])
+    return jnp.asarray(rest <= jnp.take(limits, register, mode="clip"))
+
+
+def _limits(sketch: Hll) -> UInt32[np.ndarray, " registers"]:
+    """The largest 32 bits behind a register number that may raise it: a rank has zeros ahead."""
+    zeros = np.minimum(np.asarray(sketch.registers), 32).astype(np.uint64)
+    return (np.uint64(2**32 - 1) >> zeros).astype(np.uint32)
 
 
 def _raising(sketch: Hll) -> Limit:
     """The rows whose rank is above the least of the registers."""
     precision = sketch.registers.shape[-1].bit_length() - 1
-    return Limit(precision, 2 ** max(32 - int(sketch.registers.min()), 0) - 1)
+    return Limit(precision, (2**32 - 1) >> int(sketch.registers.min()))
 
 
 def merge(a: Hll, b: Hll) -> Hll:
@@ -307,8 +315,8 @@ def ertl_estimate(
 
 
 @functools.cache
-def _compiled_raises() -> Callable[..., np.ndarray]:
-    return compiled(raises)
+def _compiled_search() -> Callable[..., np.ndarray]:
+    return compiled(is_within)
 
 
 @functools.cache

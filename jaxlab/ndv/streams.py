@@ -273,7 +273,8 @@ def _hash_halves(
     halves: UInt32[Array | np.ndarray, " halves"], hasher: Hasher, is_float: bool
 ) -> Lanes:
     """Hashes of words that lie as pairs of halves, the lower one first."""
-    words = Lanes(halves[1::2], halves[::2])
+    pairs = halves.reshape(-1, 2)  # XLA reads these about twice as fast as every second half
+    words = Lanes(pairs[:, 1], pairs[:, 0])
     return hash_words(_canonical_floats(words) if is_float else words, hasher)
 
 

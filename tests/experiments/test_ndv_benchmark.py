@@ -20,7 +20,7 @@ GRIDS = {
             {"int64 few", "int64 many", "int64 unique", "double", "short text", "long text",
              "dictionary of text"},
             {"hll Mrows/s", "profile Mrows/s", "duckdb Mrows/s", "hll / duckdb",
-             "profile / duckdb"},
+             "profile / duckdb", "hll / duckdb, CPU time", "profile / duckdb, CPU time"},
         ),
         "Steps": (
             {"hash", "HLL", "registers, of hashes", "bottom-k, of hashes", "whole profile",
