@@ -45,6 +45,7 @@ from jaxlab.ndv.hashing import FAST, Hasher, hash_words, join_words, split_words
 from jaxlab.ndv.leave_one_out import singletons
 from jaxlab.ndv.profile import Profile, dense_profile
 from jaxlab.ndv.sketch import EMPTY_HASH, SketchProfile
+from jaxlab.ndv.streams import block_of
 
 DICTIONARY, PAPER, REGISTERS = "exact dictionary", "two HLL a machine (paper)", "registers"
 BOTTOM_K, MESSAGE, ALL_ROWS = "bottom-k", "our message", "HLL of all rows"
@@ -242,7 +243,8 @@ def _messages(
         states = []
         for start, end in zip(ends[:-1], ends[1:], strict=True):
             part = np.repeat(words[value[start:end]], local[start:end])
-            states.append(column_sketch.add_rows(column_sketch.empty_column(), part, 0, settings))
+            empty = column_sketch.empty_column()
+            states.append(column_sketch.add_rows(empty, block_of(part), settings))
         merged, size = finish_messages(states, settings, float(profile.q))
         read = column_sketch.read_profile(merged, float(profile.N))
         f1 = _f1_ratio(singletons_of(read.profile), profile)

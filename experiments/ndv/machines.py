@@ -18,17 +18,17 @@ from jaxtyping import Int, UInt64
 from experiments.ndv.published import make_population
 from experiments.ndv.real_columns import Column, draw_sample
 from experiments.ndv.settings import MachinesConfig
-from jaxlab.ndv import column_sketch, count_sketch, hll
+from jaxlab.ndv import column_sketch, compact, count_sketch, hll
 from jaxlab.ndv.choice import Sample, estimate_columns
 from jaxlab.ndv.column_sketch import ColumnState, Settings, settings_for_budget
 from jaxlab.ndv.columns import hash_column
-from jaxlab.ndv.compact import column_to_bytes
 from jaxlab.ndv.estimators import estimate
 from jaxlab.ndv.formats import Record
 from jaxlab.ndv.hashing import AUTHORS, FAST, Lanes, hash_words, join_words, split_words
 from jaxlab.ndv.leave_one_out import singletons, subsample_counts, subsampled_shlosser
 from jaxlab.ndv.populations import Population
 from jaxlab.ndv.profile import Profile, dense_profile
+from jaxlab.ndv.streams import block_of
 
 BYTES_PER_ENTRY = 5  # of the paper's dictionary, beside the text: its end, and a count of 4 bytes
 EXACT_ESTIMATORS = ("GEE", "CHAO", "SHL", "CL1", "CL1_AUTHORS_CPP")
@@ -141,7 +141,7 @@ class _Machines:
         ends = np.searchsorted(np.repeat(machine, local), np.arange(len(self.states) + 1))
         for j, state in enumerate(self.states):
             part = rows[ends[j] : ends[j + 1]]
-            self.states[j] = column_sketch.add_rows(state, part, 0, self.settings)
+            self.states[j] = column_sketch.add_rows(state, block_of(part), self.settings)
 
 
 def hash_ids(ids: Int[np.ndarray, " values"]) -> UInt64[np.ndarray, " values"]:
@@ -163,7 +163,9 @@ def finish_messages(
     for j, state in enumerate(states):
         record = column_sketch.finish_column(state, settings)
         record = dataclasses.replace(record, rate=rate, partitions=np.array([j], np.uint64))
-        sent += len(column_to_bytes(record))
+        population = record.num_rows / rate
+        shared = compact.shared_of(record, round(population), record.num_rows)
+        sent += len(compact.column_to_bytes(compact.Column(record, population), shared))
         merged = record if merged is None else column_sketch.merge_columns(merged, record)
     assert merged is not None, "there is at least one machine"
     return merged, sent

@@ -14,12 +14,13 @@ References:
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32, UInt64
 
-from jaxlab.ndv.hashing import FAST, Hasher, Lanes
+from jaxlab.ndv.hashing import FAST, Hasher, Lanes, join_words, split_words
 from jaxlab.ndv.sketch import (
     EMPTY_HASH,
     SketchProfile,
@@ -108,6 +109,69 @@ def merge(a: BottomK, b: BottomK) -> BottomK:
     check_same_hasher(a.hasher, b.hasher)
     check_same_size("capacities", a.hi.shape[-1] - 1, b.hi.shape[-1] - 1)
     return _add(a, Lanes(jnp.asarray(b.hi), jnp.asarray(b.lo)), jnp.asarray(b.count))
+
+
+def from_counts(
+    words: UInt64[np.ndarray, " values"],
+    counts: Int[np.ndarray, " values"],
+    capacity: int,
+    *,
+    hasher: Hasher = FAST,
+) -> BottomK:
+    """The sketch of values that were counted already, on the host.
+
+    Args:
+      words: different hashes by the hasher, in any order.
+      counts: their rows, at least 1.
+      capacity: K, 2 to 2^24.
+      hasher: the hash.
+
+    Raises:
+      ValueError: if the capacity is out of range.
+    """
+    check_capacity(capacity)
+    slots = capacity + 1
+    smallest = np.argsort(words, kind="stable")[:slots]
+    hi, lo = (np.full(slots, EMPTY_HASH, np.uint32) for _ in range(2))
+    count = np.zeros(slots, np.uint32)
+    hi[: len(smallest)], lo[: len(smallest)] = split_words(words[smallest])
+    count[: len(smallest)] = np.minimum(counts[smallest], MAX_COUNT)
+    return BottomK(hi, lo, count, hasher)
+
+
+def union_profile(sketches: Sequence[BottomK], length: int) -> SketchProfile:
+    """Profile of the rows of many machines from sketches that together are large enough.
+
+    A merge keeps K + 1 hashes of all. Here all hashes below the smallest theta stay, so that
+    sketches of few values of many machines make one of many values; on the host.
+
+    Args:
+      sketches: of one column, of any capacities, NumPy or JAX.
+      length: number of frequencies asked for.
+
+    Raises:
+      ValueError: if there is none, hashers differ or length is not positive.
+
+    Reference:
+      Dasgupta, Lang, Rhodes, Thaler, "A framework for estimating stream expression cardinalities",
+      ICDT 2016, for the union below the smallest theta.
+    """
+    if not sketches:
+        raise ValueError("sketches is empty; wanted at least one")
+    words, counts, least = [], [], 2**64
+    for sketch in sketches:
+        check_same_hasher(sketches[0].hasher, sketch.hasher)
+        every = join_words(Lanes(sketch.hi, sketch.lo))
+        used = np.asarray(sketch.count)
+        least = min(least, int(every[-1])) if used[-1] else least
+        words.append(every[used > 0])
+        counts.append(used[used > 0].astype(np.int64))
+    values, place = np.unique(np.concatenate(words), return_inverse=True)
+    total = np.bincount(place, np.concatenate(counts), len(values)).astype(np.int64)
+    retained = total[values < np.uint64(least)] if least < 2**64 else total
+    return count_profile(
+        np.minimum(retained, MAX_COUNT), np.float64(2**64 / least), length, MAX_COUNT
+    )
 
 
 def merge_over_axis(sketch: BottomK, axis_name: str) -> BottomK:

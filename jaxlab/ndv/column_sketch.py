@@ -24,9 +24,11 @@ from jaxlab.ndv import registers
 from jaxlab.ndv.bottom_k import BottomK
 from jaxlab.ndv.formats import MAX_HEAVY, Record, merge_records
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, join_words, split_words
+from jaxlab.ndv.known_words import KnownWords, count_words, know_words
 from jaxlab.ndv.profile import Profile, dense_profile, profile_from_counts
 from jaxlab.ndv.registers import Registers
-from jaxlab.ndv.sketch import EMPTY_HASH, count_profile
+from jaxlab.ndv.sketch import EMPTY_HASH, MIN_COMPILED_ROWS, count_profile
+from jaxlab.ndv.streams import HashedBlock, Limit, block_of
 
 PROFILE_LENGTH = 256
 """Frequencies kept apart in the profile of a sketch."""
@@ -35,6 +37,7 @@ _BYTES_PER_REGISTER = 6
 _BYTES_PER_HEAVY = 16
 _BYTES_OF_HEADER = 80
 _HEAVY_SHARE = 4
+_MAX_UNKNOWN_SHARE = 64
 _MIN_HEAVY_SKETCH, _MIN_HEAVY_DICTIONARY = 16, 1024
 
 Words = UInt64[np.ndarray, " rows"]
@@ -97,7 +100,9 @@ class ColumnState:
       pending: hashes of rows that do not fill a block yet.
       words: hashes of the dictionary, ascending; of the heavy values once there are registers.
       counts: their rows.
-      registers: on the device; None while the dictionary is small enough.
+      registers: on the device, or in NumPy where JAX runs on a CPU; None while the dictionary is
+        small enough.
+      known: a table of values of the dictionary, or of all heavy values; None if there is none yet.
       num_rows: rows with a value.
       num_nulls: rows without.
     """
@@ -106,6 +111,7 @@ class ColumnState:
     words: UInt64[np.ndarray, " values"]
     counts: UInt64[np.ndarray, " values"]
     registers: Registers | None = None
+    known: KnownWords | None = None
     num_rows: int = 0
     num_nulls: int = 0
 
@@ -116,33 +122,53 @@ def empty_column() -> ColumnState:
     return ColumnState(nothing, nothing, nothing)
 
 
-def add_rows(state: ColumnState, words: Words, num_nulls: int, settings: Settings) -> ColumnState:
+def add_rows(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState:
     """The column after more rows; the same for any cut into calls.
 
-    Full blocks are handed to the device and not waited for: while it works, the host hashes the
-    next rows.
+    A dictionary that is too large after a whole number of `settings.block_rows` becomes registers.
+    On an accelerator full blocks are handed over and not waited for: while it works, the host
+    hashes the next rows.
 
     Args:
       state: where to start.
-      words: hashes of the rows with a value, in order.
-      num_nulls: rows without one.
+      block: hashes of the rows with a value, in order.
       settings: the same for all calls.
     """
-    pending = np.concatenate([state.pending, words])
-    state = dataclasses.replace(
-        state, num_rows=state.num_rows + len(words), num_nulls=state.num_nulls + num_nulls
-    )
+    done = state.num_rows - len(state.pending)
+    state = dataclasses.replace(state, num_rows=state.num_rows + block.num_values)
+    if state.registers is not None and _on_host() and block.rows != block.num_values:
+        return _add_to_registers(state, block, settings)
+    if block.all_rows is not None:
+        counted = None if state.registers is not None else _add_counted(state, block, settings)
+        if counted is not None:
+            return counted
+        block = block.all_rows()
+    # Counted blocks end anywhere; what follows goes on to the next whole number of rows.
     size = settings.block_rows
-    whole = len(pending) // size * size
-    for start in range(0, whole, size):
-        state = _add_block(state, pending[start : start + size], settings)
-    return dataclasses.replace(state, pending=pending[whole:])
+    first = size - done % size
+    if len(state.pending) or block.rows < first:
+        pending = np.concatenate([state.pending, block.words()])
+        if len(pending) < first:
+            return dataclasses.replace(state, pending=pending)
+        block = block_of(pending)
+    whole = first + (block.rows - first) // size * size
+    rest = block.words(slice(whole, block.rows))
+    state = _add_blocks(state, _rows_of(block, 0, whole), settings, first)
+    return dataclasses.replace(state, pending=rest)
+
+
+def needed_rows(state: ColumnState) -> Limit | None:
+    """Which rows matter to a column from here on; None if all do."""
+    if state.registers is None or state.known is not None or not _on_host():
+        return None
+    minimum = np.asarray(state.registers.minimum)
+    return Limit(len(minimum).bit_length() - 1, int(minimum.max()))
 
 
 def finish_column(state: ColumnState, settings: Settings) -> Record:
     """The partial result of a column; waits for the device. Rate and partitions are left open."""
     if len(state.pending):
-        state = _add_block(state, state.pending, settings)
+        state = _add_blocks(state, block_of(state.pending), settings, len(state.pending))
     if state.registers is not None:
         sketch, heavy = state.registers, slice(None)
     else:
@@ -235,41 +261,124 @@ def _device_update() -> jax.stages.Wrapped:
     return jax.jit(registers.update, donate_argnums=0)
 
 
-def _add_block(state: ColumnState, block: Words, settings: Settings) -> ColumnState:
-    """The column after one block of rows, which may be short at the end."""
-    if state.registers is not None:
-        counts = state.counts.copy()
-        if len(state.words):
-            place = np.minimum(np.searchsorted(state.words, block), len(state.words) - 1)
-            place = place[state.words[place] == block]
-            counts += np.bincount(place, minlength=len(counts)).astype(np.uint64)
-        padded = np.zeros(settings.block_rows, np.uint64)
-        padded[: len(block)] = block
-        valid = np.arange(settings.block_rows) < len(block)
-        lanes = Lanes(*jax.device_put(tuple(split_words(padded))))
-        updated = _device_update()(state.registers, lanes, jax.device_put(valid))
-        return dataclasses.replace(state, counts=counts, registers=updated)
-    words, counts = _add_counts(state.words, state.counts, block)
+def _add_blocks(
+    state: ColumnState, block: HashedBlock, settings: Settings, first: int
+) -> ColumnState:
+    """The column after `first` rows and whole blocks of `settings.block_rows`."""
+    start, stop = 0, first
+    while state.registers is None and start < block.rows:
+        rest = _rows_of(block, start, block.rows)
+        counted = _count_known(state, rest, settings)
+        if counted is not None:
+            return counted
+        # Sorting a block finds what is new, or that from here on there are registers.
+        state = _sort_block(state, _rows_of(block, start, stop).words(), settings)
+        start, stop = stop, stop + settings.block_rows
+    if start < block.rows:
+        state = _add_to_registers(state, _rows_of(block, start, block.rows), settings)
+    return state
+
+
+def _rows_of(block: HashedBlock, start: int, stop: int) -> HashedBlock:
+    """Some of the rows, as a block of about so many."""
+    if start == 0 and 2 * stop > len(block.lanes.hi):
+        return HashedBlock(block.lanes, stop, stop)
+    return block_of(block.words(slice(start, stop)))
+
+
+def _add_counted(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState | None:
+    """The column after rows that were counted; None if that is too much for its dictionary."""
+    assert block.counts is not None
+    pending, rows = np.unique(state.pending, return_counts=True)
+    words, counts = _add_counts(state.words, state.counts, pending, rows)
+    words, counts = _add_counts(words, counts, block.words(), block.counts)
+    if len(words) > settings.capacity:
+        return None
+    return dataclasses.replace(state, words=words, counts=counts, pending=pending[:0])
+
+
+def _count_known(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState | None:
+    """The column after some blocks of mostly known values, or None if that must be found out."""
+    if block.rows < MIN_COMPILED_ROWS or not len(state.words):
+        return None
+    known = state.known or know_words(state.words, state.counts, settings.capacity)
+    rows, unknown = count_words(known, block)
+    new, new_rows = np.unique(block.words(unknown), return_counts=True)
+    words, counts = _add_counts(
+        state.words, state.counts, np.concatenate([known.words, new]), np.append(rows, new_rows)
+    )
+    if len(words) > settings.capacity:
+        return None
+    # Many unknown rows make a new table worth while.
+    kept = known if _MAX_UNKNOWN_SHARE * len(unknown) < block.rows else None
+    return dataclasses.replace(state, words=words, counts=counts, known=kept)
+
+
+def _sort_block(state: ColumnState, block: Words, settings: Settings) -> ColumnState:
+    """The column after one block, which may turn its dictionary into registers."""
+    new, rows = np.unique(block, return_counts=True)
+    words, counts = _add_counts(state.words, state.counts, new, rows)
     if len(words) <= settings.capacity:
-        return dataclasses.replace(state, words=words, counts=counts)
+        return dataclasses.replace(state, words=words, counts=counts, known=None)
     sketch = registers_of_counts(words, counts, settings.precision, settings.hasher)
     heavy = _heavy(words, counts, settings.num_heavy, _MIN_HEAVY_SKETCH)
+    if not _on_host():
+        sketch = jax.tree.map(jax.numpy.asarray, sketch)
+    known = know_words(words[heavy], counts[heavy], settings.num_heavy) if len(heavy) else None
     return dataclasses.replace(
-        state,
-        words=words[heavy],
-        counts=counts[heavy],
-        registers=jax.tree.map(jax.numpy.asarray, sketch),
+        state, words=words[heavy], counts=counts[heavy], registers=sketch, known=known
     )
 
 
-def _add_counts(words: Values, counts: Values, block: Words) -> tuple[np.ndarray, np.ndarray]:
-    """A dictionary with one more row for every hash of a block."""
-    new, rows = np.unique(block, return_counts=True)
-    both = np.concatenate([words, new])
-    union, where = np.unique(both, return_inverse=True)
-    total = np.zeros(len(union), np.uint64)
-    np.add.at(total, where, np.concatenate([counts, rows.astype(np.uint64)]))
-    return union, total
+def _add_to_registers(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState:
+    """The column after some rows: all go to the registers, heavy ones are counted too."""
+    assert state.registers is not None
+    counts, sketch = state.counts, state.registers
+    if block.counts is not None:
+        own = block.words()
+        place = np.searchsorted(own, state.words).clip(max=len(own) - 1)
+        counts = counts + np.where(own[place] == state.words, block.counts[place], 0).astype(
+            np.uint64
+        )
+    elif state.known is not None:
+        rows, unknown = count_words(state.known, block)
+        counts = counts + rows.astype(np.uint64)
+        if len(state.known.missing):
+            rest = block.words(unknown)
+            for number in state.known.missing:
+                counts[number] += np.uint64((rest == state.words[number]).sum())
+    if _on_host():
+        sketch = registers.update_on_host(sketch, block)
+        return dataclasses.replace(state, counts=counts, registers=sketch)
+    size = settings.block_rows
+    for start in range(0, block.rows, size):
+        rows = min(size, block.rows - start)
+        padded = np.zeros(size, np.uint64)
+        padded[:rows] = block.words(slice(start, start + rows))
+        given = jax.device_put((split_words(padded), np.arange(size) < rows))
+        sketch = _device_update()(sketch, *given)
+    return dataclasses.replace(state, counts=counts, registers=sketch)
+
+
+def _on_host() -> bool:
+    """Whether the registers are best kept in NumPy."""
+    return jax.default_backend() == "cpu"
+
+
+def _add_counts(
+    words: Values, counts: Values, more: Words, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A dictionary with more rows of some words; those that it does not have must differ."""
+    place = np.searchsorted(words, more)
+    inside = place < len(words)
+    inside[inside] = words[place[inside]] == more[inside]
+    counts = counts.copy()
+    np.add.at(counts, place[inside], rows[inside].astype(np.uint64))
+    if inside.all():
+        return words, counts
+    union = np.concatenate([words, more[~inside]])
+    order = np.argsort(union)
+    return union[order], np.concatenate([counts, rows[~inside].astype(np.uint64)])[order]
 
 
 def _heavy(words: Values, counts: Values, most: int, least_rows: int) -> np.ndarray:

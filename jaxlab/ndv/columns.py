@@ -171,7 +171,7 @@ def _replace(hashed: HashedColumn, rows: np.ndarray, by: tuple[Lanes, Lanes | No
 
 def _hash_dictionary(column: Any, hasher: Hasher, serialize_nested: bool) -> HashedColumn:
     values = hash_column(column.dictionary, hasher, serialize_nested=serialize_nested)
-    valid = ~column.is_null().to_numpy(zero_copy_only=False)
+    valid = _valid(column)
     indices = column.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     if not len(values.valid):
         values = _concatenate([values, _zero_row(hasher)], hasher)
@@ -202,12 +202,14 @@ def _concatenate(parts: list[HashedColumn], hasher: Hasher) -> HashedColumn:
 def _from_integers(values: np.ndarray, valid: np.ndarray) -> CanonicalColumn:
     if values.dtype == np.uint64:
         return CanonicalColumn(valid, words=values, is_unsigned=True)
-    return CanonicalColumn(valid, words=values.astype(np.int64).view(np.uint64))
+    return CanonicalColumn(valid, words=values.astype(np.int64, copy=False).view(np.uint64))
 
 
 def _from_floats(values: np.ndarray, valid: np.ndarray) -> CanonicalColumn:
-    numbers = values.astype(np.float64) + 0.0  # -0.0 + 0.0 is 0.0
-    words = np.where(np.isnan(numbers), np.uint64(NAN_BITS), numbers.view(np.uint64))
+    numbers = values.astype(np.float64, copy=False) + 0.0  # -0.0 + 0.0 is 0.0
+    words, is_nan = numbers.view(np.uint64), np.isnan(numbers)
+    if is_nan.any():
+        words = np.where(is_nan, np.uint64(NAN_BITS), words)
     return CanonicalColumn(valid, words=words, is_float=True)
 
 
@@ -267,7 +269,7 @@ def _canonical_arrow(column: Any, serialize_nested: bool) -> CanonicalColumn:
     import pyarrow.types as types
 
     kind = column.type
-    valid = ~column.is_null().to_numpy(zero_copy_only=False)
+    valid = _valid(column)
     if types.is_null(kind):
         return CanonicalColumn(valid, words=np.zeros(len(column), np.uint64))
     if types.is_boolean(kind):
@@ -279,7 +281,7 @@ def _canonical_arrow(column: Any, serialize_nested: bool) -> CanonicalColumn:
     if types.is_temporal(kind) and kind.bit_width in (32, 64):
         whole = pa.int32() if kind.bit_width == 32 else pa.int64()
         numbers = _numpy(column.view(whole))
-        return _from_integers(numbers // (_MS_PER_DAY if types.is_date64(kind) else 1), valid)
+        return _from_integers(numbers // _MS_PER_DAY if types.is_date64(kind) else numbers, valid)
     if types.is_decimal(kind) and kind.bit_width <= 128:
         return _from_decimals(column, valid)
     if types.is_fixed_size_binary(kind) or _is_text(kind):
@@ -290,6 +292,12 @@ def _canonical_arrow(column: Any, serialize_nested: bool) -> CanonicalColumn:
             "serialize_nested=True to hash a serialisation of every value"
         )
     return _from_texts([serialize(value) for value in column.to_pylist()], valid)
+
+
+def _valid(column: Any) -> np.ndarray:
+    if column.null_count:
+        return ~column.is_null().to_numpy(zero_copy_only=False)
+    return np.ones(len(column), bool)
 
 
 def _is_text(kind: Any) -> bool:
@@ -304,7 +312,8 @@ def _is_text(kind: Any) -> bool:
 
 def _numpy(column: Any) -> np.ndarray:
     """The numbers of an Arrow array, 0 for nulls."""
-    return column.fill_null(0).to_numpy(zero_copy_only=False)
+    filled = column.fill_null(0) if column.null_count else column
+    return filled.to_numpy(zero_copy_only=False)
 
 
 def _from_decimals(column: Any, valid: np.ndarray) -> CanonicalColumn:

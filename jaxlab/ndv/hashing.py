@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8, UInt32, UInt64
+from jaxtyping import Array, Int32, UInt8, UInt32, UInt64
 
 HASH_IDS = {0: "dual-lane fmix32", 1: "MurmurHash3 x64 128", 2: "MurmurHash3 x86 128 of the text"}
 _GOLDEN = 0x9E3779B9
@@ -226,6 +226,59 @@ def murmur3_x64_128(
     return halves[0], halves[1]
 
 
+def murmur3_x64_128_texts(
+    texts: UInt64[Array | np.ndarray, "rows words"],
+    lengths: Int32[Array | np.ndarray, " rows"],
+    seed: int | np.uint64 | Array,
+) -> UInt64[Array | np.ndarray, " rows"]:
+    """First 64 bits of MurmurHash3 x64 128 of texts of different lengths, row by row.
+
+    Args:
+      texts: the bytes of every text as little-endian words, an even number of them; what lies
+        behind a text does not matter. NumPy in, NumPy out, else JAX with 64-bit numbers.
+      lengths: bytes of every text.
+      seed: 32-bit seed.
+
+    Raises:
+      ValueError: if the number of words is odd or none.
+    """
+    rows, num_words = texts.shape
+    if not num_words or num_words % 2:
+        raise ValueError(
+            f"texts has shape {texts.shape}; wanted (rows, words) with an even number of words, "
+            "since the hash reads blocks of 16 bytes"
+        )
+    xp = np if isinstance(texts, np.ndarray) else jnp
+    start = xp.full(rows, seed, np.uint64)
+    state = (start, start)
+    for block in range(num_words // 2):
+        pair = (texts[:, 2 * block], texts[:, 2 * block + 1])
+        state = _text_block(state, pair, lengths - 16 * block, xp)
+    first, second = (half ^ lengths.astype(np.uint64) for half in state)
+    first = first + second
+    return _fmix64(first) + _fmix64(second + first)
+
+
+def text_words_of_rows(
+    texts: UInt64[Array | np.ndarray, "rows words"],
+    lengths: Int32[Array | np.ndarray, " rows"],
+    seed: int | np.uint64 | Array,
+) -> UInt64[Array | np.ndarray, " rows"]:
+    """`text_words` of texts of different lengths, row by row.
+
+    Args:
+      texts: the bytes of every text as little-endian words, one or an even number of them; what
+        lies behind a text does not matter. NumPy in, NumPy out, else JAX with 64-bit numbers.
+      lengths: bytes of every text; at most 7 where there is one word.
+      seed: 32-bit seed.
+    """
+    xp = np if isinstance(texts, np.ndarray) else jnp
+    own = _leading_bytes(texts[:, 0], lengths, xp) | (lengths.astype(np.uint64) << np.uint64(56))
+    if texts.shape[1] == 1:
+        return own
+    return xp.where(lengths > SHORT_TEXT, murmur3_x64_128_texts(texts, lengths, seed), own)
+
+
 def murmur3_x86_64(
     data: UInt8[np.ndarray, " bytes"], offsets: np.ndarray, seed: int
 ) -> UInt64[np.ndarray, " strings"]:
@@ -287,7 +340,29 @@ def _same_lengths(
             yield rows, texts, length
 
 
-def _rotl(x: np.ndarray, bits: int) -> np.ndarray:
+def _text_block(
+    state: tuple[Any, Any], pair: tuple[Any, Any], left: Any, xp: Any
+) -> tuple[Any, Any]:
+    """The state after 16 bytes of texts of which `left` are left; a partial block adds its keys."""
+    c1, c2 = (np.uint64(c) for c in _X64)
+    # Bytes behind the end of a text become 0, whose keys change nothing.
+    word1, word2 = (_leading_bytes(pair[i], left - 8 * i, xp) for i in range(2))
+    first = state[0] ^ (_rotl(word1 * c1, 31) * c2)
+    second = state[1] ^ (_rotl(word2 * c2, 33) * c1)
+    mixed1 = (_rotl(first, 27) + state[1]) * np.uint64(5) + np.uint64(0x52DCE729)
+    mixed2 = (_rotl(second, 31) + mixed1) * np.uint64(5) + np.uint64(0x38495AB5)
+    whole = left >= 16
+    return xp.where(whole, mixed1, first), xp.where(whole, mixed2, second)
+
+
+def _leading_bytes(words: Any, number: Any, xp: Any) -> Any:
+    """Words with all but their first bytes, 0 to 8 of them, set to zero."""
+    missing = (8 * (8 - number.clip(0, 8))).astype(np.uint64)
+    mask = np.uint64(2**64 - 1) >> missing.clip(max=np.uint64(63))
+    return words & xp.where(missing < np.uint64(64), mask, np.uint64(0))
+
+
+def _rotl(x: Any, bits: int) -> Any:
     kind = x.dtype.type
     return (x << kind(bits)) | (x >> kind(8 * x.dtype.itemsize - bits))
 
@@ -314,7 +389,7 @@ def _x64_128(words: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, np.
     return first, second + first
 
 
-def _fmix64(x: np.ndarray) -> np.ndarray:
+def _fmix64(x: Any) -> Any:
     for factor in _FMIX64:
         x = (x ^ (x >> np.uint64(33))) * np.uint64(factor)
     return x ^ (x >> np.uint64(33))

@@ -15,14 +15,16 @@ References:
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int32, UInt8, UInt32
 
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, leading_zeros
 from jaxlab.ndv.sketch import (
@@ -31,8 +33,10 @@ from jaxlab.ndv.sketch import (
     check_rows,
     check_same_hasher,
     check_same_size,
+    compiled,
     register_sketch,
 )
+from jaxlab.ndv.streams import Limit, hashed_blocks, is_compiled
 
 MIN_PRECISION, MAX_PRECISION = 4, 21
 COUPON_MAX_RANK = 63
@@ -164,6 +168,75 @@ def update_on_host(
     return Hll(registers, sketch.hasher)
 
 
+def update_from_column(sketch: Hll, column: Any, *, serialize_nested: bool = False) -> Hll:
+    """The sketch with the values of a column added; nulls do not count.
+
+    Where JAX runs on a CPU only rows that raise a register are written, which soon are few.
+
+    Args:
+      sketch: of one column, with hash id 0.
+      column: NumPy array of one dimension, Arrow array or chunked array.
+      serialize_nested: whether lists, structs and maps are hashed by their serialisation.
+
+    Returns:
+      The sketch, in NumPy where JAX runs on a CPU, else on the device.
+
+    Raises:
+      TypeError: if the type of the column has no canonical form.
+      ValueError: if the hash of the sketch has another id.
+    """
+    if sketch.hasher.hash_id != 0:
+        raise ValueError(
+            f"sketch has hash_id={sketch.hasher.hash_id}; wanted 0, or use `hash_column` and "
+            "`update`, which take the second 64 bits of other hashes"
+        )
+    on_host = jax.default_backend() == "cpu"
+    if on_host:
+        sketch = Hll(np.asarray(sketch.registers), sketch.hasher)
+
+    def limit() -> Limit | None:
+        return _raising(sketch) if on_host else None
+
+    for block in hashed_blocks(
+        column, sketch.hasher, serialize_nested=serialize_nested, limit=limit
+    ):
+        if on_host:
+            find = _compiled_search() if is_compiled(block) else is_within
+            where = np.flatnonzero(find(_limits(sketch), block.lanes)[: block.rows])
+            if len(where):
+                chosen = Lanes(block.lanes.hi[where], block.lanes.lo[where])
+                sketch = update_on_host(sketch, chosen)
+        else:
+            valid = np.arange(len(block.lanes.hi)) < block.rows
+            rows = jax.device_put((block.lanes, valid))
+            sketch = _device_update()(sketch, *rows)
+    return sketch
+
+
+def is_within(
+    limits: UInt32[Array | np.ndarray, " registers"], hashes: Lanes
+) -> Bool[Array | np.ndarray, " rows"]:
+    """Whose hash behind the register number is at most its register's limit; NumPy or JAX."""
+    up = np.uint32(limits.shape[-1].bit_length() - 1)
+    down = np.uint32(32) - up
+    register, rest = (hashes.hi >> down).astype(np.int32), (hashes.hi << up) | (hashes.lo >> down)
+    if isinstance(hashes.hi, np.ndarray):
+        return np.asarray(rest <= np.asarray(limits)[register])
+    return jnp.asarray(rest <= jnp.take(limits, register, mode="clip"))
+
+
+def _limits(sketch: Hll) -> UInt32[np.ndarray, " registers"]:
+    """The largest 32 bits behind a register number that may raise it: a rank has zeros ahead."""
+    zeros = np.minimum(np.asarray(sketch.registers), 32).astype(np.uint64)
+    return (np.uint64(2**32 - 1) >> zeros).astype(np.uint32)
+
+
+def _raising(sketch: Hll) -> Limit:
+    """The rows whose rank is above the least of the registers."""
+    precision = sketch.registers.shape[-1].bit_length() - 1
+    return Limit(precision, (2**32 - 1) >> int(sketch.registers.min()))
+
+
 def merge(a: Hll, b: Hll) -> Hll:
     """The sketch of the rows of both: associative, commutative, idempotent; any column axes.
 
@@ -239,6 +312,16 @@ def ertl_estimate(
     full = size * _tau(1 - num_full / size, xp) * kind(2.0 ** (1 - max_rank))
     total = full + xp.sum(terms, axis=-1) + size * _sigma(num_used / size, xp)
     return xp.asarray((size * size / (2 * math.log(2)) / total).astype(kind))
+
+
+@functools.cache
+def _compiled_search() -> Callable[..., np.ndarray]:
+    return compiled(is_within)
+
+
+@functools.cache
+def _device_update() -> Callable[..., Hll]:
+    return jax.jit(update, donate_argnums=0)
 
 
 def _positions_of(sketch: Hll, hashes: Lanes, second: Lanes | None) -> Positions:

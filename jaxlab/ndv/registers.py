@@ -15,11 +15,14 @@ References:
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Array, Bool, Float, Int32, UInt32
 
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes
 from jaxlab.ndv.sketch import (
@@ -30,9 +33,11 @@ from jaxlab.ndv.sketch import (
     check_rows,
     check_same_hasher,
     check_same_size,
+    compiled,
     count_profile,
     register_sketch,
 )
+from jaxlab.ndv.streams import HashedBlock, is_compiled
 
 MIN_PRECISION, MAX_PRECISION = 4, 20
 COUNT_TYPES = {8: np.uint8, 16: np.uint16}
@@ -94,16 +99,61 @@ def update(
     """
     check_rows(hashes, valid)
     size = sketch.minimum.shape[-1]
-    precision = size.bit_length() - 1
-    hi, lo = jnp.asarray(hashes.hi), jnp.asarray(hashes.lo)
-    bucket = (hi >> np.uint32(32 - precision)).astype(jnp.int32)
+    bucket, rest = _split(Lanes(*map(jnp.asarray, hashes)), size)
     if valid is not None:
         bucket = jnp.where(valid, bucket, size)
-    rest = (hi << np.uint32(precision)) | (lo >> np.uint32(32 - precision))
     minimum = bucket_reduce(rest, bucket, size, "min", method=method)
     kept = rest == minimum.at[bucket].get(mode="fill", fill_value=0)
     count = bucket_reduce(kept.astype(jnp.uint32), bucket, size, "add", method=method)
     return merge(sketch, Registers(minimum, _saturate(count, sketch.count.dtype), sketch.hasher))
+
+
+def search(
+    minimum: UInt32[Array | np.ndarray, " registers"], hashes: Lanes
+) -> Int32[Array | np.ndarray, " rows"]:
+    """What every row does to registers: 0 nothing, 1 a new minimum, 2 + r one more row of r's.
+
+    Args:
+      minimum: the smallest remaining hash of every register.
+      hashes: (rows,) hashes; NumPy in, NumPy out, else JAX.
+    """
+    bucket, rest = _split(hashes, minimum.shape[-1])
+    if isinstance(hashes.hi, np.ndarray):
+        least = np.asarray(minimum)[bucket]
+        return np.where(rest == least, bucket + np.int32(2), (rest < least).astype(np.int32))
+    least = jnp.take(minimum, bucket, mode="clip")
+    return jnp.where(rest == least, bucket + np.int32(2), (rest < least).astype(np.int32))
+
+
+def update_on_host(sketch: Registers, block: HashedBlock) -> Registers:
+    """As `update`, in NumPy: rows that do not change the sketch are searched only.
+
+    The search is compiled for the CPU where there are many rows. A sketch soon has small minima,
+    which few rows pass, so that what is done for those costs little.
+
+    Args:
+      sketch: of one column, NumPy.
+      block: hashes by the sketch's hasher.
+    """
+    size = sketch.minimum.shape[-1]
+    minimum = np.asarray(sketch.minimum)
+    find = _compiled_search() if is_compiled(block) else search
+    codes = find(minimum, block.lanes)[: block.rows]
+    where = np.flatnonzero(codes != 0)
+    rows = None if block.counts is None else block.counts[where]
+    found = np.bincount(codes[where], rows, size + 2).astype(np.int64)
+    count = sketch.count + found[2:]
+    if found[1]:
+        lower = where[codes[where] == 1]
+        bucket, rest = _split(Lanes(block.lanes.hi[lower], block.lanes.lo[lower]), size)
+        before, minimum = minimum, minimum.copy()
+        np.minimum.at(minimum, bucket, rest)
+        kept = rest == minimum[bucket]
+        rows = None if block.counts is None else block.counts[lower[kept]]
+        new = np.bincount(bucket[kept], rows, size).astype(np.int64)
+        count = np.where(minimum == before, count, 0) + new
+    count = np.minimum(count, np.iinfo(sketch.count.dtype).max).astype(sketch.count.dtype)
+    return Registers(minimum, count, sketch.hasher)
 
 
 def merge(a: Registers, b: Registers) -> Registers:
@@ -167,6 +217,18 @@ def profile(sketch: Registers, length: int) -> SketchProfile:
     scale = xp.asarray(d / xp.maximum(num_used, 1))
     counts = sketch.count.astype(np.int32)
     return count_profile(counts, scale, length, int(np.iinfo(sketch.count.dtype).max))
+
+
+def _split(hashes: Lanes, size: int) -> tuple[Any, Any]:
+    """Register and remaining hash of every row."""
+    up, down = np.uint32(size.bit_length() - 1), np.uint32(33 - size.bit_length())
+    rest = (hashes.hi << up) | (hashes.lo >> down)
+    return (hashes.hi >> down).astype(np.int32), rest
+
+
+@functools.cache
+def _compiled_search() -> Callable[..., np.ndarray]:
+    return compiled(search)
 
 
 def _kept(sketch: Registers, minimum: UInt32[Array, "*columns registers"]) -> Array:

@@ -5,6 +5,8 @@ column; `jax.vmap` runs them over the columns of a table. Settings are static, s
 must not be merged are refused while tracing, before any device has worked.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +21,8 @@ from jaxlab.parallel import DATA_AXIS, shard_map
 
 EMPTY_HASH = 0xFFFFFFFF
 MAX_CAPACITY = 2**24
+MIN_COMPILED_ROWS = 2**14
+"""Fewer rows are worked on by NumPy on the host: to compile and to pad would take longer."""
 _TILE = 128
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -185,6 +189,44 @@ def match_varying(tree: T, like: Array) -> T:
 def default_method() -> str:
     """How to reduce by bucket on this backend: "tiles" on a TPU, else "scatter"."""
     return "tiles" if jax.default_backend() == "tpu" else "scatter"
+
+
+@functools.cache
+def host_device() -> Any:
+    """The CPU device, or None where the processes of JAX run without one."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def compiled(
+    function: Callable[..., Any], static: tuple[int, ...] = (), *, wide: bool = False
+) -> Callable[..., Any]:
+    """A function jitted for the CPU device, from and to the host's NumPy.
+
+    Aligned arrays get to the device and back without a copy. The code runs in the calling thread:
+    threads of the caller share the processors better than the parts of one short call would.
+
+    Args:
+      function: of arrays, and hashable values at the static positions, to an array or a tuple of
+        them. XLA computes what two results have in common once for each: let them share little.
+      static: positions of arguments that are no arrays.
+      wide: whether it computes with 64-bit numbers.
+    """
+    options = {"xla_cpu_multi_thread_eigen": False}
+    jitted = jax.jit(function, static_argnums=static, compiler_options=options)
+
+    def call(*arguments: Any) -> Any:
+        with contextlib.ExitStack() as stack:  # each context costs as much as the call
+            if wide:
+                stack.enter_context(jax.enable_x64(True))
+            if jax.default_backend() != "cpu":
+                stack.enter_context(jax.default_device(host_device()))
+            found = jitted(*arguments)
+        return tuple(map(np.asarray, found)) if isinstance(found, tuple) else np.asarray(found)
+
+    return call
 
 
 def bucket_reduce(

@@ -18,11 +18,10 @@ import functools
 import itertools
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt64
 
 from jaxlab.ndv.bottom_k import BottomK
 from jaxlab.ndv.choice import NdvEstimate, Rule, Sample, estimate_columns, learned_rule
@@ -33,10 +32,10 @@ from jaxlab.ndv.column_sketch import (
     empty_column,
     finish_column,
     merge_columns,
+    needed_rows,
     read_profile,
     settings_for_budget,
 )
-from jaxlab.ndv.columns import hash_column
 from jaxlab.ndv.compact import (
     Column,
     Shared,
@@ -46,11 +45,12 @@ from jaxlab.ndv.compact import (
     shared_of,
 )
 from jaxlab.ndv.formats import Reader, Record, missing_partitions
-from jaxlab.ndv.hashing import FAST, Hasher, join_words
+from jaxlab.ndv.hashing import FAST, Hasher
 from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
 from jaxlab.ndv.packing import read_varint, varint
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sampling import bernoulli_rows, check_rate
+from jaxlab.ndv.streams import HashedBlock, Limit, block_of, hashed_blocks
 
 DEFAULT_BUDGET_BYTES = 2**16
 MAGIC, VERSION = b"JXNT", 2
@@ -171,9 +171,8 @@ def sketch(
         names = scan.start(batch)
         size, taken = batch.num_rows, drawn.sample(batch.select(names), scan.num_rows)
         for name in names:
-            words, num_nulls = _hash(taken, name, hasher, serialize_nested)
-            words = np.unique(words) if collapse else words
-            scan.states[name] = add_rows(scan.states[name], words, num_nulls, settings)
+            options = {"hasher": hasher, "serialize_nested": serialize_nested}
+            scan.add(name, taken, settings, options, collapse=collapse)
             scan.non_null[name] += size - batch.column(name).null_count
         scan.num_rows, scan.num_read = scan.num_rows + size, scan.num_read + taken.num_rows
         if on_batch is not None:
@@ -444,17 +443,46 @@ class _Scan:
             )
         return self.names
 
+    def add(
+        self,
+        name: str,
+        batch: Any,
+        settings: Settings,
+        options: Mapping[str, Any],
+        *,
+        collapse: bool,
+    ) -> None:
+        """Take a column of a batch in; of a block sample one row of every value in it."""
+        if collapse:
+            block, num_values = _collapsed(_hash(batch, name, **options))
+            self.states[name] = add_rows(self.states[name], block, settings)
+        else:
+            num_values = 0
+            needed = functools.partial(self._needed_rows, name)
+            for block in _hash(batch, name, **options, limit=needed):
+                self.states[name] = add_rows(self.states[name], block, settings)
+                num_values += block.num_values
+        state = self.states[name]
+        num_nulls = state.num_nulls + batch.num_rows - num_values
+        self.states[name] = dataclasses.replace(state, num_nulls=num_nulls)
 
-def _hash(
-    batch: Any, name: str, hasher: Hasher, serialize_nested: bool
-) -> tuple[UInt64[np.ndarray, " rows"], int]:
-    """Hashes of the rows with a value, and the number of the others."""
+    def _needed_rows(self, name: str) -> Limit | None:
+        return needed_rows(self.states[name])
+
+
+def _hash(batch: Any, name: str, **options: Any) -> Iterator[HashedBlock]:
+    """Hashes of the rows with a value."""
     try:
-        hashed = hash_column(batch.column(name), hasher, serialize_nested=serialize_nested)
+        yield from hashed_blocks(batch.column(name), **options)
     except TypeError as error:
         raise TypeError(f"column {name!r}: {error}") from error
-    words = join_words(hashed.lanes)[hashed.valid]
-    return words, len(hashed.valid) - len(words)
+
+
+def _collapsed(blocks: Iterable[HashedBlock]) -> tuple[HashedBlock, int]:
+    """One row of every value, and the number of all rows."""
+    blocks = list(blocks)
+    words = np.concatenate([np.zeros(0, np.uint64), *(block.words() for block in blocks)])
+    return block_of(np.unique(words)), sum(block.num_values for block in blocks)
 
 
 def _finish(

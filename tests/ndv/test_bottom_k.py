@@ -175,3 +175,35 @@ def test_sketches_of_another_kind_are_refused():
             bottom_k.merge(START, bottom_k.empty(CAPACITY, hasher=other))
     with pytest.raises(ValueError, match="capacity=1 is not from 2 to 16777216"):
         bottom_k.empty(1)
+
+
+def test_counted_values_make_the_sketch_of_their_rows():
+    words, counts = np.unique(join_words(hashes_of(np.arange(900) % 300)), return_counts=True)
+    made = bottom_k.from_counts(words, counts, 64)
+    expected = bottom_k.update(bottom_k.empty(64), hashes_of(np.arange(900) % 300))
+    for name in ("hi", "lo", "count"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(expected, name))
+
+
+def test_the_union_of_small_sketches_is_exact_below_the_smallest_theta():
+    rng = np.random.default_rng(0)
+    parts = [rng.integers(0, 5000, 3000) for _ in range(8)]
+    made = []
+    for part in parts:
+        words, counts = np.unique(join_words(hashes_of(part)), return_counts=True)
+        made.append(bottom_k.from_counts(words, counts, 50))
+    least = min(int(join_words(Lanes(sketch.hi, sketch.lo))[-1]) for sketch in made)
+    words, counts = np.unique(join_words(hashes_of(np.concatenate(parts))), return_counts=True)
+    below = counts[words < least]
+    found = bottom_k.union_profile(made, 12)
+    scale = 2.0**64 / least
+    assert float(found.d) == pytest.approx(len(below) * scale)
+    np.testing.assert_allclose(found.f, np.bincount(below, minlength=40)[1:13] * scale)
+
+
+def test_the_union_of_sketches_that_are_not_full_is_exact():
+    words, counts = np.unique(join_words(hashes_of(np.arange(90) % 30)), return_counts=True)
+    made = bottom_k.from_counts(words, counts, 64)
+    assert bottom_k.union_profile([made, made], 8).f.tolist() == [0, 0, 0, 0, 0, 30, 0, 0]
+    with pytest.raises(ValueError, match="sketches is empty"):
+        bottom_k.union_profile([], 8)

@@ -5,11 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlab.ndv import hll
+from jaxlab.ndv.columns import hash_column
 from jaxlab.ndv.hashing import AUTHORS, FAST, INTERCHANGE, Lanes, hash_words, split_words
 
 PRECISION = 6
@@ -191,3 +193,18 @@ def test_sketches_of_another_kind_are_refused():
         hll.update_on_host(a, rows, second=rows)
     with pytest.raises(ValueError, match="wanted \\(rows,\\) for all"):
         hll.update(a, rows, np.ones(4, bool))
+
+
+@pytest.mark.parametrize("kind", ["int64", "text"])
+def test_a_column_gives_the_registers_of_its_hashes(kind):
+    rng = np.random.default_rng(3)
+    column = pa.array(rng.integers(0, 50_000, 40_000))
+    column = column if kind == "int64" else column.cast(pa.string())
+    found = hll.update_from_column(hll.empty(10), pa.chunked_array([column, column.slice(0, 9)]))
+    expected = hll.update(hll.empty(10), hash_column(column).lanes)
+    np.testing.assert_array_equal(found.registers, expected.registers)
+
+
+def test_a_column_needs_a_sketch_of_the_fast_hash():
+    with pytest.raises(ValueError, match="hash_id=1; wanted 0"):
+        hll.update_from_column(hll.empty(10, hasher=INTERCHANGE), np.arange(3))

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlab.ndv import registers
-from jaxlab.ndv.hashing import FAST, Hasher, Lanes, hash_words, split_words
+from jaxlab.ndv.hashing import FAST, Hasher, Lanes, hash_words, join_words, split_words
+from jaxlab.ndv.streams import block_of
 
 PRECISION, ROWS = 5, 64
 update = jax.jit(registers.update, static_argnames="method")
@@ -179,3 +180,18 @@ def test_sketches_of_another_kind_are_refused():
         registers.merge(START, registers.empty(PRECISION, count_bits=8, hasher=Hasher(0, 3)))
     with pytest.raises(ValueError, match="count_bits=32 is not one of"):
         registers.empty(PRECISION, count_bits=32)
+
+
+@pytest.mark.parametrize("rows", [500, 20_000])
+@pytest.mark.parametrize("count_bits", [8, 16])
+def test_the_host_searches_to_the_bits_of_the_device(rows, count_bits):
+    rng = np.random.default_rng(rows)
+    device = registers.empty(8, count_bits=count_bits)
+    host = registers.Registers(np.asarray(device.minimum), np.asarray(device.count), FAST)
+    for values in (10**9, 400, 3):  # few, about as many, and far more rows than registers a value
+        words = split_words(rng.integers(0, values, rows).astype(np.uint64))
+        hashes = hash_words(words, FAST)
+        device = registers.update(device, hashes)
+        host = registers.update_on_host(host, block_of(join_words(hashes)))
+        np.testing.assert_array_equal(host.minimum, device.minimum)
+        np.testing.assert_array_equal(host.count, device.count)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from jaxlab.ndv import column_sketch, table
 from jaxlab.ndv.bottom_k import BottomK
+from jaxlab.ndv.columns import hash_column
+from jaxlab.ndv.hashing import Lanes, join_words
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.table import (
     estimate_table,
@@ -289,3 +291,42 @@ def test_progress_is_told_by_the_batch():
     told = []
     sketch(batches_of({"x": np.arange(250)}), on_batch=told.append)
     assert told == [100, 100, 50]
+
+
+@pytest.mark.parametrize("kind", ["few", "growing", "unique", "skewed"])
+def test_large_columns_equal_a_sort_of_all_rows(kind):
+    rng = np.random.default_rng(5)
+    rows = 150_000
+    values = {
+        "few": rng.integers(0, 50, rows),
+        "growing": rng.integers(0, 10**9, rows) % np.linspace(10, 400, rows).astype(int),
+        "unique": rng.permutation(rows),
+        "skewed": rng.zipf(1.3, rows),
+    }[kind]
+    options = {"budget_bytes": 4096, "block_rows": 2**14}
+    chosen = column_sketch.settings_for_budget(**options)
+    found = sketch(batches_of({"x": values}, 70_000), **options).columns["x"].record
+    words = join_words(hash_column(values).lanes)
+    # The first whole number of blocks after which the dictionary is too large.
+    ends = range(2**14, rows + 2**14, 2**14)
+    too_large = [end for end in ends if len(np.unique(words[:end])) > chosen.capacity]
+    distinct, counts = np.unique(words, return_counts=True)
+    if not too_large:
+        assert isinstance(found.sketch, BottomK)
+        used = np.asarray(found.sketch.count) > 0
+        held = join_words(Lanes(found.sketch.hi, found.sketch.lo))[used]
+        np.testing.assert_array_equal(held, distinct)
+        np.testing.assert_array_equal(np.asarray(found.sketch.count)[used], counts)
+        return
+    expected = column_sketch.registers_of_counts(
+        distinct, counts.astype(np.uint64), chosen.precision, chosen.hasher
+    )
+    np.testing.assert_array_equal(found.sketch.minimum, expected.minimum)
+    np.testing.assert_array_equal(found.sketch.count, expected.count)
+    early, early_counts = np.unique(words[: too_large[0]], return_counts=True)
+    share = early_counts * 4 * chosen.num_heavy >= early_counts.sum()
+    heavy = early[share & (early_counts >= 16)]
+    assert set(found.heavy_hashes.tolist()) <= set(heavy.tolist())
+    np.testing.assert_array_equal(
+        found.heavy_counts, counts[np.searchsorted(distinct, found.heavy_hashes)]
+    )
