@@ -70,18 +70,18 @@ class TrainingConfig(training.TrainConfig):
       num_processes: processes that draw.
     """
 
-    num_steps: int = 14_000
+    num_steps: int = 8000
     global_batch_size: int = 2048
     optimizer: training.OptimizerConfig = training.OptimizerConfig(
         learning_rate=2e-3, warmup_steps=200, weight_decay=1e-3
     )
-    num_networks: int = 4
+    num_networks: int = 3
     widths: tuple[int, ...] = (128, 128)
     num_random: int = 320_000
     tables: ColumnsConfig = NO_TABLES
     samples_per_column: int = 80
     table_weight: float = 5.0
-    tilt: float = 0.7
+    tilt: float = 0.5
     num_held_out: int = 20_000
     num_processes: int = 2
 
