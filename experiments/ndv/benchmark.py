@@ -9,9 +9,6 @@ those of dictionaries), `leave_one_out` (bytes beside the sketches of Li et al. 
 `experiments/BENCHMARKS.md` holds the numbers last measured.
 """
 
-import json
-from pathlib import Path
-
 from absl import flags
 
 from experiments.common import print_grid, run
@@ -23,6 +20,8 @@ from experiments.ndv.benchmark_bytes import (
     leave_one_out_bytes,
 )
 from experiments.ndv.benchmark_speed import estimators, speed, throughput
+from experiments.ndv.json_file import json_target, write_json
+from jaxlab.ndv.choice import METHODS
 
 Grid = dict[str, dict[str, float]]
 
@@ -36,19 +35,18 @@ _TEXT_ROWS = flags.DEFINE_float("text_rows", 10e6, "Rows of a column of texts.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs, of which the median counts.", 1)
 _PARTITIONS = flags.DEFINE_integer("partitions", 512, "Machines of the communication suite.", 1)
 _PROFILES = flags.DEFINE_integer("profiles", 20_000, "Profiles of a batch of estimates.", 1)
+_METHODS = flags.DEFINE_list("methods", list(METHODS), "Estimators of the estimators suite.")
 _MACHINES = flags.DEFINE_integer("machines", 64, "Machines of the leave-one-out suite.", 2)
 _PRECISION = flags.DEFINE_integer("precision", 11, "Log2 of leave-one-out's registers.", 4, 16)
 _VALUES = flags.DEFINE_integer("values", 200_000, "Values of a leave-one-out draw.", 100)
 _SEEDS = flags.DEFINE_integer("seeds", 20, "Draws of the leave-one-out suite.", 1)
-_JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
 
 
 def main() -> None:
     """Run a suite, print its tables, save its numbers."""
     if _SUITE.value is None:
         raise ValueError("--suite is missing; give speed, communication, leave_one_out, estimators")
-    if _JSON.value is not None and not Path(_JSON.value).expanduser().parent.is_dir():
-        raise ValueError(f"--json={_JSON.value} cannot be written; give a folder that exists")
+    target = json_target()
     found = {
         "speed": _run_speed,
         "communication": _run_communication,
@@ -57,9 +55,8 @@ def main() -> None:
     }[_SUITE.value]()
     for title, grid in found.items():
         print_grid(grid, title)
-    if _JSON.value is not None:
-        Path(_JSON.value).expanduser().write_text(json.dumps(found, indent=1))
-        print(f"Written: {_JSON.value}")
+    if target is not None:
+        write_json(target, found)
 
 
 def _run_speed() -> dict[str, Grid]:
@@ -69,7 +66,7 @@ def _run_speed() -> dict[str, Grid]:
 
 
 def _run_estimators() -> dict[str, Grid]:
-    return {"Estimators": estimators(_PROFILES.value, _ROUNDS.value)}
+    return {"Estimators": estimators(_PROFILES.value, _ROUNDS.value, _METHODS.value)}
 
 
 def _run_communication() -> dict[str, Grid]:

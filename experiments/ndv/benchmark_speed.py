@@ -4,17 +4,20 @@ Ours and the peer's run in a process each, both with the column in memory, and t
 what else the machine does meets both.
 """
 
+import functools
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxlab import ndv
 from jaxlab.ndv import bottom_k, hll, registers
+from jaxlab.ndv.choice import METHODS
+from jaxlab.ndv.learned import find_estimator
 from jaxlab.ndv.streams import hashed_blocks
 
 THREADS = 2
@@ -148,24 +151,25 @@ def throughput(rows: int, rounds: int) -> dict[str, dict[str, float]]:
     }
 
 
-def estimators(columns: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Profiles per second of every estimator, and of all of them in one call.
+def estimators(
+    columns: int, rounds: int, names: Sequence[str] = METHODS
+) -> dict[str, dict[str, float]]:
+    """Profiles per second of every estimator, and of the classical ones in one call.
 
     Args:
       columns: profiles of a batch.
       rounds: timed runs, of which the median counts.
+      names: of the estimators.
     """
     import jax
 
     profile = ndv.to_device(_profiles(columns))
     found = {}
-    for name in (*ndv.DEVICE_ESTIMATORS, "all in one call"):
-        names = ndv.DEVICE_ESTIMATORS if name == "all in one call" else (name,)
-
-        @jax.jit
-        def call(profile: Any, names: tuple[str, ...] = names) -> Any:
-            return ndv.estimate_many(profile, names)
-
+    together = tuple(name for name in names if name in ndv.DEVICE_ESTIMATORS)
+    calls = {name: functools.partial(ndv.estimate, name=find_estimator(name)) for name in names}
+    calls["classical, in one call"] = functools.partial(ndv.estimate_many, names=together)
+    for name, call in calls.items():
+        call = jax.jit(call)
         seconds = _median_seconds(lambda call=call: call(profile), rounds)
         found[name] = {"profiles/s": columns / seconds}
     return found

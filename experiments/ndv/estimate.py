@@ -12,7 +12,6 @@ is a table, and with `--json=FILE` a file with `{"columns": [...]}` and the byte
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from absl import flags
 
 from experiments.common import run
 from experiments.common.tables import format_number
+from experiments.ndv.json_file import json_target, write_json
 from experiments.ndv.readers import Partition, open_partitions, select_columns
 from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_blocks
 from jaxlab.ndv.columns import hash_column
@@ -61,7 +61,6 @@ _METHOD = flags.DEFINE_string("method", "auto", "Estimator, such as GEE; auto ch
 _LEVEL = flags.DEFINE_float("level", 0.95, "Probability of the intervals.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the sample and of the intervals.", 0)
 _NESTED = flags.DEFINE_boolean("serialize_nested", False, "Take lists, structs and maps as values.")
-_JSON = flags.DEFINE_string("json", None, "File to write the estimates to.")
 
 
 def main() -> None:
@@ -69,7 +68,7 @@ def main() -> None:
     if not _INPUT.value:
         raise ValueError("--input is missing; give a file or a pattern such as 'data/*.parquet'")
     check_rate(_RATE.value)
-    target = _json_target(_JSON.value)
+    target = json_target()
     partitions = open_partitions(_INPUT.value, _TABLE.value)
     names = select_columns(partitions, _COLUMNS.value)
     select_columns(partitions, _UNIQUE.value)
@@ -100,8 +99,7 @@ def main() -> None:
             "bytes_exchanged": table.sent_bytes,
             "shared_bytes": table.shared_bytes,
         }
-        target.write_text(json.dumps(content, indent=1))
-        print(f"Written: {target}")
+        write_json(target, content)
 
 
 def sketch_partitions(partitions: Sequence[Partition], names: Sequence[str]) -> TableSketch:
@@ -280,16 +278,6 @@ def print_estimates(answers: Sequence[ColumnEstimate], title: str) -> None:
     console = Console(file=sys.stdout)
     console = console if console.is_terminal else Console(file=sys.stdout, width=WIDTH)
     console.print(table)
-
-
-def _json_target(path: str | None) -> Path | None:
-    """Where to write, checked before the table is read."""
-    if path is None:
-        return None
-    target = Path(path).expanduser()
-    if not target.parent.is_dir() or target.is_dir():
-        raise ValueError(f"--json={path} cannot be written; give a file in a folder that exists")
-    return target
 
 
 if __name__ == "__main__":

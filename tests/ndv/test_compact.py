@@ -85,7 +85,7 @@ VALUES = st.one_of(
 
 
 @given(st.lists(VALUES, max_size=30), st.sampled_from([FAST, INTERCHANGE]), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_any_values_come_back_the_same(values, hasher, twice):
     kind = type(values[0]) if values else int
     column = pa.array([value for value in values if type(value) is kind] or [None])

