@@ -166,7 +166,9 @@ def estimators(
     profile = ndv.to_device(_profiles(columns))
     found = {}
     together = tuple(name for name in names if name in ndv.DEVICE_ESTIMATORS)
-    calls = {name: functools.partial(ndv.estimate, name=find_estimator(name)) for name in names}
+    calls: dict[str, Callable[..., Any]] = {
+        name: functools.partial(ndv.estimate, name=find_estimator(name)) for name in names
+    }
     calls["classical, in one call"] = functools.partial(ndv.estimate_many, names=together)
     for name, call in calls.items():
         call = jax.jit(call)

@@ -11,7 +11,9 @@ drawn, and nothing else is read; of other kinds every batch is read and some are
 is a table, and with `--json=FILE` a file with `{"columns": [...]}` and the bytes sent in all.
 """
 
+import csv
 import dataclasses
+import difflib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from experiments.common.tables import format_number
 from experiments.ndv.json_file import json_target, write_json
 from experiments.ndv.readers import Partition, open_partitions, select_columns
 from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_blocks
+from jaxlab.ndv.choice import METHODS
 from jaxlab.ndv.columns import hash_column
 from jaxlab.ndv.hashing import join_words
 from jaxlab.ndv.sampling import check_rate
@@ -41,11 +44,14 @@ WIDTH = 120  # columns of the table where standard output is no terminal
 WATCHED_BLOCKS, WATCHED_ROWS = 64, 4096
 """Of how many blocks, and how many first rows of each, values are compared to find clusters."""
 
-_INPUT = flags.DEFINE_list(
+MIN_BLOCKS = 8
+"""Blocks that are read at least, if there are so many: fewer tell nothing of the others."""
+
+_INPUT = flags.DEFINE_multi_string(
     "input",
     None,
     "Files or patterns: Parquet, Arrow, CSV, DuckDB, every file a partition; or "
-    "postgresql://user@host/database.",
+    "postgresql://user@host/database. Several: given several times, or between commas.",
 )
 _TABLE = flags.DEFINE_string("table", None, "Table in a DuckDB file, or schema.name in PostgreSQL.")
 _COLUMNS = flags.DEFINE_list("columns", None, "Columns to estimate; all by default.")
@@ -65,11 +71,13 @@ _NESTED = flags.DEFINE_boolean("serialize_nested", False, "Take lists, structs a
 
 def main() -> None:
     """Sample, sketch, merge, estimate, report."""
-    if not _INPUT.value:
+    inputs = [part for value in _INPUT.value or () for part in next(csv.reader([value]), ())]
+    if not inputs:
         raise ValueError("--input is missing; give a file or a pattern such as 'data/*.parquet'")
     check_rate(_RATE.value)
+    method = method_named(_METHOD.value)
     target = json_target()
-    partitions = open_partitions(_INPUT.value, _TABLE.value)
+    partitions = open_partitions(inputs, _TABLE.value)
     names = select_columns(partitions, _COLUMNS.value)
     select_columns(partitions, _UNIQUE.value)
     watch = BlockWatch(names)
@@ -81,7 +89,7 @@ def main() -> None:
         table,
         unique_columns=[name for name in _UNIQUE.value if name in names],
         partitions=range(len(partitions)),
-        method=_METHOD.value,
+        method=method,
         level=_LEVEL.value,
         seed=_SEED.value,
     )
@@ -100,6 +108,25 @@ def main() -> None:
             "shared_bytes": table.shared_bytes,
         }
         write_json(target, content)
+
+
+def method_named(name: str) -> str:
+    """The name of an estimator as the library writes it; "auto" is one.
+
+    Args:
+      name: in any case.
+
+    Raises:
+      ValueError: if there is none, before anything is read; the nearest is named.
+    """
+    known = {one.lower(): one for one in ("auto", *METHODS)}
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"--method={name} is no estimator; did you mean {known[near]}? There are "
+            f"{', '.join(known.values())}"
+        )
+    return known[name.lower()]
 
 
 def sketch_partitions(partitions: Sequence[Partition], names: Sequence[str]) -> TableSketch:
@@ -185,7 +212,13 @@ def sketch_blocks(
     counts = [part.count() for part in parts if part is not None]
     if not sum(counts):
         return sketch_partitions(partitions, names)
-    chosen = sample_blocks(sum(counts), _RATE.value, seed=_SEED.value)
+    wanted = max(_RATE.value, min(MIN_BLOCKS / sum(counts), 1.0))
+    chosen = sample_blocks(sum(counts), wanted, seed=_SEED.value)
+    if wanted > _RATE.value:
+        print(
+            f"{_RATE.value:.3g} of {sum(counts)} blocks would be fewer than {MIN_BLOCKS}, which "
+            f"tell nothing of the others: {len(chosen)} are read"
+        )
     starts = np.cumsum([0, *counts])
     with tqdm(total=len(chosen), unit="block", disable=None, dynamic_ncols=True) as bar:
 

@@ -55,6 +55,11 @@ def open_partitions(patterns: Sequence[str], table: str | None = None) -> list[P
     partitions = [_open(path, table) for path in sorted(paths)]
     partitions += [with_blocks(postgresql.open_table(address, table)) for address in servers]
     first = partitions[0]
+    for one in partitions:
+        if twice := sorted({name for name in one.columns if one.columns.count(name) > 1}):
+            raise ValueError(
+                f"{one.name} has columns {', '.join(twice)} more than once; rename one of each"
+            )
     for other in partitions[1:]:
         if different := sorted(set(first.columns) ^ set(other.columns)):
             raise ValueError(
@@ -83,6 +88,8 @@ def select_columns(partitions: Sequence[Partition], wanted: Sequence[str] | None
 
 def _open(path: Path, table: str | None) -> Partition:
     kind = SUFFIXES.get(path.suffix.lower())
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a pattern such as '{path}/*.parquet'")
     if kind is None or not path.is_file():
         what = "no file" if kind is not None else f"a {path.suffix or 'nameless'} file"
         raise ValueError(f"{path} is {what}; wanted a file ending in one of {', '.join(SUFFIXES)}")

@@ -283,7 +283,7 @@ def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstim
     d, n, N = float(profile.d), float(profile.n), most
     low_unique = _birthday_bound(n, N, level)
     answers = {
-        EMPTY: (0.0, 0.0, 0.0, "empty"),
+        EMPTY: (0.0, 0.0, float(profile.N), "empty"),  # N is 0 if there are only nulls
         UNIQUE_KEY: (N, N, N, "unique_key"),
         EXACT: (d, d, d, "full_scan"),
         SKETCH: (min(d, N), *_sketch_ends(d, sample, level, most), "full_scan"),

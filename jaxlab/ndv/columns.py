@@ -288,8 +288,9 @@ def _canonical_arrow(column: Any, serialize_nested: bool) -> CanonicalColumn:
         return _from_binary(column, valid)
     if not serialize_nested:
         raise TypeError(
-            f"Arrow type {kind} has no canonical form; select a field of it, cast it, or pass "
-            "serialize_nested=True to hash a serialisation of every value"
+            f"Arrow type {kind} has no canonical form; leave the column out, select a field of it, "
+            "cast it, or take its values by their serialisation (serialize_nested=True, on the "
+            "command line --serialize_nested)"
         )
     return _from_texts([serialize(value) for value in column.to_pylist()], valid)
 

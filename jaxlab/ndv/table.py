@@ -433,6 +433,11 @@ class _Scan:
 
     def start(self, batch: Any) -> list[str]:
         """The names of the columns, all of the first batch by default."""
+        if not all(hasattr(batch, name) for name in ("schema", "select", "num_rows")):
+            raise TypeError(
+                f"batches gives {type(batch).__name__}; wanted Arrow record batches or tables, "
+                "such as [table] or table.to_batches()"
+            )
         if self.names is None:
             self.names = list(batch.schema.names)
             self.states = {name: empty_column() for name in self.names}

@@ -71,6 +71,11 @@ def test_a_rule_may_not_take_ae_where_it_runs_away():
     assert float(estimate(runaway.profile, "CHAO_BC").value) == 14
 
 
+def test_where_nothing_was_read_everything_is_possible():
+    found = estimate_ndv(CASES["empty"][0])
+    assert (found.low, found.high) == (0, 100)
+
+
 def test_unique_rows_exclude_few_values_by_the_birthday_problem():
     # 50 rows all different: D with exp(-50^2 / 2 (1 / D - 1 / N)) = 0.05.
     found = estimate_ndv(CASES["all unique"][0])
