@@ -64,6 +64,7 @@ EXTRAS = {
     "test": TEST,
     "parity": [
         "datasketches==5.2.0",
+        "estndv==0.0.3",
         # It carries a PostgreSQL server; without wheels for newer Pythons, Debian's serves.
         'pgserver==0.1.4; python_version < "3.13"',
         "torch==2.13.0",
