@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from jaxlab.ndv.profile import Profile, dense_profile
 
 _GROUPS = 128
+_MIDDLES = (np.arange(_GROUPS) + 0.5) / _GROUPS  # of groups of equal shares
 _ONE_BY_ONE_ABOVE = 128.0
 """Expected sampled rows above which a value's number is drawn by itself."""
 
@@ -230,11 +231,6 @@ def _most_values(rng: Rng, num_rows: float | int) -> int:
     return _log_integer(rng, 2, 5 * num_rows + 10)
 
 
-def _quantiles(rng: Rng) -> np.ndarray:
-    """Middles of groups of equal shares."""
-    return (np.arange(_GROUPS) + 0.5) / _GROUPS
-
-
 def _uniform(rng: Rng, num_rows: float | int) -> tuple[np.ndarray, np.ndarray]:
     return np.ones(1), np.array([_most_values(rng, num_rows)], np.float64)
 
@@ -243,14 +239,14 @@ def _gamma(rng: Rng, num_rows: float | int) -> tuple[np.ndarray, np.ndarray]:
     from scipy.special import gammaincinv
 
     shape = 10 ** rng.uniform(-1, 1.5)
-    weights = np.maximum(gammaincinv(shape, _quantiles(rng)), 1e-12)
+    weights = np.maximum(gammaincinv(shape, _MIDDLES), 1e-12)
     return weights, np.full(_GROUPS, _most_values(rng, num_rows) / _GROUPS)
 
 
 def _lognormal(rng: Rng, num_rows: float | int) -> tuple[np.ndarray, np.ndarray]:
     from scipy.special import ndtri
 
-    weights = np.exp(rng.uniform(0.1, 3) * ndtri(_quantiles(rng)))
+    weights = np.exp(rng.uniform(0.1, 3) * ndtri(_MIDDLES))
     return weights, np.full(_GROUPS, _most_values(rng, num_rows) / _GROUPS)
 
 

@@ -132,9 +132,9 @@ def test_the_same_plot_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("values", [(5.0,), (0.0, 0.0), (-2.0, -2.0)])
 def test_a_single_value_makes_an_axis(values):
-    draw_plots([Plot([Series("a", values, values)], *NUMBERS)])
-    if min(values) > 0:
-        draw_plots([Plot([Series("a", values, values)], *LOGS)])
+    for axes in (NUMBERS, LOGS) if min(values) > 0 else (NUMBERS,):
+        drawn = np.asarray(draw_plots([Plot([Series("a", values, values)], *axes)]))
+        assert (drawn != np.asarray(PAPER, np.uint8)).any(axis=-1).sum() > 100
 
 
 @pytest.mark.parametrize(
