@@ -1,11 +1,12 @@
 """Which model a checkpoint of the original belongs to, told from the shapes of its tensors."""
 
-import dataclasses
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxlab.chinese_clip.model import MODELS, ChineseClipConfig
+from jaxlab.chinese_clip.tables import VisionConfig
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.resnet import ModifiedResNetConfig
 from jaxlab.layers.vit import VisionTransformerConfig
@@ -35,21 +36,67 @@ def detect_config(shapes: Shapes) -> ChineseClipConfig:
         named), or the sizes fit no model.
     """
     read = _Reader(shapes)
-    if "visual.attnpool.positional_embedding" in shapes:
-        vision = _detect_resnet(read)
-    else:
-        vision = _detect_vision_transformer(read)
+    vision, text = _read_image_tower(read), _detect_text(read)
+    _raise(read, "state dict of Chinese CLIP")
+    with _own_config():
+        return ChineseClipConfig(_build_image_tower(vision), BertConfig(**text))
+
+
+def detect_image_tower(shapes: Shapes) -> VisionConfig:
+    """The config of an image tower from the names and shapes of its tensors, as `detect_config`.
+
+    Args:
+      shapes: original name (`visual....`) -> shape; others may stand beside them.
+
+    Raises:
+      ValueError: see `detect_config`.
+    """
+    read = _Reader(shapes)
+    vision = _read_image_tower(read)
+    _raise(read, "image tower of a CLIP")
+    with _own_config():
+        return _build_image_tower(vision)
+
+
+def detect_text_tower(shapes: Shapes) -> BertConfig:
+    """The config of a BERT body from the names and shapes of its tensors, as `detect_config`.
+
+    Args:
+      shapes: original name (`bert....`) -> shape; others may stand beside them.
+
+    Raises:
+      ValueError: see `detect_config`.
+    """
+    read = _Reader(shapes)
     text = _detect_text(read)
+    _raise(read, "BERT")
+    with _own_config():
+        return BertConfig(**text)
+
+
+def _read_image_tower(read: "_Reader") -> dict[str, Any]:
+    if "visual.attnpool.positional_embedding" in read.shapes:
+        return _detect_resnet(read)
+    return _detect_vision_transformer(read)
+
+
+def _build_image_tower(sizes: Mapping[str, Any]) -> VisionConfig:
+    return (ModifiedResNetConfig if "stages" in sizes else VisionTransformerConfig)(**sizes)
+
+
+def _raise(read: "_Reader", what: str) -> None:
     if read.problems:
         raise ValueError(
-            "this is no state dict of Chinese CLIP; the sizes of a model are read from tensors "
-            "that do not fit:\n  " + "\n  ".join(read.problems)
+            f"this is no {what}; the sizes of a model are read from tensors that do not fit:\n  "
+            + "\n  ".join(read.problems)
         )
+
+
+@contextlib.contextmanager
+def _own_config() -> Iterator[None]:
+    """Tells what to do where the sizes are those of no model of the original."""
     try:
-        vision_config = (ModifiedResNetConfig if "stages" in vision else VisionTransformerConfig)(
-            **vision
-        )
-        return ChineseClipConfig(vision_config, BertConfig(**text))
+        yield
     except ValueError as error:
         raise ValueError(
             f"the shapes of the tensors fit no Chinese CLIP of the original ({error}); if the "
@@ -75,7 +122,23 @@ def differences(config: ChineseClipConfig, other: ChineseClipConfig) -> dict[str
     Returns:
       Field (`vision.width`) -> its value in both.
     """
-    ours, theirs = _visible_sizes(config), _visible_sizes(other)
+    return _differing(_visible_sizes(config), _visible_sizes(other))
+
+
+def tower_differences(
+    tower: VisionConfig | BertConfig, other: VisionConfig | BertConfig
+) -> dict[str, tuple[Any, Any]]:
+    """Sizes that shapes show and in which two towers differ: field (`width`) -> value in both.
+
+    Args:
+      tower: sizes of one tower.
+      other: sizes of the other; the kinds may differ too (field `kind`).
+    """
+    sizes = ({"kind": type(t).__name__} | _visible_tower(t) for t in (tower, other))
+    return _differing(*sizes)
+
+
+def _differing(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {
         name: (ours.get(name), theirs.get(name))
         for name in dict.fromkeys((*ours, *theirs))
@@ -96,11 +159,13 @@ _VISIBLE = {
 
 def _visible_sizes(config: ChineseClipConfig) -> dict[str, Any]:
     sizes: dict[str, Any] = {"vision": type(config.vision).__name__}
-    for part in ("vision", "text"):
-        values = dataclasses.asdict(getattr(config, part))
-        names = _VISIBLE[type(getattr(config, part))]
-        sizes |= {f"{part}.{name}": values[name] for name in names}
+    for part, tower in (("vision", config.vision), ("text", config.text)):
+        sizes |= {f"{part}.{name}": value for name, value in _visible_tower(tower).items()}
     return sizes
+
+
+def _visible_tower(tower: VisionConfig | BertConfig) -> dict[str, Any]:
+    return {name: getattr(tower, name) for name in _VISIBLE[type(tower)]}
 
 
 class _Reader:

@@ -11,12 +11,11 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
@@ -25,7 +24,8 @@ from jaxlab import __version__
 from jaxlab.checkpoints.foreign import files
 from jaxlab.checkpoints.foreign.names import NameMismatchError, NameTable, Rule, flatten, unflatten
 from jaxlab.checkpoints.foreign.safetensors import read_safetensors, write_safetensors
-from jaxlab.chinese_clip.model import ChineseClipConfig, initialize
+from jaxlab.chinese_clip.model import ChineseClipConfig, abstract_variables
+from jaxlab.chinese_clip.tables import PARTS, as_float32, check_parts, is_floating, part_of
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.resnet import ModifiedResNetConfig
 from jaxlab.layers.vit import VisionTransformerConfig
@@ -89,12 +89,9 @@ def config_from_dict(values: Mapping[str, Any]) -> ChineseClipConfig:
 
 @functools.lru_cache(maxsize=16)
 def variable_shapes(config: ChineseClipConfig) -> Mapping[str, tuple[int, ...]]:
-    """Path -> shape of every variable of a model (`params/...`, `batch_stats/...`).
-
-    Traced once a config, which takes seconds for the largest.
-    """
-    abstract = jax.eval_shape(lambda key: initialize(config, key), jax.random.key(0))
-    return MappingProxyType({path: tuple(a.shape) for path, a in flatten(abstract).items()})
+    """Path -> shape of every variable of a model (`params/...`, `batch_stats/...`)."""
+    abstract = flatten(abstract_variables(config))
+    return MappingProxyType({path: tuple(leaf.shape) for path, leaf in abstract.items()})
 
 
 def save_published(
@@ -122,7 +119,7 @@ def save_published(
     flat = {path: np.asarray(leaf) for path, leaf in flatten(variables).items()}
     flat = _check_parts(flat, config)
     if dtype is not None:
-        flat = {p: a.astype(dtype) if _is_floating(a) else a for p, a in flat.items()}
+        flat = {p: a.astype(dtype) if is_floating(a) else a for p, a in flat.items()}
     directory.mkdir(parents=True, exist_ok=True)
     tensors = directory / TENSORS_FILE
     write_safetensors(tensors, flat, {"format": FORMAT})
@@ -139,21 +136,26 @@ def save_published(
         file.write(text.encode("utf-8"))
 
 
-def load_published(directory: str | os.PathLike[str]) -> Weights:
+def load_published(
+    directory: str | os.PathLike[str], *, parts: Collection[str] | None = None
+) -> Weights:
     """Reads what `save_published` wrote.
 
     Args:
       directory: the directory of `model.safetensors` and `config.json`.
+      parts: read only these parts (of `visual`, `bert`, `text_projection`, `logit_scale`). The
+        bytes of the others stay untouched, so the SHA-256 of the whole is not compared then.
 
     Returns:
       Config and variables, floating arrays as float32.
 
     Raises:
       FileNotFoundError: if one of the files is missing.
-      ValueError: if the config is not of this form, or the tensors are truncated, damaged or not
-        those of the config.
+      ValueError: if the config is not of this form, the tensors are truncated, damaged or not
+        those of the config, or a part is unknown or not there.
     """
     directory = Path(directory)
+    check_parts(PARTS if parts is None else parts)
     document = read_document(directory)
     tensors = directory / TENSORS_FILE
     size, wanted = tensors.stat().st_size, document["tensors"]
@@ -163,13 +165,17 @@ def load_published(directory: str | os.PathLike[str]) -> Weights:
             f"{tensors} is {state}: {size} bytes, and {CONFIG_FILE} says {wanted['bytes']}. "
             "Copy it again"
         )
-    if _sha256(tensors) != wanted["sha256"]:
+    if parts is None and _sha256(tensors) != wanted["sha256"]:
         raise ValueError(
             f"{tensors} is damaged: its SHA-256 is not the one in {CONFIG_FILE}. Copy it again"
         )
     try:
         config = config_from_dict(document["config"])
         flat = _check_parts(read_safetensors(tensors).tensors, config)
+        if parts is not None:
+            if lacking := sorted(set(parts) - _parts(flat)):
+                raise ValueError(f"it has no {', '.join(lacking)}; it has {sorted(_parts(flat))}")
+            flat = {path: array for path, array in flat.items() if part_of(path) in parts}
     except NameMismatchError as error:
         raise NameMismatchError(f"{directory}: {error}", error.problems) from error
     except ValueError as error:
@@ -206,17 +212,8 @@ def read_document(directory: str | os.PathLike[str]) -> dict[str, Any]:
     return document
 
 
-def as_float32(array: np.ndarray) -> np.ndarray:
-    """A floating array as float32 (itself if it is already); others unchanged."""
-    return array.astype(np.float32, copy=False) if _is_floating(array) else array
-
-
-def _is_floating(array: np.ndarray) -> bool:
-    return jax.numpy.issubdtype(array.dtype, jax.numpy.floating)
-
-
 def _parts(paths: Mapping[str, Any]) -> set[str]:
-    return {path.split("/")[1] for path in paths}
+    return {part_of(path) for path in paths}
 
 
 def _check_parts(
@@ -225,7 +222,7 @@ def _check_parts(
     """The variables in the model's order, after checking them against the parts they belong to."""
     parts = _parts({p: a for p, a in flat.items() if p.count("/")})
     shapes = variable_shapes(config)
-    return _SAME_NAMES.load(flat, {p: s for p, s in shapes.items() if p.split("/")[1] in parts})
+    return _SAME_NAMES.load(flat, {p: s for p, s in shapes.items() if part_of(p) in parts})
 
 
 def _build(cls: type, values: Mapping[str, Any]) -> Any:

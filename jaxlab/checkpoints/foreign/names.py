@@ -245,6 +245,12 @@ class NameTable:
         found = _first_match(path, self._our_index)
         return () if found is None else tuple(_fill(n, found[1]) for n in found[0].foreign_names)
 
+    def our_paths_of(self, name: str) -> tuple[str, ...]:
+        """Our paths that a foreign name gives; empty if no rule knows it or it is ignored."""
+        plain = self.plain_name(name)
+        found = None if plain is None else _first_match(plain, self._foreign_index)
+        return () if found is None else tuple(_fill(n, found[1]) for n in found[0].our_names)
+
     def plain_name(self, name: str) -> str | None:
         """A foreign name without the table's prefixes; None if the table ignores it."""
         for prefix in self.prefixes:

@@ -3,9 +3,11 @@
 A pickle is a small program that may call any importable function. The reader here first looks over
 the program and takes only the instructions that build plain values; it then resolves a few globals
 (tensor rebuilders, storage types, ordered dicts, sizes, and the NumPy scalars that trainers leave
-in optimizer states) to functions of its own, and refuses every other one by name.
+in optimizer states) to functions of its own, and refuses every other one by name. The pickle of a
+TorchScript archive is read in the same way, its modules as inert objects that hold attributes.
 """
 
+import contextlib
 import io
 import math
 import operator
@@ -14,7 +16,7 @@ import pickletools
 import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
@@ -47,6 +49,7 @@ _OPCODES = frozenset(
     BINGET LONG_BINGET
     """.split()
 )
+_SCRIPT_OPCODES = _OPCODES | {"NEWOBJ"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class StorageRef:
     key: str
     dtype: np.dtype
     num_elements: int
+
+
+LoadStorage = Callable[[StorageRef], np.ndarray]
+"""Gives the flat elements of a storage."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +192,34 @@ _GLOBALS: Mapping[tuple[str, str], object] = {
 }
 
 
+class _Module:
+    """What every class of a TorchScript program becomes: attributes by name, and no behaviour."""
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        self.attributes = dict(state)
+
+
+def _plain_value(value: object, *_: object) -> object:
+    return value
+
+
+_SCRIPT_GLOBALS: Mapping[tuple[str, str], object] = {
+    ("torch", "device"): _plain_value,
+    **{
+        ("torch.jit._pickle", name): _plain_value
+        for name in (
+            *("build_boollist", "build_doublelist", "build_intlist", "build_tensorlist"),
+            "restore_type_tag",
+        )
+    },
+}
+"""Typed lists and devices that modules keep beside their tensors."""
+
+_MAX_MODULES = 100_000
+
+
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, load_storage: Callable[[StorageRef], np.ndarray]) -> None:
+    def __init__(self, data: bytes, load_storage: LoadStorage) -> None:
         super().__init__(io.BytesIO(data), encoding="utf-8")
         self._load_storage = load_storage
 
@@ -210,16 +243,23 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"persistent id {pid!r} is not a storage")
 
 
-def _check_program(data: bytes) -> None:
+class _ScriptUnpickler(_Unpickler):
+    def find_class(self, module: str, name: str, /) -> Any:
+        if module.partition(".")[0] == "__torch__":
+            return _Module
+        return _SCRIPT_GLOBALS.get((module, name)) or super().find_class(module, name)
+
+
+def _check_program(data: bytes, opcodes: Set[str] = _OPCODES) -> None:
     """Refuses instructions that no torch pickle has, and memo numbers that only cost memory."""
     for opcode, argument, at in pickletools.genops(data):
-        if opcode.name not in _OPCODES:
+        if opcode.name not in opcodes:
             raise ValueError(f"instruction {opcode.name} at byte {at} is not one of torch's")
         if "PUT" in opcode.name and int(argument or 0) > len(data):
             raise ValueError(f"{opcode.name} {argument} at byte {at} is out of range")
 
 
-def load(data: bytes, load_storage: Callable[[StorageRef], np.ndarray]) -> Any:
+def load(data: bytes, load_storage: LoadStorage) -> Any:
     """What a torch pickle holds, with arrays for tensors.
 
     Args:
@@ -232,9 +272,57 @@ def load(data: bytes, load_storage: Callable[[StorageRef], np.ndarray]) -> Any:
     Raises:
       ValueError: if the pickle is damaged, or asks for anything that is not listed above.
     """
-    try:
+    with _readable_errors():
         _check_program(data)
         return _Unpickler(data, load_storage).load()
+
+
+def load_script(data: bytes, load_storage: LoadStorage) -> dict[str, np.ndarray]:
+    """The tensors of a TorchScript module, under the names of its `state_dict()`.
+
+    The classes of the program become inert objects that hold attributes; its code is not looked at.
+
+    Args:
+      data: the pickle (`data.pkl` of the archive).
+      load_storage: gives the flat elements of a storage.
+
+    Returns:
+      Name -> read-only array: the path of attributes to every tensor, joined by dots.
+
+    Raises:
+      ValueError: if the pickle is damaged, is no module, or asks for anything but modules, tensors
+        and plain values.
+    """
+    with _readable_errors():
+        _check_program(data, _SCRIPT_OPCODES)
+        root = _ScriptUnpickler(data, load_storage).load()
+        if not isinstance(root, _Module):
+            raise ValueError(f"it holds a {type(root).__name__}, and a module is expected")
+        return _module_tensors(root)
+
+
+def _module_tensors(root: _Module) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    todo, num_modules = [("", root)], 0
+    while todo:
+        prefix, module = todo.pop()
+        num_modules += 1
+        # A module may occur at several places; one that holds itself would never end.
+        if num_modules > _MAX_MODULES:
+            raise ValueError(f"it has more than {_MAX_MODULES} modules within modules")
+        for name, value in getattr(module, "attributes", {}).items():
+            if isinstance(value, np.ndarray):
+                tensors[f"{prefix}{name}"] = value
+            elif isinstance(value, _Module):
+                todo.append((f"{prefix}{name}.", value))
+    return tensors
+
+
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Turns all that a damaged pickle can cause into one kind of error."""
+    try:
+        yield
     except (
         pickle.UnpicklingError,
         ArithmeticError,

@@ -4,17 +4,18 @@ Such a file is a zip archive with a pickle (`NAME/data.pkl`), one uncompressed m
 (`NAME/data/0`, ...), and `NAME/version`, `NAME/byteorder`. Tensors come back as read-only views of
 the mapped file: opening a 3.6 GB file takes milliseconds and no memory, a tensor's pages are read
 when it is used, and tensors that share a storage share it here too. Nothing in the file is executed
-(see `torch_pickle`).
+(see `torch_pickle`). TorchScript archives (`torch.jit.save`) have the same form with a program
+beside the weights; `read_torch_script` reads the weights.
 """
 
 import mmap
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from jaxlab.checkpoints.foreign import files, torch_pickle
 
 _ALIGNMENT = 64
 _LOCAL_HEADER_BYTES = 30
+_CHUNK_BYTES = 1 << 20
+_SCRIPT_MEMBERS = ("constants.pkl", "bytecode.pkl")
 _CONVERT = (
     "python -c \"import torch; torch.save(torch.load('{path}', map_location='cpu'), 'NEW.pt')\""
 )
@@ -65,19 +68,70 @@ def read_torch_zip(path: str | os.PathLike[str], *, verify: bool = False) -> Any
     """
     archive = _open(Path(path))
     try:
-        _check_kind(archive)
-        if verify:
-            _verify(archive)
-        storages: dict[torch_pickle.StorageRef, np.ndarray] = {}
-
-        def load_storage(ref: torch_pickle.StorageRef) -> np.ndarray:
-            if ref not in storages:
-                storages[ref] = _storage(archive, ref)
-            return storages[ref]
-
-        return torch_pickle.load(bytes(_member(archive, "data.pkl")), load_storage)
+        if _is_script(archive):
+            raise ValueError(
+                "a TorchScript archive (a program with weights); read_torch_script reads its "
+                "weights, or keep them with torch: "
+                f"torch.save(torch.jit.load('{archive.path}', 'cpu').state_dict(), 'NEW.pt')"
+            )
+        return _load(archive, torch_pickle.load, verify)
     except ValueError as error:
         raise ValueError(f"{archive.path}: {error}") from error
+
+
+def is_torch_script(path: str | os.PathLike[str]) -> bool:
+    """Whether the file is a TorchScript archive (`torch.jit.save`): a program with weights."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+    roots = [name.rpartition("/")[0] for name in names if _is_pickle_member(name)]
+    return any(f"{root}/{part}" in names for root in roots for part in _SCRIPT_MEMBERS)
+
+
+def read_torch_script(
+    path: str | os.PathLike[str], *, verify: bool = False
+) -> dict[str, np.ndarray]:
+    """The weights of a TorchScript archive, such as the files of OpenAI's CLIP.
+
+    The program in the archive is neither run nor parsed.
+
+    Args:
+      path: a file written by `torch.jit.save`.
+      verify: read every member once and compare its CRC-32.
+
+    Returns:
+      Name -> read-only array that shares memory with the mapped file, as `state_dict()` of the
+      module names them.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file is empty, truncated, damaged, no TorchScript archive, or its pickle
+        asks for anything but modules, tensors and plain values.
+    """
+    archive = _open(Path(path))
+    try:
+        if not _is_script(archive):
+            raise ValueError("no TorchScript archive; read_torch_zip reads files of torch.save")
+        return _load(archive, torch_pickle.load_script, verify)
+    except ValueError as error:
+        raise ValueError(f"{archive.path}: {error}") from error
+
+
+def _load(
+    archive: _Archive, load: Callable[[bytes, torch_pickle.LoadStorage], Any], verify: bool
+) -> Any:
+    _check_byte_order(archive)
+    if verify:
+        _verify(archive)
+    storages: dict[torch_pickle.StorageRef, np.ndarray] = {}
+
+    def load_storage(ref: torch_pickle.StorageRef) -> np.ndarray:
+        if ref not in storages:
+            storages[ref] = _storage(archive, ref)
+        return storages[ref]
+
+    return load(bytes(_member(archive, "data.pkl")), load_storage)
 
 
 def write_torch_zip(path: str | os.PathLike[str], tree: Any) -> None:
@@ -149,15 +203,11 @@ def _check_head(path: Path, head: bytes) -> None:
     )
 
 
-def _check_kind(archive: _Archive) -> None:
-    if any(
-        f"{archive.root}/{part}" in archive.members for part in ("constants.pkl", "bytecode.pkl")
-    ):
-        raise ValueError(
-            "a TorchScript archive (a program with weights), which is not read. "
-            "Keep its weights with torch: "
-            f"torch.save(torch.jit.load('{archive.path}', 'cpu').state_dict(), 'NEW.pt')"
-        )
+def _is_script(archive: _Archive) -> bool:
+    return any(f"{archive.root}/{part}" in archive.members for part in _SCRIPT_MEMBERS)
+
+
+def _check_byte_order(archive: _Archive) -> None:
     if f"{archive.root}/byteorder" in archive.members:
         order = bytes(_member(archive, "byteorder"))
         if order != b"little":
@@ -180,16 +230,23 @@ def _member(archive: _Archive, name: str) -> memoryview:
                 return memoryview(file.read(info))
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise ValueError(f"the member {name} cannot be decompressed: {error}") from error
-    at = info.header_offset
-    header = archive.buffer[at : at + _LOCAL_HEADER_BYTES]
-    if len(header) < _LOCAL_HEADER_BYTES or not header.startswith(b"PK\x03\x04"):
-        raise ValueError(f"the member {name} has no header at byte {at}: the file is damaged")
-    start = at + _LOCAL_HEADER_BYTES
-    start += int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    start = _start(archive, info)
     view = memoryview(archive.buffer)[start : start + info.file_size]
     if len(view) != info.file_size:
         raise ValueError(f"the member {name} is truncated: {len(view)} of {info.file_size} bytes")
     return view
+
+
+def _start(archive: _Archive, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored member begin."""
+    at = info.header_offset
+    header = archive.buffer[at : at + _LOCAL_HEADER_BYTES]
+    if len(header) < _LOCAL_HEADER_BYTES or not header.startswith(b"PK\x03\x04"):
+        raise ValueError(
+            f"the member {info.filename} has no header at byte {at}: the file is damaged"
+        )
+    lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    return at + _LOCAL_HEADER_BYTES + lengths
 
 
 def _storage(archive: _Archive, ref: torch_pickle.StorageRef) -> np.ndarray:
@@ -207,19 +264,29 @@ def _storage(archive: _Archive, ref: torch_pickle.StorageRef) -> np.ndarray:
 
 
 def _verify(archive: _Archive) -> None:
-    prefix = f"{archive.root}/"
-    bad = [
-        name
-        for name, info in archive.members.items()
-        if name.startswith(prefix)
-        and zlib.crc32(_member(archive, name.removeprefix(prefix))) != info.CRC
-    ]
+    with archive.path.open("rb") as file:
+        bad = [
+            name
+            for name, info in archive.members.items()
+            if name.startswith(f"{archive.root}/") and _crc32(archive, info, file) != info.CRC
+        ]
     if bad:
         raise ValueError(
             f"{len(bad)} of {len(archive.members)} members do not match their CRC-32 "
             f"({', '.join(bad[:5])}{', ...' if bad[5:] else ''}): the file is damaged. "
             "Download it again"
         )
+
+
+def _crc32(archive: _Archive, info: zipfile.ZipInfo, file: BinaryIO) -> int:
+    """CRC-32 of a member. Read through the file: the pages of the map stay untouched."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        return zlib.crc32(_member(archive, info.filename.removeprefix(f"{archive.root}/")))
+    file.seek(_start(archive, info))
+    crc, left = 0, info.file_size
+    while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+        crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+    return crc
 
 
 def _write(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
