@@ -138,6 +138,41 @@ def tower_differences(
     return _differing(*sizes)
 
 
+def describe_fit(
+    config: ChineseClipConfig | None, shapes: Shapes, stored: ChineseClipConfig | None = None
+) -> str:
+    """Which model a file that does not fit `config` belongs to, in one sentence for an error.
+
+    Args:
+      config: the config that was wanted.
+      shapes: original name (without prefix) -> shape, of the file.
+      stored: the config that the file itself carries; `None` detects it.
+    """
+    try:
+        fits = stored or detect_config(shapes)
+    except ValueError as error:
+        return str(error)
+    changes = differences(config, fits) if config is not None else {}
+    return _describe(model_name(fits) or "a config", changes)
+
+
+def describe_tower_fit(tower: VisionConfig | BertConfig, fits: VisionConfig | BertConfig) -> str:
+    """As `describe_fit`, for one tower.
+
+    Args:
+      tower: the sizes that were wanted.
+      fits: those of the file.
+    """
+    return _describe(f"a {type(fits).__name__}", tower_differences(tower, fits))
+
+
+def _describe(name: str, changes: Mapping[str, tuple[Any, Any]]) -> str:
+    told = ", ".join(f"{field}={theirs} (not {ours})" for field, (ours, theirs) in changes.items())
+    if not told:
+        return "its sizes are those of the config: the file itself is incomplete or has more"
+    return f"the file fits {name} with {told}"
+
+
 def _differing(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {
         name: (ours.get(name), theirs.get(name))

@@ -17,7 +17,7 @@ from jaxlab.checkpoints.foreign.names import NameMismatchError, NameTable, flatt
 from jaxlab.checkpoints.foreign.safetensors import write_safetensors
 from jaxlab.checkpoints.foreign.state_dicts import read_state_dict
 from jaxlab.checkpoints.foreign.torch_zip import write_torch_zip
-from jaxlab.chinese_clip.detection import detect_config, differences, model_name
+from jaxlab.chinese_clip.detection import describe_fit, detect_config, model_name
 from jaxlab.chinese_clip.model import ChineseClipConfig
 from jaxlab.chinese_clip.published import (
     Weights,
@@ -82,7 +82,8 @@ def load_original(
         variables = load_variables(state_dict, table, variable_shapes(config), chosen)
     except NameMismatchError as error:
         raise NameMismatchError(
-            f"{path}: {error}\n{_what_fits(config, stored, state_dict)}", error.problems
+            f"{path}: {error}\n{describe_fit(config, _plain_shapes(state_dict), stored)}",
+            error.problems,
         ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -172,20 +173,3 @@ def _with_resized_positions(
         else array
         for name, array in state_dict.items()
     }
-
-
-def _what_fits(
-    config: ChineseClipConfig | None,
-    stored: ChineseClipConfig | None,
-    state_dict: Mapping[str, np.ndarray],
-) -> str:
-    try:
-        fits = stored or detect_config(_plain_shapes(state_dict))
-    except ValueError as error:
-        return str(error)
-    name = model_name(fits)
-    changes = differences(config, fits) if config is not None else {}
-    told = ", ".join(f"{field}={theirs} (not {ours})" for field, (ours, theirs) in changes.items())
-    if not told:
-        return "its sizes are those of the config: the file itself is incomplete or has more"
-    return f"the file fits {name or 'a config'} with {told}"
