@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from jaxlab import chinese_clip as clip
-
-MODEL_FOLDER = "model"
+from jaxlab.chinese_clip.loading import MODEL_FOLDER
 
 
 def load_run_model(workdir: Path) -> clip.Weights:
@@ -25,22 +24,3 @@ def load_run_model(workdir: Path) -> clip.Weights:
             f"--workdir={workdir}"
         )
     return clip.load_published(folder)
-
-
-def load_weights(path: str | Path) -> clip.Weights:
-    """A model, or a part of one, from a folder of published weights or a file of the original.
-
-    Args:
-      path: the folder, or a `.pt` or `.safetensors` file.
-
-    Raises:
-      FileNotFoundError: if there is nothing.
-      ValueError: if it cannot be read.
-    """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist; give a folder with model.safetensors and config.json, or a "
-            ".pt file of the original"
-        )
-    return clip.load_original(path) if path.is_file() else clip.load_published(path)

@@ -55,7 +55,10 @@ class RunConfig:
       dtype: type of the computation, `float32` or `bfloat16`; parameters are float32.
       remat: recompute every transformer block in the backward pass.
       image_tower: what the image tower starts from: `random`, `english` (the small tower that ships
-        with jaxlab), a folder of published weights, or a `.pt` file of the original.
+        with jaxlab), a file of OpenAI's CLIP or OpenCLIP, or weights of a Chinese CLIP in any form.
+        Its temperature comes with it, and the position table of a vision transformer is resized.
+      text_tower: what the text tower starts from: `random`, a file or folder of a BERT such as
+        RoBERTa-wwm-ext or RBT3, or weights of a Chinese CLIP in any form.
       data: `emoji`, or `pairs` for image-text pairs of one's own in the original's formats.
       emoji: how emoji examples are drawn.
       pairs: where pairs lie and how they are read.
@@ -69,6 +72,7 @@ class RunConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     image_tower: str = "random"
+    text_tower: str = "random"
     data: Literal["emoji", "pairs"] = "emoji"
     emoji: EmojiDataConfig = EmojiDataConfig()
     pairs: PairDataConfig = PairDataConfig()

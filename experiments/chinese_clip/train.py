@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from experiments.chinese_clip.models import MODEL_FOLDER, load_weights
+from experiments.chinese_clip.models import MODEL_FOLDER
 from experiments.chinese_clip.settings import RunConfig, StageConfig
 from experiments.chinese_clip.tasks import Evaluation, Floors, Task, make_task
 from experiments.common import print_results, run, start
@@ -49,26 +49,30 @@ def main(config: RunConfig, workdir: Path) -> None:
 
 
 def initial_variables(config: RunConfig) -> PyTree:
-    """What training starts from: random towers, the image tower replaced by a trained one if asked.
+    """What training starts from: random towers, replaced by trained ones if asked.
 
     Args:
       config: the settings of the run.
 
     Raises:
-      FileNotFoundError: if the trained tower is not there.
+      FileNotFoundError: if a trained tower is not there.
       ValueError: if it has other sizes than the model.
     """
     first = config.stage_1 or config.stage_2
     assert first is not None, "checked by RunConfig"
     is_random, key = config.image_tower == "random", jax.random.key(first.seed)
     variables = jax.device_get(clip.initialize(config.model, key, image_tower=is_random))
-    if is_random:
-        return variables
     if config.image_tower == "english":
-        weights = clip.load_english_tower()
-    else:
-        weights = load_weights(config.image_tower)
-    return clip.with_image_tower(variables, config.model, weights)
+        variables = clip.with_image_tower(variables, config.model, clip.load_english_tower())
+    elif not is_random:
+        image_tower = clip.load_image_tower(
+            config.image_tower, config.model.vision, resize_positions=True
+        )
+        variables = clip.with_image_tower(variables, config.model, image_tower)
+    if config.text_tower != "random":
+        text_tower = clip.load_text_tower(config.text_tower, config.model.text)
+        variables = clip.with_text_tower(variables, config.model, text_tower)
+    return variables
 
 
 def run_stage(

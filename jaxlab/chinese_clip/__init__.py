@@ -8,7 +8,7 @@ Use::
     import jax
     from jaxlab import chinese_clip as clip
 
-    weights = clip.load_published(folder)  # or clip.load_original("clip_cn_vit-b-16.pt")
+    weights = clip.load_weights("clip_cn_vit-b-16.pt")  # or a folder, Hugging Face's too
     model = clip.ChineseClip(weights.config)
     encoders = clip.make_encoders(model)
     images = image_transform(weights.config.vision.image_size)(image_bytes)[None]
@@ -19,8 +19,9 @@ with `from jaxlab.text import WordPieceTokenizer`, `from jaxlab.data.images impo
 
 Rooms: `model` (towers and the table of sizes), `losses` and `chunked` (the contrastive loss over
 the global batch, dense and in linear memory), `train` (what a step and a stage are), `data` and
-`emoji` (examples to batches), `evaluate` and `zero_shot` (the published protocols), `weights`,
-`published`, `detection` and `towers` (files).
+`emoji` (examples to batches), `evaluate` and `zero_shot` (the published protocols), `loading`
+(one door to all files), `weights`, `huggingface` and `published` (their forms), `starts` and
+`towers` (what training starts from), `tables` and `detection` (names and sizes).
 
 References:
   Yang et al. 2022, "Chinese CLIP: Contrastive Vision-Language Pretraining in Chinese",
@@ -31,6 +32,8 @@ from jaxlab.chinese_clip import zero_shot
 from jaxlab.chinese_clip.chunked import chunked_contrastive_loss
 from jaxlab.chinese_clip.detection import detect_config
 from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders
+from jaxlab.chinese_clip.huggingface import load_huggingface, save_huggingface
+from jaxlab.chinese_clip.loading import find_weights, load_weights
 from jaxlab.chinese_clip.losses import contrastive_loss, in_batch_accuracies
 from jaxlab.chinese_clip.model import (
     MODELS,
@@ -42,7 +45,17 @@ from jaxlab.chinese_clip.model import (
     similarity,
 )
 from jaxlab.chinese_clip.published import Weights, load_published, save_published
-from jaxlab.chinese_clip.towers import EMOJI_MODEL, load_english_tower, with_image_tower
+from jaxlab.chinese_clip.starts import load_image_tower, load_text_tower
+from jaxlab.chinese_clip.towers import (
+    EMOJI_MODEL,
+    ImageTower,
+    TextTower,
+    load_english_tower,
+    with_context_length,
+    with_image_size,
+    with_image_tower,
+    with_text_tower,
+)
 from jaxlab.chinese_clip.train import (
     LossConfig,
     StageVariables,
@@ -61,28 +74,39 @@ __all__ = [
     "ChineseClipConfig",
     "ClipFeatures",
     "Encoders",
+    "ImageTower",
     "LossConfig",
     "StageVariables",
+    "TextTower",
     "Weights",
     "chunked_contrastive_loss",
     "contrastive_loss",
     "detect_config",
     "encode_all",
+    "find_weights",
     "in_batch_accuracies",
     "initialize",
     "join_variables",
     "load_english_tower",
+    "load_huggingface",
+    "load_image_tower",
     "load_original",
     "load_published",
+    "load_text_tower",
+    "load_weights",
     "make_clamp",
     "make_encoders",
     "make_loss_fn",
     "make_original_decay_mask",
     "normalize",
+    "save_huggingface",
     "save_original",
     "save_published",
     "similarity",
     "split_variables",
+    "with_context_length",
+    "with_image_size",
     "with_image_tower",
+    "with_text_tower",
     "zero_shot",
 ]

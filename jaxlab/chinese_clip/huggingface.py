@@ -31,7 +31,6 @@ from jaxlab.chinese_clip.tables import (
     check_parts,
     huggingface_table,
     load_variables,
-    part_of,
 )
 from jaxlab.data.images import IMAGE_MEAN, IMAGE_STD
 from jaxlab.layers.bert import BertConfig
@@ -224,12 +223,8 @@ def huggingface_state_dict(variables: PyTree, config: ChineseClipConfig) -> dict
       NameMismatchError: (a ValueError) if a variable has no form there.
     """
     _check_form(config)
+    check_whole(variables, "Hugging Face's form")
     flat = {path: np.asarray(leaf) for path, leaf in flatten(variables).items()}
-    if absent := [part for part in PARTS if part not in {part_of(path) for path in flat}]:
-        raise ValueError(
-            f"the variables lack {', '.join(absent)}: Hugging Face's form holds whole models; "
-            "save_published writes parts of one"
-        )
     return huggingface_table().save(flat)
 
 

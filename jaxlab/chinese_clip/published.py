@@ -87,6 +87,19 @@ def config_from_dict(values: Mapping[str, Any]) -> ChineseClipConfig:
     )
 
 
+def stored_config(values: Mapping[str, Any]) -> ChineseClipConfig | None:
+    """The config that `save_original` puts beside the weights, if it is among these entries.
+
+    Args:
+      values: what a weight file holds beside its tensors.
+
+    Raises:
+      ValueError: if the entry is not a config.
+    """
+    text = values.get("config")
+    return config_from_dict(json.loads(text)) if isinstance(text, str) else None
+
+
 @functools.lru_cache(maxsize=16)
 def variable_shapes(config: ChineseClipConfig) -> Mapping[str, tuple[int, ...]]:
     """Path -> shape of every variable of a model (`params/...`, `batch_stats/...`)."""

@@ -144,6 +144,23 @@ def check_parts(parts: Collection[str]) -> None:
         raise ValueError(f"parts={sorted(parts)} are not parts of a model; use some of {PARTS}")
 
 
+def check_whole(variables: Mapping[str, Any], form: str) -> None:
+    """Refuse parts of a model where only a whole one can be written.
+
+    Args:
+      variables: variables, with `params`.
+      form: what is to be written, for the message.
+
+    Raises:
+      ValueError: naming the parts that lack.
+    """
+    if absent := [part for part in PARTS if part not in variables["params"]]:
+        raise ValueError(
+            f"the variables lack {', '.join(absent)}: {form} holds whole models; save_published "
+            "writes parts of one"
+        )
+
+
 def as_float32(array: np.ndarray) -> np.ndarray:
     """A floating array as float32 (itself if it is already); others unchanged."""
     return array.astype(np.float32, copy=False) if is_floating(array) else array

@@ -21,14 +21,15 @@ from jaxlab.chinese_clip.detection import describe_fit, detect_config, model_nam
 from jaxlab.chinese_clip.model import ChineseClipConfig
 from jaxlab.chinese_clip.published import (
     Weights,
-    config_from_dict,
     config_to_dict,
+    stored_config,
     variable_shapes,
 )
 from jaxlab.chinese_clip.tables import (
     COUNTER,
     PARTS,
     check_parts,
+    check_whole,
     load_variables,
     original_table,
 )
@@ -124,10 +125,11 @@ def save_original(
       config: the model's config.
 
     Raises:
-      ValueError: if the suffix is another one.
+      ValueError: if the suffix is another one, or a part of the model is absent.
       NameMismatchError: (a ValueError) if a variable has no form in the original.
     """
     path = Path(path)
+    check_whole(variables, "a file of the original")
     state_dict = original_state_dict(variables, config)
     text = json.dumps(config_to_dict(config), ensure_ascii=False)
     if path.suffix == ".safetensors":
@@ -150,9 +152,7 @@ def _read_state_dict(
             "this library are read by load_published"
         )
     content = read_state_dict(path, verify=verify)
-    text = content.values.get("config")
-    stored = config_from_dict(json.loads(text)) if isinstance(text, str) else None
-    return content.tensors, stored
+    return content.tensors, stored_config(content.values)
 
 
 def _plain_shapes(state_dict: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Position tables: resizing a learned table of a square grid to another grid."""
+"""Position tables: a square grid resized to another grid, a table of text positions stretched."""
 
 import math
 
@@ -83,3 +83,45 @@ def resize_positions(
     resized = np.einsum("pi,qj,ijc->pqc", matrix, matrix, square, optimize=True)
     rows = np.concatenate([table[:1], resized.reshape(grid * grid, -1)])
     return rows.astype(table.dtype)
+
+
+def stretch_positions(
+    table: Float[np.ndarray, "positions width"], length: int, kept: int = 20
+) -> Float[np.ndarray, "new_positions width"]:
+    """Stretch a table of text positions to more rows.
+
+    The first rows, which every text uses, are kept; the others are interpolated linearly with
+    aligned ends. A table that is long enough is returned unchanged.
+
+    Args:
+      table: one row a position.
+      length: number of rows wanted.
+      kept: first rows that stay as they are.
+
+    Returns:
+      `length` rows (those of the table if it has more), in the table's dtype.
+
+    Raises:
+      ValueError: if `kept` leaves fewer than two rows to stretch.
+
+    Example:
+      >>> stretch_positions(np.array([[5.0], [0.0], [2.0]]), 6, kept=1).ravel().tolist()
+      [5.0, 0.0, 0.5, 1.0, 1.5, 2.0]
+
+    References:
+      Zhang et al. 2024, "Long-CLIP: Unlocking the Long-Text Capability of CLIP", arXiv:2403.15378,
+      whose ratio is 4 and whose last rows extrapolate.
+    """
+    if length <= table.shape[0]:
+        return table
+    if not 0 <= kept <= table.shape[0] - 2:
+        raise ValueError(
+            f"kept={kept} of {table.shape[0]} positions leaves fewer than two to stretch; use a "
+            "smaller kept"
+        )
+    rest = table[kept:].astype(np.float64)
+    at = np.linspace(0.0, len(rest) - 1, length - kept)
+    first = np.minimum(at.astype(np.int64), len(rest) - 2)
+    share = (at - first)[:, None]
+    stretched = rest[first] * (1.0 - share) + rest[first + 1] * share
+    return np.concatenate([table[:kept], stretched]).astype(table.dtype)
