@@ -1,9 +1,10 @@
 """Which model a checkpoint of the original belongs to, told from the shapes of its tensors."""
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxlab.chinese_clip.model import MODELS, ChineseClipConfig
 from jaxlab.chinese_clip.tables import VisionConfig
@@ -12,13 +13,14 @@ from jaxlab.layers.resnet import ModifiedResNetConfig
 from jaxlab.layers.vit import VisionTransformerConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
+_Tower = TypeVar("_Tower", VisionTransformerConfig, ModifiedResNetConfig, BertConfig)
 
 _HEAD_WIDTH = 64
 _HEADS_BY_VISION_WIDTH = {1280: 16}
 """Heads cannot be seen in shapes: 64 channels a head, except in ViT-H/14 (80)."""
 
 
-def detect_config(shapes: Shapes) -> ChineseClipConfig:
+def detect_config(shapes: Shapes, like: ChineseClipConfig | None = None) -> ChineseClipConfig:
     """The config of a state dict of the original, from names and shapes alone.
 
     Widths, patch, grid, layers, feed-forward widths, vocabulary, positions and the joint dimension
@@ -27,6 +29,7 @@ def detect_config(shapes: Shapes) -> ChineseClipConfig:
 
     Args:
       shapes: original name (without prefix) -> shape.
+      like: a config to take what cannot be seen from, where the kind of tower is the same.
 
     Returns:
       The config; one of `MODELS` for the published sizes.
@@ -39,14 +42,18 @@ def detect_config(shapes: Shapes) -> ChineseClipConfig:
     vision, text = _read_image_tower(read), _detect_text(read)
     _raise(read, "state dict of Chinese CLIP")
     with _own_config():
-        return ChineseClipConfig(_build_image_tower(vision), BertConfig(**text))
+        vision_config = _build_image_tower(vision, like.vision if like else None)
+        text_config = _build(BertConfig, text, like.text if like else None)
+        length = (like or ChineseClipConfig).context_length
+        return ChineseClipConfig(vision_config, text_config, min(length, text_config.max_positions))
 
 
-def detect_image_tower(shapes: Shapes) -> VisionConfig:
+def detect_image_tower(shapes: Shapes, like: VisionConfig | None = None) -> VisionConfig:
     """The config of an image tower from the names and shapes of its tensors, as `detect_config`.
 
     Args:
       shapes: original name (`visual....`) -> shape; others may stand beside them.
+      like: see `detect_config`.
 
     Raises:
       ValueError: see `detect_config`.
@@ -55,14 +62,15 @@ def detect_image_tower(shapes: Shapes) -> VisionConfig:
     vision = _read_image_tower(read)
     _raise(read, "image tower of a CLIP")
     with _own_config():
-        return _build_image_tower(vision)
+        return _build_image_tower(vision, like)
 
 
-def detect_text_tower(shapes: Shapes) -> BertConfig:
+def detect_text_tower(shapes: Shapes, like: BertConfig | None = None) -> BertConfig:
     """The config of a BERT body from the names and shapes of its tensors, as `detect_config`.
 
     Args:
       shapes: original name (`bert....`) -> shape; others may stand beside them.
+      like: see `detect_config`.
 
     Raises:
       ValueError: see `detect_config`.
@@ -71,7 +79,7 @@ def detect_text_tower(shapes: Shapes) -> BertConfig:
     text = _detect_text(read)
     _raise(read, "BERT")
     with _own_config():
-        return BertConfig(**text)
+        return _build(BertConfig, text, like)
 
 
 def _read_image_tower(read: "_Reader") -> dict[str, Any]:
@@ -80,8 +88,19 @@ def _read_image_tower(read: "_Reader") -> dict[str, Any]:
     return _detect_vision_transformer(read)
 
 
-def _build_image_tower(sizes: Mapping[str, Any]) -> VisionConfig:
-    return (ModifiedResNetConfig if "stages" in sizes else VisionTransformerConfig)(**sizes)
+def _build_image_tower(sizes: Mapping[str, Any], like: VisionConfig | None) -> VisionConfig:
+    if "stages" in sizes:
+        return _build(ModifiedResNetConfig, sizes, like)
+    return _build(VisionTransformerConfig, sizes, like)
+
+
+def _build(cls: type[_Tower], sizes: Mapping[str, Any], like: object) -> _Tower:
+    if isinstance(like, cls):
+        seen = {name: sizes[name] for name in _VISIBLE[cls]}
+        # The heads of `like` may not divide the width that was found: then they are not these.
+        with contextlib.suppress(ValueError):
+            return dataclasses.replace(like, **seen)
+    return cls(**sizes)
 
 
 def _raise(read: "_Reader", what: str) -> None:
@@ -149,7 +168,7 @@ def describe_fit(
       stored: the config that the file itself carries; `None` detects it.
     """
     try:
-        fits = stored or detect_config(shapes)
+        fits = stored or detect_config(shapes, config)
     except ValueError as error:
         return str(error)
     changes = differences(config, fits) if config is not None else {}

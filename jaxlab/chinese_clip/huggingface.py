@@ -29,6 +29,7 @@ from jaxlab.chinese_clip.published import Weights, variable_shapes
 from jaxlab.chinese_clip.tables import (
     PARTS,
     check_parts,
+    check_whole,
     huggingface_table,
     load_variables,
 )
@@ -254,7 +255,7 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ChineseClipConfig:
     dim = _Field("projection_dim", "output_dim", 512).read(values, "", problems)
     log_scale = _Field("logit_scale_init_value", "log_scale", 2.6592).read(values, "", problems)
     defaults = {
-        "context_length": min(52, text["max_positions"]),
+        "context_length": min(ChineseClipConfig.context_length, text["max_positions"]),
         "initial_scale": math.exp(log_scale),
         "embedding_init_std": text["init_std"],
     }

@@ -191,7 +191,8 @@ def _image_tower(
 ) -> ImageTower:
     shapes = {name: array.shape for name, array in tensors.items()}
     with _naming(path):
-        fits = detect_image_tower(original_shapes(shapes) if huggingface else shapes)
+        named = original_shapes(shapes) if huggingface else shapes
+        fits = detect_image_tower(named, config)
         config = _fitting_size(config, fits, resize_positions) if config else fits
         table = image_tower_table(config, huggingface=huggingface)
         model = ChineseClipConfig(config, _NO_BERT)
@@ -219,14 +220,16 @@ def _text_tower(
 ) -> TextTower:
     named = _bert_names(tensors)
     with _naming(path):
-        fits = detect_text_tower({f"bert.{n}": a.shape for n, a in named.items()})
+        fits = detect_text_tower({f"bert.{n}": a.shape for n, a in named.items()}, stated or config)
         config = stated or (_fitting_positions(config, fits) if config else fits)
         table = bert_table()
         if "text_projection" in named:
             rule = Rule("text_projection", "params/text_projection")
             table = dataclasses.replace(table, rules=(*table.rules, rule))
         images = dataclasses.replace(_NO_IMAGES, output_dim=_joint_dim(named))
-        model = ChineseClipConfig(images, config, min(52, config.max_positions))
+        model = ChineseClipConfig(
+            images, config, min(ChineseClipConfig.context_length, config.max_positions)
+        )
         with _fitting(config, fits):
             return TextTower(config, _load(named, table, model, _TEXT_PARTS))
 
