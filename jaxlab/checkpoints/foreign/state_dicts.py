@@ -25,6 +25,7 @@ files of a model that is split."""
 _INDEX = ".index.json"
 _WRAPPERS = ("state_dict", "model")
 _ZIP_MAGIC = b"PK\x03\x04"
+_LFS_MAGIC = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,12 @@ def read_state_dict(path: str | os.PathLike[str], *, verify: bool = False) -> St
     """
     path = Path(path)
     with path.open("rb") as file:
-        head = file.read(9)
+        head = file.read(32)
+    if head.startswith(_LFS_MAGIC):
+        raise ValueError(
+            f"{path} is a pointer of Git LFS and not the file itself; run 'git lfs pull' there, or "
+            "download the file"
+        )
     if not head.startswith(_ZIP_MAGIC) and (head[8:9] == b"{" or path.suffix == ".safetensors"):
         content = safetensors.read_safetensors(path)
         return StateDict(content.tensors, dict(content.metadata), "safetensors")

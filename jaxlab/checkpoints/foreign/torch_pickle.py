@@ -215,7 +215,7 @@ _SCRIPT_GLOBALS: Mapping[tuple[str, str], object] = {
 }
 """Typed lists and devices that modules keep beside their tensors."""
 
-_MAX_MODULES = 100_000
+_MAX_MODULES = 10_000
 
 
 class _Unpickler(pickle.Unpickler):
