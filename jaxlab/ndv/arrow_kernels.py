@@ -54,8 +54,9 @@ class Source(NamedTuple):
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function in machine code, which is kept in the cache directory of the library."""
     plain = inspect.unwrap(function)  # Numba reads the code: wrappers that check types hide it
-    if plain.__name__.startswith("_"):  # called by others, whose code it becomes part of
-        return numba.njit(plain, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    if plain.__name__.startswith("_"):  # called by others; arguments would cost more than the work
+        options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        return numba.njit(plain, nogil=True, forceinline=plain.__name__ != "_read_words", **options)
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(cache_dir() / "numba")
     try:
@@ -163,8 +164,14 @@ def _mix(first: Any, second: Any, word1: Any, word2: Any) -> Any:
 
 
 @_compiled
-def _finish_text(data: Any, at: Any, end: Any, first: Any, second: Any, length: Any) -> Any:
-    """The hash of a text of at least eight bytes, of which fewer than sixteen are left."""
+def _murmur(data: Any, at: Any, end: Any, seed: Any) -> Any:
+    """First 64 bits of MurmurHash3 x64 128 of a text of at least eight bytes."""
+    length = end - at
+    first, second = _U64(seed), _U64(seed)
+    last = end - (length & _U64(15))
+    while at < last:
+        first, second = _mix(first, second, _load(data, at), _load(data, at + _U64(8)))
+        at += _U64(16)
     left = end - at
     if left > _U64(8):
         first ^= _key1(_load(data, at))
@@ -175,55 +182,14 @@ def _finish_text(data: Any, at: Any, end: Any, first: Any, second: Any, length: 
 
 
 @_compiled
-def _murmur(data: Any, at: Any, end: Any, seed: Any) -> Any:
-    """First 64 bits of MurmurHash3 x64 128 of a text of at least eight bytes."""
-    length = end - at
-    first, second = _U64(seed), _U64(seed)
-    last = end - (length & _U64(15))
-    while at < last:
-        first, second = _mix(first, second, _load(data, at), _load(data, at + _U64(8)))
-        at += _U64(16)
-    return _finish_text(data, at, end, first, second, length)
-
-
-@_compiled
-def _murmur_pair(data: Any, at: Any, middle: Any, end: Any, seed: Any) -> Any:
-    """The same of two texts, one behind the other, of as many whole blocks of sixteen bytes.
-
-    A block waits for the one before: the processor works on the other text meanwhile.
-    """
-    length, other_length, other = middle - at, end - middle, middle
-    first, second = _U64(seed), _U64(seed)
-    first2, second2 = _U64(seed), _U64(seed)
-    last = middle - (length & _U64(15))
-    while at < last:
-        first, second = _mix(first, second, _load(data, at), _load(data, at + _U64(8)))
-        word1, word2 = _load(data, other), _load(data, other + _U64(8))
-        first2, second2 = _mix(first2, second2, word1, word2)
-        at += _U64(16)
-        other += _U64(16)
-    found = _finish_text(data, at, middle, first, second, length)
-    return found, _finish_text(data, other, end, first2, second2, other_length)
-
-
-@_compiled
 def _read_texts(data: Any, ends: Any, rows: Any, seed: Any, words: Any) -> None:
     """Words of texts, as `hashing.text_words`."""
-    i = 0
-    while i < rows:
+    for i in range(rows):
         at, end = _U64(ends[i]), _U64(ends[i + 1])
-        length = end - at
-        if length <= _U64(7):
-            words[i] = _load_short(data, at, length) | (length << _U64(56))
-            i += 1
-            continue
-        behind = _U64(ends[min(i + 2, rows)])
-        if behind - end > _U64(7) and (behind - end) >> _U64(4) == length >> _U64(4):
-            words[i], words[i + 1] = _murmur_pair(data, at, end, behind, seed)
-            i += 2
+        if end - at <= _U64(7):
+            words[i] = _load_short(data, at, end - at) | ((end - at) << _U64(56))
         else:
             words[i] = _murmur(data, at, end, seed)
-            i += 1
 
 
 @_compiled
@@ -318,7 +284,12 @@ def _read_words(source: Any, start: Any, rows: Any, seed: Any, words: Any) -> An
 
 @_compiled
 def hash_rows(
-    source: Source, start: int, stop: int, seed: int, hashes: UInt64[np.ndarray, " rows"]
+    source: Source,
+    start: int,
+    stop: int,
+    seed: int,
+    hi: UInt32[np.ndarray, " rows"],
+    lo: UInt32[np.ndarray, " rows"],
 ) -> int:
     """Write the hashes of the values of some rows in order; gives their number.
 
@@ -327,15 +298,13 @@ def hash_rows(
       start: the first row.
       stop: the row behind the last.
       seed: of the hash.
-      hashes: room for as many as there are rows.
+      hi: room for the upper halves of at least as many as there are rows.
+      lo: the same for the lower halves.
     """
-    words, hi, lo = np.empty(TILE, _U64), np.empty(TILE, _U32), np.empty(TILE, _U32)
-    total = 0
+    words, total = np.empty(TILE, _U64), 0
     for first in range(start, stop, TILE):
         number = _read_words(source, first, min(TILE, stop - first), seed, words)
-        _hash_tile(words, number, seed, hi, lo)
-        for i in range(number):
-            hashes[total + i] = (_U64(hi[i]) << _U64(32)) | _U64(lo[i])
+        _hash_tile(words, number, seed, hi[total:], lo[total:])
         total += number
     return total
 

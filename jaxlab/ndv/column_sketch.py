@@ -28,7 +28,7 @@ from jaxlab.ndv.known_words import KnownWords, count_words, know_words
 from jaxlab.ndv.profile import Profile, dense_profile, profile_from_counts
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sketch import EMPTY_HASH, MIN_COMPILED_ROWS, count_profile
-from jaxlab.ndv.streams import HashedBlock, Limit, block_of, hashed_blocks
+from jaxlab.ndv.streams import HashedBlock, Limit, block_of, block_of_array, hashed_blocks
 
 PROFILE_LENGTH = 256
 """Frequencies kept apart in the profile of a sketch."""
@@ -307,7 +307,7 @@ def _add_array(state: ColumnState, array: Any, settings: Settings) -> ColumnStat
     while state.registers is None and start < len(array):
         piece = array.slice(start, step)
         for part, counted in fused.count_values(piece, settings.hasher, settings.capacity):
-            all_rows = functools.partial(_hashed_block, part, settings.hasher)
+            all_rows = functools.partial(block_of_array, part, settings.hasher)
             if counted is None:
                 block = all_rows()
             else:
@@ -318,10 +318,6 @@ def _add_array(state: ColumnState, array: Any, settings: Settings) -> ColumnStat
         # Most columns turn into registers at once or never: there the steps get longer.
         start, step = start + step, min(2 * step, max(settings.block_rows, _MAX_STEP))
     return state if start >= len(array) else _fill_registers(state, array.slice(start), settings)
-
-
-def _hashed_block(array: Any, hasher: Hasher) -> HashedBlock:
-    return block_of(fused.hash_words(array, hasher))
 
 
 def _fill_registers(state: ColumnState, array: Any, settings: Settings) -> ColumnState:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt32, UInt64
 
-from jaxlab.ndv.hashing import Hasher
+from jaxlab.ndv.hashing import Hasher, Lanes
 from jaxlab.packages import cache_dir
 
 _LOAD_S, _COMPILE_S = 1.0, 15.0
@@ -123,11 +123,20 @@ def is_ready() -> bool:
     return True
 
 
-def hash_words(array: Any, hasher: Hasher) -> UInt64[np.ndarray, " values"]:
-    """Hashes of the values of an array from `arrays_of`, in order; nulls are left out."""
-    kernels, hashes = _load(), np.empty(len(array), np.uint64)
-    number = kernels.hash_rows(*_rows_of(kernels, array), hasher.seed, hashes)
-    return hashes[:number]
+def hash_rows(array: Any, hasher: Hasher) -> tuple[Lanes, int]:
+    """Hashes of the values of an array in order, nulls left out, and their number.
+
+    Args:
+      array: of `arrays_of`.
+      hasher: the hash.
+
+    Returns:
+      Lanes of the next power of two of the array's length; what stands behind the hashes does not
+      matter.
+    """
+    kernels, size = _load(), 1 << max(len(array) - 1, 0).bit_length()
+    lanes = Lanes(np.empty(size, np.uint32), np.empty(size, np.uint32))
+    return lanes, kernels.hash_rows(*_rows_of(kernels, array), hasher.seed, *lanes)
 
 
 def raise_registers(
@@ -232,7 +241,7 @@ def _compile() -> ModuleType:
     given = (kernels.Source(kernels.INT64, nothing, nothing, nothing, 0, 0), 0, 0, 0)
     words, rows = np.zeros(2, np.uint64), np.zeros(2, np.int64)
     limits = np.zeros(16, np.uint32)
-    kernels.hash_rows(*given, words)
+    kernels.hash_rows(*given, limits, limits)
     kernels.fill_hll(*given, np.zeros(16, np.uint8), limits)
     kernels.fill_registers(*given, limits, np.zeros(16, np.int64), words, rows)
     kernels.count_rows(*given, words, rows, 1)

@@ -95,6 +95,12 @@ def block_of(words: UInt64[np.ndarray, " rows"]) -> HashedBlock:
     return HashedBlock(split_words(_padded(words)), len(words), len(words))
 
 
+def block_of_array(array: Any, hasher: Hasher) -> HashedBlock:
+    """The hashes of an array of `fused.arrays_of`."""
+    lanes, number = fused.hash_rows(array, hasher)
+    return HashedBlock(lanes, number, number)
+
+
 def is_compiled(block: HashedBlock) -> bool:
     """Whether compiled code works on a block: else it is small, or there is no CPU device."""
     return len(block.lanes.hi) >= MIN_COMPILED_ROWS and host_device() is not None
@@ -214,7 +220,7 @@ class _Work:
         if self.hasher.hash_id not in (0, 1):
             return self.hash_by_rows(column)
         if (arrays := fused.arrays_of(column, self.hasher)) is not None:
-            return block_of(fused.hash_words(arrays[0], self.hasher))
+            return block_of_array(arrays[0], self.hasher)
         if not isinstance(column, np.ndarray) and column.null_count:
             column = column.drop_null()
         doubles = _doubles(column)
