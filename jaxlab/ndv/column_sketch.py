@@ -14,13 +14,13 @@ is too large; the counts of heavy values add.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import UInt64
 
-from jaxlab.ndv import registers
+from jaxlab.ndv import fused, registers
 from jaxlab.ndv.bottom_k import BottomK
 from jaxlab.ndv.formats import MAX_HEAVY, Record, merge_records
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, join_words, split_words
@@ -28,7 +28,7 @@ from jaxlab.ndv.known_words import KnownWords, count_words, know_words
 from jaxlab.ndv.profile import Profile, dense_profile, profile_from_counts
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sketch import EMPTY_HASH, MIN_COMPILED_ROWS, count_profile
-from jaxlab.ndv.streams import HashedBlock, Limit, block_of
+from jaxlab.ndv.streams import HashedBlock, Limit, block_of, block_of_array, hashed_blocks
 
 PROFILE_LENGTH = 256
 """Frequencies kept apart in the profile of a sketch."""
@@ -38,6 +38,7 @@ _BYTES_PER_HEAVY = 16
 _BYTES_OF_HEADER = 80
 _HEAVY_SHARE = 4
 _MAX_UNKNOWN_SHARE = 64
+_MAX_STEP = 2**20
 _MIN_HEAVY_SKETCH, _MIN_HEAVY_DICTIONARY = 16, 1024
 
 Words = UInt64[np.ndarray, " rows"]
@@ -157,6 +158,30 @@ def add_rows(state: ColumnState, block: HashedBlock, settings: Settings) -> Colu
     return dataclasses.replace(state, pending=rest)
 
 
+def add_column(
+    state: ColumnState, column: Any, settings: Settings, *, serialize_nested: bool = False
+) -> ColumnState:
+    """The column after the rows of an array; the same for any cut into calls.
+
+    Args:
+      state: where to start.
+      column: NumPy array of one dimension, Arrow array or chunked array.
+      settings: the same for all calls.
+      serialize_nested: whether lists, structs and maps are hashed by their serialisation.
+
+    Raises:
+      TypeError: if the type of the column has no canonical form.
+      ValueError: if a NumPy array is not of one dimension.
+    """
+    arrays = fused.arrays_of(column, settings.hasher)
+    if arrays is not None:
+        for array in arrays:
+            state = _add_array(state, array, settings)
+        return state
+    with fused.metered():
+        return _add_by_blocks(state, column, settings, serialize_nested)
+
+
 def needed_rows(state: ColumnState) -> Limit | None:
     """Which rows matter to a column from here on; None if all do."""
     if state.registers is None or state.known is not None or not _on_host():
@@ -259,6 +284,64 @@ def read_profile(record: Record, population: float | int) -> ReadProfile:
 @functools.cache
 def _device_update() -> jax.stages.Wrapped:
     return jax.jit(registers.update, donate_argnums=0)
+
+
+def _add_by_blocks(
+    state: ColumnState, column: Any, settings: Settings, serialize_nested: bool
+) -> ColumnState:
+    """The column after the hashes of an array, as they come."""
+
+    def limit() -> Limit | None:
+        return needed_rows(state)
+
+    for block in hashed_blocks(
+        column, settings.hasher, serialize_nested=serialize_nested, limit=limit
+    ):
+        state = add_rows(state, block, settings)
+    return state
+
+
+def _add_array(state: ColumnState, array: Any, settings: Settings) -> ColumnState:
+    """The column after an array, in one pass over its buffers."""
+    start, step = 0, settings.block_rows
+    while state.registers is None and start < len(array):
+        piece = array.slice(start, step)
+        for part, counted in fused.count_values(piece, settings.hasher, settings.capacity):
+            all_rows = functools.partial(block_of_array, part, settings.hasher)
+            if counted is None:
+                block = all_rows()
+            else:
+                words, rows = counted
+                lanes, num_values = split_words(words), int(rows.sum())
+                block = HashedBlock(lanes, len(words), num_values, rows, all_rows)
+            state = add_rows(state, block, settings)
+        # Most columns turn into registers at once or never: there the steps get longer.
+        start, step = start + step, min(2 * step, max(settings.block_rows, _MAX_STEP))
+    return state if start >= len(array) else _fill_registers(state, array.slice(start), settings)
+
+
+def _fill_registers(state: ColumnState, array: Any, settings: Settings) -> ColumnState:
+    """The column after an array all of whose rows go to the registers."""
+    if len(state.pending):
+        state = _add_to_registers(state, block_of(state.pending), settings)
+    assert state.registers is not None
+    before = jax.tree.map(np.asarray, state.registers)
+    found = fused.fill_registers(array, settings.hasher, before.minimum, state.words)
+    count = np.where(found.minimum == before.minimum, before.count, 0) + found.rows
+    count = np.minimum(count, np.iinfo(before.count.dtype).max).astype(before.count.dtype)
+    sketch = Registers(found.minimum, count, before.hasher)
+    if len(seen := np.flatnonzero(found.heavy_rows)):
+        lanes, rows = split_words(state.words[seen]), found.heavy_rows[seen]
+        sketch = registers.update_on_host(
+            sketch, HashedBlock(lanes, len(seen), int(rows.sum()), rows)
+        )
+    return dataclasses.replace(
+        state,
+        pending=state.pending[:0],
+        counts=state.counts + found.heavy_rows.astype(np.uint64),
+        registers=sketch if _on_host() else jax.tree.map(jax.numpy.asarray, sketch),
+        num_rows=state.num_rows + found.num_values,
+    )
 
 
 def _add_blocks(

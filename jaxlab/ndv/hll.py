@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, UInt8, UInt32
 
+from jaxlab.ndv import fused
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, leading_zeros
 from jaxlab.ndv.sketch import (
     bucket_reduce,
@@ -191,6 +192,16 @@ def update_from_column(sketch: Hll, column: Any, *, serialize_nested: bool = Fal
             "`update`, which take the second 64 bits of other hashes"
         )
     on_host = jax.default_backend() == "cpu"
+    arrays = fused.arrays_of(column, sketch.hasher)
+    if arrays is not None:
+        found = fused.raise_registers(arrays, sketch.hasher, np.asarray(sketch.registers))
+        return Hll(found if on_host else jnp.asarray(found), sketch.hasher)
+    with fused.metered():
+        return _update_by_blocks(sketch, column, serialize_nested, on_host)
+
+
+def _update_by_blocks(sketch: Hll, column: Any, serialize_nested: bool, on_host: bool) -> Hll:
+    """The sketch with the hashes of a column added as they come."""
     if on_host:
         sketch = Hll(np.asarray(sketch.registers), sketch.hasher)
 

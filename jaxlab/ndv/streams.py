@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32, UInt8, UInt32, UInt64
 
+from jaxlab.ndv import fused
 from jaxlab.ndv.columns import NAN_BITS, canonical_column, hash_column
 from jaxlab.ndv.hashing import (
     FAST,
@@ -92,6 +93,12 @@ class HashedBlock:
 def block_of(words: UInt64[np.ndarray, " rows"]) -> HashedBlock:
     """A block of some hashes."""
     return HashedBlock(split_words(_padded(words)), len(words), len(words))
+
+
+def block_of_array(array: Any, hasher: Hasher) -> HashedBlock:
+    """The hashes of an array of `fused.arrays_of`."""
+    lanes, number = fused.hash_rows(array, hasher)
+    return HashedBlock(lanes, number, number)
 
 
 def is_compiled(block: HashedBlock) -> bool:
@@ -212,6 +219,8 @@ class _Work:
         """Hashes of the values of some rows."""
         if self.hasher.hash_id not in (0, 1):
             return self.hash_by_rows(column)
+        if (arrays := fused.arrays_of(column, self.hasher)) is not None:
+            return block_of_array(arrays[0], self.hasher)
         if not isinstance(column, np.ndarray) and column.null_count:
             column = column.drop_null()
         doubles = _doubles(column)

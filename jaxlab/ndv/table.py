@@ -18,7 +18,7 @@ import functools
 import itertools
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +28,11 @@ from jaxlab.ndv.choice import NdvEstimate, Rule, Sample, estimate_columns, learn
 from jaxlab.ndv.column_sketch import (
     ColumnState,
     Settings,
+    add_column,
     add_rows,
     empty_column,
     finish_column,
     merge_columns,
-    needed_rows,
     read_profile,
     settings_for_budget,
 )
@@ -50,7 +50,7 @@ from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
 from jaxlab.ndv.packing import read_varint, varint
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sampling import bernoulli_rows, check_rate
-from jaxlab.ndv.streams import HashedBlock, Limit, block_of, hashed_blocks
+from jaxlab.ndv.streams import HashedBlock, block_of, hashed_blocks
 
 DEFAULT_BUDGET_BYTES = 2**16
 MAGIC, VERSION = b"JXNT", 2
@@ -171,8 +171,7 @@ def sketch(
         names = scan.start(batch)
         size, taken = batch.num_rows, drawn.sample(batch.select(names), scan.num_rows)
         for name in names:
-            options = {"hasher": hasher, "serialize_nested": serialize_nested}
-            scan.add(name, taken, settings, options, collapse=collapse)
+            scan.add(name, taken, settings, collapse=collapse, serialize_nested=serialize_nested)
             scan.non_null[name] += size - batch.column(name).null_count
         scan.num_rows, scan.num_read = scan.num_rows + size, scan.num_read + taken.num_rows
         if on_batch is not None:
@@ -453,34 +452,26 @@ class _Scan:
         name: str,
         batch: Any,
         settings: Settings,
-        options: Mapping[str, Any],
         *,
         collapse: bool,
+        serialize_nested: bool,
     ) -> None:
         """Take a column of a batch in; of a block sample one row of every value in it."""
-        if collapse:
-            block, num_values = _collapsed(_hash(batch, name, **options))
-            self.states[name] = add_rows(self.states[name], block, settings)
-        else:
-            num_values = 0
-            needed = functools.partial(self._needed_rows, name)
-            for block in _hash(batch, name, **options, limit=needed):
-                self.states[name] = add_rows(self.states[name], block, settings)
-                num_values += block.num_values
-        state = self.states[name]
+        state, column = self.states[name], batch.column(name)
+        before = state.num_rows
+        try:
+            if collapse:
+                block, num_values = _collapsed(
+                    hashed_blocks(column, settings.hasher, serialize_nested=serialize_nested)
+                )
+                state = add_rows(state, block, settings)
+            else:
+                state = add_column(state, column, settings, serialize_nested=serialize_nested)
+                num_values = state.num_rows - before
+        except TypeError as error:
+            raise TypeError(f"column {name!r}: {error}") from error
         num_nulls = state.num_nulls + batch.num_rows - num_values
         self.states[name] = dataclasses.replace(state, num_nulls=num_nulls)
-
-    def _needed_rows(self, name: str) -> Limit | None:
-        return needed_rows(self.states[name])
-
-
-def _hash(batch: Any, name: str, **options: Any) -> Iterator[HashedBlock]:
-    """Hashes of the rows with a value."""
-    try:
-        yield from hashed_blocks(batch.column(name), **options)
-    except TypeError as error:
-        raise TypeError(f"column {name!r}: {error}") from error
 
 
 def _collapsed(blocks: Iterable[HashedBlock]) -> tuple[HashedBlock, int]:
