@@ -4,7 +4,8 @@
 
 The model is the one that the run in DIR wrote (`DIR/model`), or `--weights`: a folder of published
 weights or of Hugging Face's form, or a `.pt` file of the original. The numbers are printed and
-written to `DIR/evaluation.json`.
+written to `DIR/evaluation.json`. On MUGE, Flickr30K-CN and COCO-CN (`--config.data=pairs` with a
+folder of that name) the published numbers of the model's size stand beside them.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.chinese_clip.models import load_run_model
+from experiments.chinese_clip.published_results import model_name, published_recalls
 from experiments.chinese_clip.settings import RunConfig
 from experiments.chinese_clip.tasks import make_task
 from experiments.chinese_clip.train import besides
@@ -37,7 +39,25 @@ def main(config: RunConfig, workdir: Path) -> None:
     (workdir / "evaluation.json").write_text(
         json.dumps({**results, **floors.metrics}, indent=2) + "\n", "utf-8"
     )
-    print_results(results, title=str(_WEIGHTS.value or workdir), beside=besides(floors))
+    columns = {**(besides(floors) or {}), **published_columns(config)}
+    print_results(results, title=str(_WEIGHTS.value or workdir), beside=columns or None)
+
+
+def published_columns(config: RunConfig) -> dict[str, dict[str, float]]:
+    """The published numbers of a retrieval set, by the names of the results.
+
+    Args:
+      config: settings with the model that is measured.
+    """
+    if config.data != "pairs":
+        return {}
+    split = config.pairs.eval_split
+    folder = Path(config.pairs.folder).expanduser().resolve().name
+    columns = published_recalls(folder, split, model_name(config.model)) or {}
+    return {
+        heading: {f"{split}/{name}": value for name, value in column.items()}
+        for heading, column in columns.items()
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Data: file formats, images and pipelines, and the real data that ships with the library.
 
 * `emoji`: 3,786 emoji drawn in two styles, with Chinese and English names and keywords.
+* `class_folders`: pictures sorted into one folder a class.
 * `pairs`: image-text pairs in the TSV, JSONL and LMDB formats of Chinese-CLIP.
 * `images`, `augment`: decoding, resizing, normalising and augmenting pictures.
 * `pipeline`: shuffled, sharded, resumable batches of any random-access source.

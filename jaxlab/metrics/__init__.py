@@ -9,7 +9,8 @@ Use::
     recall_table(ranks)  # {"r1": ..., "r5": ..., "r10": ..., "mean_recall": ...}, in percent
     best = top_k_blockwise(query_embeddings, gallery_embeddings, k=10).indices
 
-Rooms: `retrieval` (search, ranks, recalls, in percent), `predictions` (scoring of stored
+Rooms: `top_k` (exact search, on one device or a mesh), `retrieval` (ranks and recalls, in percent),
+`blocks` (what the two share), `predictions` (scoring of stored
 predictions), `classification` (accuracy, mean-per-class accuracy, 11-point average precision, ROC
 AUC, as fractions of 1).
 """
@@ -22,17 +23,16 @@ from jaxlab.metrics.classification import (
 )
 from jaxlab.metrics.predictions import score_predictions
 from jaxlab.metrics.retrieval import (
-    TopK,
     mean_recall,
     positives_from_ids,
     ranks_blockwise,
     ranks_from_similarity,
     recall_at_k,
     recall_table,
-    top_k_blockwise,
     transpose_positives,
     two_way_recalls,
 )
+from jaxlab.metrics.top_k import TopK, top_k_blockwise
 
 __all__ = [
     "TopK",

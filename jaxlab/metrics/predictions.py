@@ -21,6 +21,7 @@ def score_predictions(
     *,
     num_items: int | None = None,
     missing: str = "miss",
+    exact_length: bool = False,
 ) -> dict[str, float]:
     """Recalls of predictions, in percent: `r1`, `r5`, `r10` for the default `ks`, `mean_recall`.
 
@@ -34,10 +35,11 @@ def score_predictions(
       ks: numbers of best items.
       num_items: size of the gallery, where it is smaller than `max(ks)`.
       missing: "miss" counts a query without true items as not found, "skip" leaves it out.
+      exact_length: refuse more than `max(ks)` ids too, as the original does.
 
     Raises:
-      ValueError: listing every query that has no prediction, too few ids, an id twice, or an id
-        that is no integer; or if no query is left to count.
+      ValueError: listing every query that has no prediction, too few ids (or too many), an id
+        twice, or an id that is no integer; or if no query is left to count.
 
     Example:
       >>> score_predictions({7: [3, 1]}, {7: [1]}, ks=(1, 2))
@@ -47,7 +49,8 @@ def score_predictions(
     problems = [
         problem
         for query in truth
-        if (problem := _find_problem(query, predictions.get(query), depth)) is not None
+        if (problem := _find_problem(query, predictions.get(query), depth, exact_length))
+        is not None
     ]
     if problems:
         listed = "\n  ".join(problems[:_MAX_LISTED])
@@ -60,7 +63,7 @@ def score_predictions(
     return recall_table(np.array(ranks, np.int64), ks, missing=missing)
 
 
-def _find_problem(query: int, predicted: object, depth: int) -> str | None:
+def _find_problem(query: int, predicted: object, depth: int, exact: bool) -> str | None:
     if predicted is None:
         return f"query {query}: missing; predict at least {depth} ids for it"
     if not isinstance(predicted, Sequence) or isinstance(predicted, str | bytes):
@@ -68,8 +71,9 @@ def _find_problem(query: int, predicted: object, depth: int) -> str | None:
     for item in predicted:
         if isinstance(item, bool) or not isinstance(item, int | np.integer):
             return f"query {query}: id {item!r} is no integer"
-    if len(predicted) < depth:
-        return f"query {query}: {len(predicted)} ids, wanted at least {depth}"
+    if len(predicted) < depth or (exact and len(predicted) > depth):
+        wanted = "exactly" if exact else "at least"
+        return f"query {query}: {len(predicted)} ids, wanted {wanted} {depth}"
     if len(set(predicted)) < len(predicted):
         return f"query {query}: an id occurs twice in {list(predicted)[:depth]}"
     return None

@@ -1,4 +1,4 @@
-"""Retrieval: exact top-k search in blocks, ranks of the truth, recall@k and mean recall.
+"""Retrieval: ranks of the truth, recall@k and mean recall.
 
 A query finds a gallery item by the inner product of their embeddings. A query may have several true
 items; it counts as found within k if any of them is among the k best. Recalls are in percent.
@@ -16,28 +16,25 @@ References:
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxlab.metrics.blocks import (
+    block_scores,
+    block_starts,
+    check_embeddings,
+    check_finite,
+    fit_block,
+    gallery_blocks,
+    query_blocks,
+)
+
 KS = (1, 5, 10)
 Positives = Sequence[Sequence[int] | Int[np.ndarray, " positives"]]
 """For every query the gallery positions that are true; may be empty."""
-
-
-class TopK(NamedTuple):
-    """The best gallery items of every query, best first.
-
-    Attributes:
-      scores: inner products.
-      indices: gallery positions.
-    """
-
-    scores: Float[np.ndarray, "queries k"]
-    indices: Int[np.ndarray, "queries k"]
 
 
 def recall_at_k(ranks: Int[np.ndarray, " queries"], k: int, *, missing: str = "miss") -> float:
@@ -164,7 +161,7 @@ def ranks_from_similarity(
         unknown.
     """
     scores = np.asarray(similarity)
-    _check_finite("similarity", scores)
+    check_finite("similarity", scores)
     _check_positives(positives, scores.shape[0], scores.shape[1], ties)
     ranks = np.full(len(scores), -1, np.int64)
     for query, (row, true) in enumerate(zip(scores, positives, strict=True)):
@@ -199,86 +196,21 @@ def ranks_blockwise(
       ValueError: if an embedding is not finite, shapes differ, a position is out of range or `ties`
         is unknown.
     """
-    queries, gallery = _check_embeddings(queries, gallery)
+    queries, gallery = check_embeddings(queries, gallery)
     _check_positives(positives, len(queries), len(gallery), ties)
-    blocks, valid = _gallery_blocks(gallery, gallery_block)
+    check_finite("gallery", gallery)
+    blocks, valid = gallery_blocks(gallery, fit_block(gallery_block, len(gallery)))
     width = max((len(true) for true in positives), default=0)
     padded = np.full((len(queries), max(width, 1)), -1, np.int32)
     for query, true in enumerate(positives):
         padded[query, : len(true)] = true
     ranks = [
         np.asarray(_block_ranks(block, blocks, valid, true, ties == "against"))
-        for block, true in _query_blocks(queries, padded, query_block)
+        for block, true in query_blocks(queries, padded, query_block)
     ]
     found = np.array([len(true) > 0 for true in positives], bool)
     joined = np.concatenate([np.zeros(0, np.int64), *ranks])[: len(queries)]
     return np.where(found, joined, -1).astype(np.int64)
-
-
-def top_k_blockwise(
-    queries: Float[np.ndarray | Array, "queries dim"],
-    gallery: Float[np.ndarray | Array, "items gallery_dim"],
-    k: int,
-    *,
-    query_block: int = 1024,
-    gallery_block: int = 4096,
-) -> TopK:
-    """The exact k best gallery items of every query by inner product.
-
-    The gallery is streamed in blocks with a running merge: at most `query_block` times
-    `gallery_block` scores exist at a time. Equal scores: the lower gallery position first.
-
-    Args:
-      queries: embeddings of the queries.
-      gallery: embeddings of the gallery.
-      k: how many items; a gallery with fewer gives all of them.
-      query_block: queries at a time.
-      gallery_block: gallery items at a time.
-
-    Returns:
-      Scores (float32) and positions (int32), of shape (queries, min(k, items)).
-
-    Raises:
-      ValueError: if an embedding is not finite, shapes differ, the gallery is empty or k is not
-        positive.
-    """
-    if k < 1:
-        raise ValueError(f"k={k} is not positive; ask for at least the best item")
-    queries, gallery = _check_embeddings(queries, gallery)
-    k = min(k, len(gallery))
-    blocks, valid = _gallery_blocks(gallery, gallery_block)
-    parts = [
-        _block_top_k(block, blocks, valid, k)
-        for block, _ in _query_blocks(queries, np.zeros((len(queries), 0), np.int32), query_block)
-    ]
-    if not parts:
-        return TopK(np.zeros((0, k), np.float32), np.zeros((0, k), np.int32))
-    scores, indices = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
-    return TopK(scores[: len(queries)], indices[: len(queries)])
-
-
-@functools.partial(jax.jit, static_argnames="k")
-def _block_top_k(
-    queries: Float[Array, "rows dim"],
-    blocks: Float[Array, "blocks items dim"],
-    valid: Bool[Array, "blocks items"],
-    k: int,
-) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
-    def merge(best, block):
-        items, is_item, start = block
-        scores = _block_scores(queries, items, is_item)
-        positions = start + jnp.arange(items.shape[0], dtype=jnp.int32)
-        positions = jnp.broadcast_to(positions[None], scores.shape)
-        # What was found before comes first: top_k keeps the earlier of equal scores.
-        scores = jnp.concatenate([best[0], scores], axis=1)
-        positions = jnp.concatenate([best[1], positions], axis=1)
-        top, where = jax.lax.top_k(scores, k)
-        return (top, jnp.take_along_axis(positions, where, axis=1)), None
-
-    rows = queries.shape[0]
-    empty = jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32)
-    (scores, positions), _ = jax.lax.scan(merge, empty, (blocks, valid, _block_starts(blocks)))
-    return scores, positions
 
 
 @functools.partial(jax.jit, static_argnames="against")
@@ -297,7 +229,7 @@ def _block_ranks(
         local = true - start
         local = jnp.where((local >= 0) & (local < size), local, size)
         is_true = jnp.zeros((rows, size), bool).at[row_ids, local].set(True, mode="drop")
-        return _block_scores(queries, items, is_item), is_true
+        return block_scores(queries, items, is_item), is_true
 
     def find_best(best, block):
         scores, is_true = scores_and_truth(block)
@@ -315,56 +247,11 @@ def _block_ranks(
         before = ~is_true & ((scores > best_score[:, None]) | tied)
         return count + jnp.sum(before, axis=1, dtype=jnp.int32), None
 
-    stream = (blocks, valid, _block_starts(blocks))
+    stream = (blocks, valid, jnp.asarray(block_starts(*valid.shape)))
     start = jnp.full(rows, -jnp.inf), jnp.zeros(rows, jnp.int32)
     (best_score, best_position), _ = jax.lax.scan(find_best, start, stream)
     count, _ = jax.lax.scan(count_before, jnp.zeros(rows, jnp.int32), stream)
     return count
-
-
-def _block_scores(
-    queries: Float[Array, "rows dim"],
-    items: Float[Array, "items dim"],
-    is_item: Bool[Array, " items"],
-) -> Float[Array, "rows items"]:
-    scores = jnp.matmul(queries, items.T, precision="highest", preferred_element_type=jnp.float32)
-    return jnp.where(is_item[None], scores, -jnp.inf)
-
-
-def _block_starts(blocks: Float[Array, "blocks items dim"]) -> Int[Array, " blocks"]:
-    return jnp.arange(blocks.shape[0], dtype=jnp.int32) * blocks.shape[1]
-
-
-def _gallery_blocks(
-    gallery: Float[np.ndarray, "items dim"], size: int
-) -> tuple[Float[Array, "blocks size dim"], Bool[Array, "blocks size"]]:
-    """The gallery padded with zeros to whole blocks, and which rows are items."""
-    if size < 1:
-        raise ValueError(f"gallery_block={size} is not positive")
-    items, dim = gallery.shape
-    size = min(size, items)
-    num_blocks = -(-items // size)
-    padded = np.zeros((num_blocks * size, dim), np.float32)
-    padded[:items] = gallery
-    valid = np.arange(num_blocks * size) < items
-    return jnp.asarray(padded.reshape(num_blocks, size, dim)), jnp.asarray(
-        valid.reshape(num_blocks, size)
-    )
-
-
-def _query_blocks(
-    queries: Float[np.ndarray, "queries dim"], extra: Int[np.ndarray, "queries numbers"], size: int
-) -> Iterable[tuple[Float[Array, "rows dim"], Int[Array, "rows numbers"]]]:
-    """Blocks of queries of one shape, the last one padded."""
-    if size < 1:
-        raise ValueError(f"query_block={size} is not positive")
-    size = min(size, max(len(queries), 1))
-    for start in range(0, len(queries), size):
-        pad = ((0, max(0, start + size - len(queries))), (0, 0))
-        yield (
-            jnp.asarray(np.pad(queries[start : start + size], pad)),
-            jnp.asarray(np.pad(extra[start : start + size], pad, constant_values=-1)),
-        )
 
 
 def _rank_of_best(
@@ -376,30 +263,6 @@ def _rank_of_best(
         equal = scores == scores[best]
         return before + int(np.count_nonzero(equal)) - int(np.count_nonzero(equal[true]))
     return before + int(np.count_nonzero(scores[:best] == scores[best]))
-
-
-def _check_embeddings(
-    queries: Float[np.ndarray | Array, "queries dim"],
-    gallery: Float[np.ndarray | Array, "items gallery_dim"],
-) -> tuple[Float[np.ndarray, "queries dim"], Float[np.ndarray, "items dim"]]:
-    queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
-    if queries.shape[1] != gallery.shape[1] or not len(gallery):
-        raise ValueError(
-            f"queries have shape {queries.shape} and the gallery {gallery.shape}; wanted "
-            "embeddings of one length and at least one gallery item"
-        )
-    _check_finite("queries", queries)
-    _check_finite("gallery", gallery)
-    return queries, gallery
-
-
-def _check_finite(name: str, values: Float[np.ndarray, "rows columns"]) -> None:
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"{name}: {bad.size} of {len(values)} rows hold NaN or infinity, the first is row "
-            f"{bad[0]}; the model has diverged or an input was broken"
-        )
 
 
 def _check_positives(positives: Positives, num_queries: int, num_items: int, ties: str) -> None:

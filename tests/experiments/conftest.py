@@ -6,9 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 
+FLAGS = flags.FLAGS
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def forget_flags():
+    """Forgets the programs imported so far: two of them may define flags of the same name."""
+    for module, own in FLAGS.flags_by_module_dict().items():
+        if module.startswith("experiments.") and not module.startswith("experiments.common."):
+            for flag in list(own):
+                delattr(FLAGS, flag.name)
+            sys.modules.pop(module, None)
 
 
 @pytest.fixture
@@ -19,6 +30,8 @@ def run_program(monkeypatch, capfd):
     before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
 
     def call(name, *arguments):
+        forget_flags()
+        importlib.import_module("grain")  # it defines flags, which flagsaver would take back
         program = importlib.import_module("experiments.common.program")
         module = importlib.import_module(f"experiments.{name}")
         argv = [f"experiments.{name}", *arguments, "--compilation_cache=off"]
@@ -30,6 +43,7 @@ def run_program(monkeypatch, capfd):
         return ended.value.code, output, errors
 
     yield call
+    forget_flags()
     for logger, level, handlers in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers

@@ -1,6 +1,5 @@
 """Recalls, ranks and blockwise search against slow NumPy forms."""
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +12,6 @@ from jaxlab.metrics import (
     ranks_from_similarity,
     recall_at_k,
     recall_table,
-    top_k_blockwise,
     transpose_positives,
     two_way_recalls,
 )
@@ -98,51 +96,15 @@ def test_other_true_items_of_the_same_score_do_not_count_against():
     assert ranks_from_similarity(similarity, [[1, 1, 2]], ties="against").tolist() == [1]
 
 
-@pytest.mark.parametrize(("queries", "items", "k"), [(19, 50, 10), (5, 3, 10)])
-def test_top_k_equals_a_stable_sort(queries, items, k):
-    rng = np.random.default_rng(items)
-    q, g = small_integers(rng, (queries, 6)), small_integers(rng, (items, 6))
-    best = top_k_blockwise(q, g, k, **BLOCKS)
-    expected = np.argsort(-(q @ g.T), axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(best.indices, expected)
-    np.testing.assert_array_equal(best.scores, np.take_along_axis(q @ g.T, expected, axis=1))
-    assert best.indices.shape == (queries, min(k, items))
-
-
-def test_top_k_does_not_depend_on_the_blocks():
-    rng = np.random.default_rng(3)
-    q, g = small_integers(rng, (19, 6)), small_integers(rng, (50, 6))
-    one = top_k_blockwise(q, g, 7)
-    other = top_k_blockwise(q, g, 7, query_block=8, gallery_block=3)
-    np.testing.assert_array_equal(other.indices, one.indices)
-
-
 def test_padding_never_wins_when_all_scores_are_negative():
     q, g = np.ones((3, 4), np.float32), -np.ones((5, 4), np.float32)
-    best = top_k_blockwise(q, g, 5, query_block=2, gallery_block=4)
-    assert best.indices.tolist() == [[0, 1, 2, 3, 4]] * 3 and (best.scores == -4).all()
     ranks = ranks_blockwise(q, g, [[4]] * 3, ties="against", query_block=2, gallery_block=4)
     assert ranks.tolist() == [4, 4, 4]
 
 
 def test_no_queries_give_no_results():
     none, gallery = np.zeros((0, 4), np.float32), np.ones((5, 4), np.float32)
-    assert top_k_blockwise(none, gallery, 3).indices.shape == (0, 3)
     assert ranks_blockwise(none, gallery, []).shape == (0,)
-
-
-def test_the_score_matrix_of_the_whole_gallery_never_exists():
-    """The compiled search of 64 blocks needs little more than one block, not 64."""
-    from jaxlab.metrics.retrieval import _block_top_k
-
-    queries, blocks, valid = (
-        jax.ShapeDtypeStruct(*spec)
-        for spec in [((64, 8), np.float32), ((64, 128, 8), np.float32), ((64, 128), bool)]
-    )
-    compiled = _block_top_k.lower(queries, blocks, valid, k=10).compile()
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    one_block = 64 * (128 + 10) * 4
-    assert temporary < 8 * one_block < 64 * 64 * 128 * 4
 
 
 def test_recall_counts_queries_without_truth_as_misses_unless_skipped():
@@ -197,7 +159,6 @@ def test_a_diverged_model_is_refused_not_ranked_first(bad):
     for call in (
         lambda: ranks_from_similarity(broken, [[0]] * 3),
         lambda: ranks_blockwise(broken, good, [[0]] * 3),
-        lambda: top_k_blockwise(good, broken, 1),
     ):
         with pytest.raises(ValueError, match="1 of 3 rows hold NaN or infinity.*row 2"):
             call()
@@ -206,14 +167,9 @@ def test_a_diverged_model_is_refused_not_ranked_first(bad):
 def test_errors_name_what_was_given():
     good = np.ones((3, 4), np.float32)
     cases = [
-        (lambda: top_k_blockwise(good, np.ones((2, 5), np.float32), 1), r"\(3, 4\).*\(2, 5\)"),
-        (
-            lambda: top_k_blockwise(good, np.ones((0, 4), np.float32), 1),
-            "at least one gallery item",
-        ),
-        (lambda: top_k_blockwise(good, good, 0), "k=0 is not positive"),
-        (lambda: top_k_blockwise(good, good, 1, query_block=0), "query_block=0"),
-        (lambda: top_k_blockwise(good, good, 1, gallery_block=0), "gallery_block=0"),
+        (lambda: ranks_blockwise(good, np.ones((2, 5), np.float32), []), r"\(3, 4\).*\(2, 5\)"),
+        (lambda: ranks_blockwise(good, good, [[0]] * 3, query_block=0), "query_block=0"),
+        (lambda: ranks_blockwise(good, good, [[0]] * 3, gallery_block=0), "gallery_block=0"),
         (lambda: ranks_blockwise(good, good, [[0]]), "positives of 1 queries for 3"),
         (lambda: ranks_blockwise(good, good, [[0], [3], [0]]), r"positives\[1\] holds position 3"),
         (lambda: ranks_from_similarity(good, [[0], [-1], [0]]), r"positives\[1\] .* -1"),

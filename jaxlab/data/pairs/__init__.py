@@ -16,6 +16,7 @@ References:
   Yang et al. 2022, arXiv:2211.01335; data formats of github.com/OFA-Sys/Chinese-CLIP.
 """
 
+from jaxlab.data.pairs.feature_store import FeatureWriter
 from jaxlab.data.pairs.features import (
     Features,
     read_features,
@@ -26,6 +27,7 @@ from jaxlab.data.pairs.features import (
 from jaxlab.data.pairs.jsonl import (
     Texts,
     read_image_truth,
+    read_text_truth,
     read_texts,
     write_image_truth,
     write_texts,
@@ -48,6 +50,7 @@ from jaxlab.data.pairs.source import (
 from jaxlab.data.pairs.tsv import TsvImages, write_images_tsv
 
 __all__ = [
+    "FeatureWriter",
     "Features",
     "ImageRecord",
     "ImageStore",
@@ -65,6 +68,7 @@ __all__ = [
     "read_features",
     "read_image_truth",
     "read_predictions",
+    "read_text_truth",
     "read_texts",
     "texts_of_images",
     "write_features",

@@ -1,9 +1,10 @@
-"""Feature and prediction files of Chinese-CLIP, and a binary form of the features.
+"""Feature and prediction files of Chinese-CLIP, and binary forms of the features.
 
 `{split}_imgs.img_feat.jsonl` has `{"image_id": 7, "feature": [...]}`,
 `{split}_texts.txt_feat.jsonl` `{"text_id": 1, "feature": [...]}`; predictions are
-`{"text_id": 1, "image_ids": [...]}` and `{"image_id": 7, "text_ids": [...]}`, best first. The
-binary form is an `.npz` with `ids` and `features`: smaller, and read without parsing.
+`{"text_id": 1, "image_ids": [...]}` and `{"image_id": 7, "text_ids": [...]}`, best first. Binary
+forms, smaller and read without parsing: an `.npz` with `ids` and `features`, and an `.npy` with ids
+beside it that is mapped into memory (`feature_store`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from jaxlab.data.pairs.feature_store import read_feature_arrays, write_feature_arrays
 from jaxlab.data.pairs.jsonl import dump_line, numbered_lines, parse_ids, parse_object
 from jaxlab.data.pairs.records import ProblemList, parse_id, replaced_file, require_file
 
@@ -35,7 +37,7 @@ def write_features(path: str | Path, features: Features, kind: Kind) -> None:
     """Writes features; the file appears only when complete.
 
     Args:
-      path: ends in `.jsonl` for the original's form, in `.npz` for the binary one.
+      path: ends in `.jsonl` for the original's form, in `.npz` or `.npy` for a binary one.
       features: ids and rows.
       kind: "image" or "text": names the id in the original's form.
 
@@ -46,6 +48,9 @@ def write_features(path: str | Path, features: Features, kind: Kind) -> None:
     ids, rows = features
     if len(ids) != len(rows):
         raise ValueError(f"{len(ids)} ids and {len(rows)} features; expected one row per id")
+    if path.suffix == ".npy":
+        write_feature_arrays(path, ids, rows)
+        return
     with replaced_file(path) as file:
         if path.suffix == ".npz":
             np.savez(file, ids=ids, features=rows)
@@ -55,17 +60,20 @@ def write_features(path: str | Path, features: Features, kind: Kind) -> None:
 
 
 def read_features(path: str | Path, kind: Kind) -> Features:
-    """Reads features of either form.
+    """Reads features of any form.
 
     Args:
-      path: a `.jsonl` or `.npz` file.
+      path: a `.jsonl`, `.npz` or `.npy` file; the rows of the last are mapped into memory.
       kind: "image" or "text".
 
     Raises:
       FileNotFoundError: if the file is missing.
       ValueError: listing broken lines with file and line; or if there is none.
     """
-    path = require_file(_check_ending(path), "features, as written by write_features")
+    path = _check_ending(path)
+    if path.suffix == ".npy":
+        return Features(*read_feature_arrays(path))
+    path = require_file(path, "features, as written by write_features")
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             missing = {"ids", "features"} - set(arrays)
@@ -136,8 +144,10 @@ def read_predictions(path: str | Path, kind: Kind) -> dict[int, tuple[int, ...]]
 
 def _check_ending(path: str | Path) -> Path:
     path = Path(path)
-    if path.suffix not in (".jsonl", ".npz"):
-        raise ValueError(f"{path} ends in {path.suffix!r}; features are '.jsonl' or '.npz' files")
+    if path.suffix not in (".jsonl", ".npz", ".npy"):
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}; features are '.jsonl', '.npz' or '.npy' files"
+        )
     return path
 
 

@@ -88,20 +88,19 @@ def read_image_truth(path: str | Path) -> dict[int, tuple[int, ...]]:
       FileNotFoundError: if the file is missing.
       ValueError: listing broken lines; or if there is none.
     """
-    path = require_file(path, 'lines {"image_id": int, "text_ids": [int]}')
-    problems = ProblemList(path, "error")
-    truth: dict[int, tuple[int, ...]] = {}
-    for number, line in numbered_lines(path):
-        try:
-            fields = parse_object(line, ("image_id", "text_ids"))
-            image_id = parse_id(fields["image_id"], "image_id")
-            if image_id in truth:
-                raise ValueError(f"image_id={image_id} repeats an earlier line")
-            truth[image_id] = parse_ids(fields["text_ids"], "text_ids")
-        except ValueError as error:
-            problems.add(str(number), str(error))
-    problems.finish(len(truth), "images")
-    return truth
+    return _read_truth(path, "image_id", "text_ids")
+
+
+def read_text_truth(path: str | Path) -> dict[int, tuple[int, ...]]:
+    """Reads the truth in a `{split}_texts.jsonl` file: text id -> ids of its images.
+
+    The texts themselves need not be there.
+
+    Raises:
+      FileNotFoundError: if the file is missing.
+      ValueError: listing broken lines; or if there is none.
+    """
+    return _read_truth(path, "text_id", "image_ids")
 
 
 def write_image_truth(path: str | Path, texts: Iterable[TextRecord]) -> int:
@@ -161,6 +160,23 @@ def parse_ids(value: Any, name: str) -> tuple[int, ...]:
 def dump_line(record: Mapping[str, Any]) -> bytes:
     """One line of JSON in UTF-8, Chinese characters as they are."""
     return json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+def _read_truth(path: str | Path, query: str, found: str) -> dict[int, tuple[int, ...]]:
+    path = require_file(path, f'lines {{"{query}": int, "{found}": [int]}}')
+    problems = ProblemList(path, "error")
+    truth: dict[int, tuple[int, ...]] = {}
+    for number, line in numbered_lines(path):
+        try:
+            fields = parse_object(line, (query, found))
+            query_id = parse_id(fields[query], query)
+            if query_id in truth:
+                raise ValueError(f"{query}={query_id} repeats an earlier line")
+            truth[query_id] = parse_ids(fields[found], found)
+        except ValueError as error:
+            problems.add(str(number), str(error))
+    problems.finish(len(truth), f"{query[:-3]}s")
+    return truth
 
 
 def _parse_text(fields: Mapping[str, Any]) -> TextRecord:

@@ -1,0 +1,209 @@
+"""Classify pictures by the Chinese names of their classes, without training.
+
+    python -m experiments.chinese_clip.zero_shot --weights=PATH --folder=DIR/food-101
+    python -m experiments.chinese_clip.zero_shot --weights=PATH --folder=PICTURES --workdir=DIR
+
+A folder is a published data set (`label_cn.txt`, `test/{class id}/...`), or has one folder of
+pictures a class, named by the class: `猫/1.jpg`, `狗/2.jpg`. The name of the folder (or
+`--dataset`) decides the prompts and what counts, as in the benchmark ELEVATER. Printed are all its
+metrics, as fractions of 1, and the score, in percent; `--workdir` gets `results.json`,
+`confusion.png` and with `--submission` the file `{dataset}.json` for the benchmark's server.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+
+from experiments.chinese_clip.confusion import draw_confusion, worst_confusions
+from experiments.chinese_clip.published_results import model_name, zero_shot_accuracy
+from experiments.common import print_grid, print_results, run, start
+from experiments.common.pictures import save_png
+from jaxlab import chinese_clip as clip
+from jaxlab.chinese_clip import elevater, templates
+from jaxlab.chinese_clip.features import FeatureExtractor, PictureFiles
+from jaxlab.chinese_clip.zero_shot import (
+    fill_templates,
+    make_classifier,
+    zero_shot_probabilities,
+)
+from jaxlab.data.class_folders import ClassFolders, read_class_folders
+from jaxlab.parallel import is_main_process
+
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "Folder of published weights, or a .pt file of the original."
+)
+_FOLDER = flags.DEFINE_string("folder", None, "The data set.")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "Key of the data set, such as food-101; by default the folder's name."
+)
+_TEMPLATES = flags.DEFINE_string(
+    "templates",
+    None,
+    "Name of a list of prompts, or a file with one a line ({} for the name of the class); by "
+    "default the original's choice for the data set.",
+)
+_MULTI_LABEL = flags.DEFINE_boolean(
+    "multi_label",
+    False,
+    "Files of one name in several class folders are one picture of several classes (VOC).",
+)
+_SUBMISSION = flags.DEFINE_boolean("submission", False, "Write the file for the server.")
+_INDEX = flags.DEFINE_string(
+    "index", None, "Order of the submission; by default index.json of the folder, if it is there."
+)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the computation.")
+_BATCH = flags.DEFINE_integer("batch_size", 128, "Rows of a batch on all devices.", lower_bound=1)
+_THREADS = flags.DEFINE_integer("num_threads", 4, "Threads that read and decode.", lower_bound=0)
+_COMPAT = flags.DEFINE_enum(
+    "compat",
+    "white",
+    ["white", "original"],
+    "'white' puts transparent images on white; 'original' drops their alpha after the resize.",
+)
+
+RESULTS, CONFUSION = "results.json", "confusion.png"
+
+
+def main(workdir: Path | None) -> None:
+    """Read, encode, measure, report."""
+    if not (_WEIGHTS.value and _FOLDER.value):
+        raise ValueError("--weights and --folder are needed; see --help")
+    if _SUBMISSION.value and workdir is None:
+        raise ValueError("--submission is written into --workdir, which is missing")
+    folder = Path(_FOLDER.value).expanduser()
+    dataset = _DATASET.value or folder.resolve().name
+    pictures = read_class_folders(folder, multi_label=_MULTI_LABEL.value)
+    prompts = choose_templates(dataset, _TEMPLATES.value)
+    index = read_index(folder, len(pictures.paths))
+    mesh = start()
+    weights = clip.load_weights(_WEIGHTS.value)
+    extractor = FeatureExtractor(
+        weights,
+        mesh=mesh,
+        dtype=_DTYPE.value,
+        batch_size=_BATCH.value,
+        num_threads=_THREADS.value,
+        compat=_COMPAT.value,
+    )
+    probabilities = classify(extractor, pictures, prompts)
+    results = elevater.measure(probabilities, pictures.labels)
+    if is_main_process():
+        report(results, dataset, pictures, probabilities, weights, workdir)
+        if _SUBMISSION.value and workdir is not None:
+            path = workdir / f"{dataset}.json"
+            write_submission(path, weights, dataset, probabilities, index)
+            print(f"Submission: {path}")
+
+
+def choose_templates(dataset: str, chosen: str | None) -> tuple[str, ...]:
+    """The prompts: a file's lines, a named list, or the original's choice for the data set.
+
+    Args:
+      dataset: key of the data set.
+      chosen: the file or name, None for the original's choice.
+
+    Raises:
+      ValueError: if there is neither such a file nor such a list.
+    """
+    if chosen is None:
+        return templates.templates_of_dataset(dataset)
+    path = Path(chosen).expanduser()
+    if path.is_file():
+        return tuple(line for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+    return templates.load_templates(chosen)
+
+
+def read_index(folder: Path, num_images: int) -> list[int] | None:
+    """The order of the submission, None for that of the sorted folders."""
+    path = Path(_INDEX.value).expanduser() if _INDEX.value else folder / "index.json"
+    if not _SUBMISSION.value or not (_INDEX.value or path.is_file()):
+        return None
+    return elevater.read_index(path, num_images)
+
+
+def classify(
+    extractor: FeatureExtractor, pictures: ClassFolders, prompts: tuple[str, ...]
+) -> Float[np.ndarray, "pictures classes"]:
+    """The probability of every class for every picture.
+
+    Args:
+      extractor: the model.
+      pictures: the pictures and the names of their classes.
+      prompts: templates.
+    """
+    from tqdm import tqdm
+
+    filled = fill_templates(pictures.class_names, prompts)
+    total = sum(len(texts) for texts in filled)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        with tqdm(total=total, unit="text", disable=None, dynamic_ncols=True) as bar:
+            parts = []
+            for rows in extractor.texts(texts):
+                parts.append(rows.features)
+                bar.update(len(rows.features))
+        return np.concatenate(parts)
+
+    classifier, parts = make_classifier(filled, encode), []
+    with tqdm(total=len(pictures.paths), unit="image", disable=None, dynamic_ncols=True) as bar:
+        for rows in extractor.images(PictureFiles(pictures.paths)):
+            parts.append(zero_shot_probabilities(rows.features, classifier))
+            bar.update(len(rows.features))
+    return np.concatenate(parts)
+
+
+def report(
+    results: dict[str, float],
+    dataset: str,
+    pictures: ClassFolders,
+    probabilities: np.ndarray,
+    weights: clip.Weights,
+    workdir: Path | None,
+) -> None:
+    """Print the table, and write it and the picture of confusions."""
+    metric = elevater.metric_of(dataset, multi_label=pictures.labels.ndim == 2)
+    if metric not in results:
+        raise ValueError(
+            f"{dataset} counts {metric}, which these {len(pictures.class_names)} classes do not "
+            "have; check the folder, or give --dataset"
+        )
+    results = {**results, "score": 100 * results[metric]}
+    published = zero_shot_accuracy(dataset, model_name(weights.config))
+    title = f"{dataset}: {len(pictures.paths):,} pictures, {len(pictures.class_names)} classes"
+    print_results(
+        results,
+        f"{title}; score: {metric} in percent",
+        beside=None if published is None else {"published": {"score": published}},
+    )
+    if workdir is None:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / RESULTS).write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    if pictures.labels.ndim == 1:
+        names, guesses = pictures.class_names, probabilities.argmax(axis=1)
+        print_grid(worst_confusions(names, pictures.labels, guesses), "Most frequent confusions")
+        picture = draw_confusion(names, pictures.labels, guesses)
+        print(f"Picture: {save_png(workdir / CONFUSION, picture)}")
+
+
+def write_submission(
+    path: Path,
+    weights: clip.Weights,
+    dataset: str,
+    probabilities: np.ndarray,
+    index: list[int] | None,
+) -> None:
+    """Write the file for the server of the benchmark."""
+    name = model_name(weights.config) or "custom"
+    content = elevater.make_submission(
+        name, dataset, weights.variables["params"], probabilities, index
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), "utf-8")
+
+
+if __name__ == "__main__":
+    run(main)
