@@ -106,7 +106,7 @@ def make_task(killed_at=None):
         return batches
 
     nothing = types.SimpleNamespace()
-    return tasks.Task(prepare_pixels, make_batches, nothing, nothing, nothing)
+    return tasks.Task(prepare_pixels, make_batches, *[nothing] * 5)
 
 
 def run_stages(workdir, start, task, mesh, config=CONFIG):
@@ -269,15 +269,6 @@ def test_a_mistake_in_the_evaluated_pairs_shows_before_training(folder, pictures
         tasks.make_task(pairs_config(folder))
     task = tasks.make_task(pairs_config(folder, eval_split=""))
     assert task.evaluate(clip.ChineseClip(MODEL), {}).metrics == {}
-
-
-def test_features_of_pairs_cannot_be_cached(folder):
-    config = pairs_config(folder)
-    stage = dataclasses.replace(config.stage_2, image_locked=True, cached_views=2)
-    with pytest.raises(
-        ValueError, match=r"stage_1\.cached_views=2 is .* set stage_1\.cached_views=0"
-    ):
-        dataclasses.replace(config, stage_1=stage)
 
 
 def test_cached_views_are_the_features_of_the_locked_tower(start):
