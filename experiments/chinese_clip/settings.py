@@ -135,6 +135,7 @@ class RunConfig:
         table of a vision transformer is resized where the image size differs.
       image_tower: what the image tower starts from: `random`, `english` (the small tower that ships
         with jaxlab), a folder of published weights, or a `.pt` file of the original.
+      text_tower: what the text tower starts from: `random`, or the same kinds of weights.
       data: `emoji`, or `pairs` for image-text pairs of one's own in the original's formats.
       emoji: how emoji examples are drawn.
       pairs: where pairs lie and how they are read.
@@ -151,6 +152,7 @@ class RunConfig:
     attention: AttentionImplementation = "einsum"
     weights: str = ""
     image_tower: str = "random"
+    text_tower: str = "random"
     data: Literal["emoji", "pairs"] = "emoji"
     emoji: EmojiDataConfig = EmojiDataConfig()
     pairs: PairDataConfig = PairDataConfig()
@@ -173,10 +175,11 @@ class RunConfig:
                 "data='pairs' needs pairs.folder, the folder with {split}_imgs.tsv and "
                 "{split}_texts.jsonl, or lmdb"
             )
-        if self.weights and self.image_tower != "random":
+        towers = (self.image_tower, self.text_tower)
+        if self.weights and towers != ("random", "random"):
             problems.append(
-                f"weights={self.weights!r} holds both towers, image_tower={self.image_tower!r} "
-                "another one; give weights alone, or towers alone"
+                f"weights={self.weights!r} holds both towers, image_tower and text_tower name "
+                f"{towers}; give weights alone, or towers alone"
             )
         if problems:
             raise ValueError("; ".join(problems))

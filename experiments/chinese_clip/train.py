@@ -78,13 +78,16 @@ def initial_variables(config: RunConfig) -> PyTree:
     assert first is not None, "checked by RunConfig"
     is_random, key = config.image_tower == "random", jax.random.key(first.seed)
     variables = jax.device_get(clip.initialize(config.model, key, image_tower=is_random))
-    if is_random:
-        return variables
     if config.image_tower == "english":
-        weights = clip.load_english_tower()
-    else:
-        weights = load_weights(config.image_tower)
-    return clip.with_image_tower(variables, config.model, weights)
+        variables = clip.with_image_tower(variables, config.model, clip.load_english_tower())
+    elif not is_random:
+        image_tower = load_weights(config.image_tower)
+        variables = clip.with_image_tower(variables, config.model, image_tower)
+    if config.text_tower != "random":
+        text = load_weights(config.text_tower).variables["params"]
+        params = {**variables["params"], "bert": text["bert"]}
+        variables = {**variables, "params": params}
+    return variables
 
 
 def run_stage(
