@@ -118,7 +118,8 @@ def program_of(path, kind):
 
     model = dataclasses.replace(config.model, context_length=52)
     return dataclasses.replace(
-        config, model=model, weights="", image_tower="", text_tower="", pairs=PairDataConfig(folder="any"),
+        config, model=model, weights="", image_tower="", text_tower="",
+        pairs=PairDataConfig(folder="any"),
         stage_1=plain(config.stage_1), stage_2=plain(config.stage_2),
     )  # fmt: skip
 

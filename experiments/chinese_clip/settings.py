@@ -31,7 +31,11 @@ class StageConfig(TrainConfig):
         instead of the step of the other run.
       image_locked: keep the image tower, its projection and its batch statistics as they are.
       cached_views: with a locked image tower, features of this many augmented views of every image
-        are computed once and the tower does not run in the steps; 0 runs it in every step.
+        are computed once and the tower does not run in the steps; 0 runs it in every step. Those of
+        pairs lie on disk, see `jaxlab.chinese_clip.feature_cache`.
+      cache_folder: where the features of pairs lie, for several runs to share; "" is `features` in
+        the folder of the stage.
+      cache_dtype: type of the features on disk, `float32`, or `float16` in half the space.
       mask_ratio: share of the patches that a vision transformer drops while training (FLIP).
       decay_like_original: weight decay for the parameters that the original's rule picks, instead
         of `optimizer.decay_rule`.
@@ -47,6 +51,8 @@ class StageConfig(TrainConfig):
     reset_data_offset: bool = False
     image_locked: bool = False
     cached_views: int = 0
+    cache_folder: str = ""
+    cache_dtype: Literal["float32", "float16"] = "float32"
     mask_ratio: float = 0.0
     decay_like_original: bool = False
     optimizer: OptimizerConfig = OptimizerConfig()

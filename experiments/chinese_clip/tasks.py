@@ -6,6 +6,7 @@ features of a locked tower computed beforehand, and the evaluation.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -19,8 +20,10 @@ from jaxlab.chinese_clip import ChineseClip, ChineseClipConfig, Encoders, zero_s
 from jaxlab.chinese_clip.data import (
     PairDataConfig,
     RetrievalSet,
+    make_cached_transform,
     make_pair_transform,
     prepare_pixels,
+    training_view,
 )
 from jaxlab.chinese_clip.emoji import (
     RECALL_KS,
@@ -32,6 +35,14 @@ from jaxlab.chinese_clip.emoji import (
     make_prepare,
 )
 from jaxlab.chinese_clip.evaluate import encode, encode_all, make_encoders
+from jaxlab.chinese_clip.feature_cache import (
+    CachedPairs,
+    CachePlan,
+    FeatureCache,
+    compute_features,
+    file_size,
+    tower_fingerprint,
+)
 from jaxlab.chinese_clip.train import Prepare
 from jaxlab.data.emoji import (
     STYLES,
@@ -85,8 +96,8 @@ class Task(NamedTuple):
 
     Attributes:
       prepare: what the device does to the images of a batch, see `make_loss_fn`.
-      make_batches: `(stage, feature table or None) -> (start step -> batches)`.
-      cache_features: `(model, variables, stage) -> feature table`.
+      make_batches: `(stage, cached features or None) -> (start step -> batches)`.
+      cache_features: `(model, variables, stage, folder for them) -> cached features`.
       evaluate: `(model, variables) -> Evaluation`, at the end of a run.
       floors: what needs no model, see `Floors`.
       steps_per_epoch: `stage -> updates of one pass over the data`.
@@ -94,8 +105,8 @@ class Task(NamedTuple):
     """
 
     prepare: Prepare | None
-    make_batches: Callable[[StageConfig, np.ndarray | None], Batches]
-    cache_features: Callable[[ChineseClip, PyTree, StageConfig], np.ndarray]
+    make_batches: Callable[[StageConfig, Any], Batches]
+    cache_features: Callable[[ChineseClip, PyTree, StageConfig, Path], Any]
     evaluate: Callable[[ChineseClip, PyTree], Evaluation]
     floors: Callable[[], Floors]
     steps_per_epoch: Callable[[StageConfig], int]
@@ -187,7 +198,10 @@ def _emoji_task(config: RunConfig) -> Task:
             config=PipelineConfig(remainder="drop"),
         )
 
-    def cache_features(model: ChineseClip, variables: PyTree, stage: StageConfig) -> np.ndarray:
+    def cache_features(
+        model: ChineseClip, variables: PyTree, stage: StageConfig, folder: Path
+    ) -> np.ndarray:
+        del folder  # small enough for memory
         return cache_views(model, variables, prepare, drawings, split, stage)
 
     def evaluate(model: ChineseClip, variables: PyTree) -> Evaluation:
@@ -293,18 +307,25 @@ def _pairs_task(config: RunConfig, mesh: Mesh | None) -> Task:
     def source() -> PairSource:
         return open_pairs(settings.folder, settings.train_split, on_error=settings.on_error)
 
-    def make_batches(stage: StageConfig, features: Any) -> Batches:
+    def make_batches(stage: StageConfig, features: FeatureCache | None) -> Batches:
+        if features is None:
+            examples, random_transform = source(), transform
+        else:
+            examples = CachedPairs(source(), features)
+            random_transform = make_cached_transform(features, tokenizer, length)
         return lambda start_step: make_train_batches(
-            source(),
+            examples,
             seed=stage.seed,
             global_batch_size=stage.global_batch_size,
             start_step=start_step,
-            random_transform=transform,
+            random_transform=random_transform,
             config=pipeline,
         )
 
-    def cache_features(model: ChineseClip, variables: PyTree, stage: StageConfig) -> np.ndarray:
-        raise AssertionError("cached_views with data='pairs': refused by RunConfig")
+    def cache_features(
+        model: ChineseClip, variables: PyTree, stage: StageConfig, folder: Path
+    ) -> FeatureCache:
+        return cache_pairs(config, source(), model, variables, stage, folder)
 
     def evaluate(model: ChineseClip, variables: PyTree) -> Evaluation:
         results = (measure(model, variables, name, split) for name, split in splits.items())
@@ -321,6 +342,64 @@ def _pairs_task(config: RunConfig, mesh: Mesh | None) -> Task:
         prepare_pixels, make_batches, cache_features, evaluate, lambda: Floors({}, {}),
         steps_per_epoch, validate,
     )  # fmt: skip
+
+
+def cache_pairs(
+    config: RunConfig,
+    source: PairSource,
+    model: ChineseClip,
+    variables: PyTree,
+    stage: StageConfig,
+    folder: Path,
+) -> FeatureCache:
+    """Features of augmented views of all training images, on disk; what is there is not redone.
+
+    Args:
+      config: the settings of the run.
+      source: the training pairs.
+      model: the two towers.
+      variables: their variables, on the host.
+      stage: number of views, and the seed of their augmentation.
+      folder: where the features lie, unless the stage names another.
+    """
+    settings, size = config.pairs, config.model.vision.image_size
+    augmentation = repr(settings.augmentation) if settings.augment else "none"
+    image_ids = dict.fromkeys(source.pairs[int(i)].image_id for i in source.kept)
+    plan = CachePlan(
+        Path(stage.cache_folder).expanduser() if stage.cache_folder else folder,
+        np.fromiter(image_ids, np.int64, len(image_ids)),
+        stage.cached_views,
+        stage.seed,
+        {
+            "tower": tower_fingerprint(variables),
+            "compute_dtype": np.dtype(config.dtype).name,
+            "augmentation": f"{augmentation}, {settings.compat}, exif {settings.apply_exif}",
+            "image_size": size,
+            "file_bytes": file_size(source.images.path),
+        },
+        stage.cache_dtype,
+    )
+    # Every process works on files of its own, with its own devices.
+    mesh = parallel.make_mesh(devices=jax.local_devices())
+    image_tower = parallel.place(mesh, _image_part(variables))
+    encoders = make_encoders(model, normalize_pixels)
+    batch_size = -(-settings.eval_batch_size // mesh.size) * mesh.size
+    return compute_features(
+        plan,
+        lambda image_id, rng: training_view(
+            source.images.read(image_id), rng, settings, size, example_id=f"image_id {image_id}"
+        ),
+        lambda pixels: encoders.image(image_tower, parallel.shard_batch(mesh, pixels)),
+        image_size=size,
+        batch_size=batch_size,
+        num_threads=settings.num_threads,
+        on_error=settings.on_error,
+    )
+
+
+def _image_part(variables: PyTree) -> dict[str, Any]:
+    """The variables of the image tower alone."""
+    return {**variables, "params": {"visual": variables["params"]["visual"]}}
 
 
 def count_steps(num_examples: int, stage: StageConfig, remainder: str) -> int:

@@ -123,9 +123,13 @@ def run_stage(
         features = None
         if stage.cached_views:
             began = time.monotonic()
-            features = task.cache_features(model, variables, stage)
+            features = task.cache_features(model, variables, stage, workdir / "features")
             seconds = time.monotonic() - began
-            logger.info("cached the features of %d views in %.1f s", stage.cached_views, seconds)
+            logger.info(
+                "features of %d views an image are cached, after %.1f s; the image tower does not "
+                "run in %d steps of %d pairs",
+                stage.cached_views, seconds, stage.num_steps, stage.global_batch_size,
+            )  # fmt: skip
         return task.make_batches(stage, features)(start_step)
 
     def validate(state: training.TrainState) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Array, Float, Int64, Key, UInt8
 
+from jaxlab.chinese_clip.feature_cache import FeatureCache
 from jaxlab.data.augment import AugmentConfig, augment_image
 from jaxlab.data.images import decode_image, normalize, squash_resize
 from jaxlab.data.pairs import PairSource
@@ -87,18 +88,60 @@ def make_pair_transform(
 
     def transform(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         name = f"{record['example_id']} (image_id {record['image_id']})"
-        image = decode_image(
-            record["image"], example_id=name, compat=config.compat, apply_exif=config.apply_exif
-        )
-        if config.augment:
-            augmented = augment_image(
-                image, image_size, rng, config.augmentation, compat=config.compat
-            )
-            pixels = np.asarray(augmented)
-        else:
-            pixels = squash_resize(image, image_size)
+        pixels = training_view(record["image"], rng, config, image_size, example_id=name)
         ids = tokenizer.tokenize(record["text"], context_length=context_length, clean=True)
         return {"image": pixels, "ids": ids[0]}
+
+    return transform
+
+
+def training_view(
+    image: bytes,
+    rng: np.random.Generator,
+    config: PairDataConfig,
+    image_size: int,
+    *,
+    example_id: object = None,
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The pixels of an image file as training sees them.
+
+    Args:
+      image: bytes of the file.
+      rng: generator of the augmentation.
+      config: whether and how to augment.
+      image_size: height and width of the result, in pixels.
+      example_id: named in the error.
+
+    Raises:
+      ValueError: if the image cannot be decoded.
+    """
+    decoded = decode_image(
+        image, example_id=example_id, compat=config.compat, apply_exif=config.apply_exif
+    )
+    if not config.augment:
+        return squash_resize(decoded, image_size)
+    view = augment_image(decoded, image_size, rng, config.augmentation, compat=config.compat)
+    return np.asarray(view)
+
+
+def make_cached_transform(
+    cache: FeatureCache, tokenizer: WordPieceTokenizer, context_length: int
+) -> Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]:
+    """From a record of `CachedPairs` to a training example with the features of a random view.
+
+    Args:
+      cache: features of the images.
+      tokenizer: texts to ids.
+      context_length: length of the ids.
+
+    Returns:
+      `(record, generator) -> {"image_features": float32 (dim,), "ids": int32 (length,)}`.
+    """
+
+    def transform(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        view = int(rng.integers(cache.num_views))
+        ids = tokenizer.tokenize(record["text"], context_length=context_length, clean=True)
+        return {"image_features": cache.read(int(record["image_id"]), view), "ids": ids[0]}
 
     return transform
 
