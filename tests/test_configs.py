@@ -1,5 +1,6 @@
 """Every shipped config: it builds, and each of its training steps traces and keeps its shapes."""
 
+import dataclasses
 import importlib
 import importlib.util
 from pathlib import Path
@@ -9,13 +10,16 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.chinese_clip import train
+from experiments.chinese_clip.tasks import count_steps
 from experiments.common import run_config, to_config_dict
 from experiments.common.program import config_class_of
 from experiments.ndv import train as ndv_train
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
+from jaxlab.chinese_clip.data import PairDataConfig, prepare_pixels
 from jaxlab.chinese_clip.emoji import make_prepare
 from jaxlab.chinese_clip.model import abstract_variables
+from jaxlab.layers.vit import VisionTransformerConfig
 from jaxlab.ndv.fusion import MEMBERS, NUM_FEATURES, Scaling
 from jaxlab.ndv.train import Examples, init_networks
 
@@ -57,9 +61,14 @@ def shape(*sizes, dtype=jnp.float32):
 def abstract_step(config, stage):
     """A stage's step, and the shapes of what it takes: state, frozen variables, batch, key."""
     vision, rows = config.model.vision, stage.global_batch_size
-    prepare = make_prepare(config.emoji.augment, vision.image_size)
-    model = clip.ChineseClip(config.model, remat=config.remat, dtype=config.dtype)
-    tx, step = train.make_step(config, stage, model, prepare, parallel.make_mesh())
+    stage = stage.with_steps(steps_per_epoch=6104)
+    if config.data == "emoji":
+        prepare, picture = make_prepare(config.emoji.augment, vision.image_size), (64, 64, 4)
+    else:
+        prepare, picture = prepare_pixels, (vision.image_size, vision.image_size, 3)
+    tx, step = train.make_step(
+        config, stage, train.make_model(config), prepare, parallel.make_mesh()
+    )
     parts = clip.split_variables(abstract_variables(config.model), image_locked=stage.image_locked)
     state = jax.eval_shape(
         lambda params, extra, key: training.TrainState.create(params, tx, key, extra),
@@ -69,14 +78,59 @@ def abstract_step(config, stage):
     if stage.cached_views:
         batch["image_features"] = shape(rows, vision.output_dim)
     else:
-        batch["image"] = shape(rows, 64, 64, 4, dtype=jnp.uint8)
+        batch["image"] = shape(rows, *picture, dtype=jnp.uint8)
     frozen = {} if stage.cached_views else parts.frozen
     return step, (state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
 
 
+def shallow(config):
+    """The config with few of its up to 32 blocks a tower, which are all alike."""
+    vision, text = config.model.vision, config.model.text
+    if isinstance(vision, VisionTransformerConfig):
+        vision = dataclasses.replace(vision, num_layers=2)
+    else:
+        vision = dataclasses.replace(vision, stages=(1,) * len(vision.stages))
+    text = dataclasses.replace(text, num_layers=min(2, text.num_layers))
+    model = dataclasses.replace(config.model, vision=vision, text=text)
+    return dataclasses.replace(config, model=model)
+
+
 def chinese_clip_steps(config):
     stages = [stage for stage in (config.stage_1, config.stage_2) if stage is not None]
-    return [abstract_step(config, stage) for stage in stages]
+    return [abstract_step(shallow(config), stage) for stage in stages]
+
+
+def program_of(path, kind):
+    """What decides the program of a config's steps: its settings but for rates and lengths."""
+    config = build(path, kind)
+    if experiment_of(path) != "chinese_clip.train" or config.data == "emoji":
+        return path, kind
+
+    def plain(stage):
+        if stage is None:
+            return None
+        optimizer = dataclasses.replace(stage.optimizer, learning_rate=1.0, warmup_steps=1)
+        return dataclasses.replace(
+            stage, num_epochs=1, num_steps=0, eval_every_epochs=0, eval_every_steps=0,
+            best_metric="any", global_batch_size=stage.num_microbatches * 8, microbatch_size=None,
+            optimizer=optimizer,
+        )  # fmt: skip
+
+    model = dataclasses.replace(config.model, context_length=52)
+    return dataclasses.replace(
+        config, model=model, weights="", image_tower="", text_tower="",
+        pairs=PairDataConfig(folder="any"),
+        stage_1=plain(config.stage_1), stage_2=plain(config.stage_2),
+    )  # fmt: skip
+
+
+def programs():
+    """The configs, those left out that trace to the program of an earlier one."""
+    found = {}
+    for each in shipped():
+        if experiment_of(each.values[0]) not in NO_STEPS:
+            found.setdefault(program_of(*each.values), each)
+    return list(found.values())
 
 
 def ndv_steps(config):
@@ -107,9 +161,7 @@ def test_every_config_builds_and_comes_back_from_its_config_dict(path, kind):
     assert run_config(to_config_dict(config), type(config)) == config
 
 
-@pytest.mark.parametrize(
-    ("path", "kind"), [each for each in shipped() if experiment_of(each.values[0]) not in NO_STEPS]
-)
+@pytest.mark.parametrize(("path", "kind"), programs())
 def test_every_step_of_a_config_traces_and_keeps_its_shapes(path, kind):
     for step, arguments in STEPS[experiment_of(path)](build(path, kind)):
         state, metrics = jax.eval_shape(step, *arguments)
@@ -134,3 +186,31 @@ def test_the_steps_of_the_smoke_config_lower_for_accelerators(number):
     traced = jax.jit(step, donate_argnums=0).trace(*arguments)
     lowered = traced.lower(lowering_platforms=("tpu", "cuda"))
     assert "stablehlo.dot_general" in lowered.as_text()
+
+
+# Steps of a fine-tuning on a number of pairs, from the published batches and epochs.
+@pytest.mark.parametrize(
+    ("name", "kind", "num_pairs", "steps"),
+    [
+        ("muge", "rn50", 250_314, 11 * 60),
+        ("muge", "vit_b_16", 250_314, 20 * 20),
+        ("muge", "script", 250_314, 245 * 3),  # 735, the length of the original's schedule
+        ("muge", "notebook", 250_314, 5215),
+        ("flickr30k_cn", "vit_h_14", 148_915, 37 * 18),
+        ("coco_cn", "rn50", 20_065, 40),  # a batch that is larger than the data
+    ],
+)
+def test_published_epochs_make_the_steps_of_the_original(name, kind, num_pairs, steps):
+    stage = build(CHECKOUT / f"configs/chinese_clip/{name}.py", kind).stage_2
+    steps_per_epoch = count_steps(num_pairs, stage, "wrap")
+    resolved = stage.with_steps(steps_per_epoch)
+    assert resolved.num_steps == steps > resolved.optimizer.warmup_steps
+    assert resolved.eval_every_steps == (150 if kind == "script" else steps_per_epoch)
+
+
+@pytest.mark.parametrize("name", ["rn50", "vit_b_16", "vit_l_14", "vit_l_14_336", "vit_h_14"])
+def test_batches_of_the_published_recipes_divide_over_a_pod(name):
+    config = build(CHECKOUT / f"configs/chinese_clip/{name}.py", "")
+    for stage in (config.stage_1, config.stage_2):
+        assert stage is None or stage.global_batch_size % 128 == 0
+    assert (config.stage_1 is None) == (name == "vit_l_14_336")

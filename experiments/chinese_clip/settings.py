@@ -1,30 +1,58 @@
 """The settings of a Chinese CLIP run; the files in `configs/chinese_clip` give their values."""
 
 import dataclasses
-from typing import Literal
+import math
+from typing import Literal, TypeVar
 
 from jaxlab.chinese_clip import ChineseClipConfig, LossConfig
 from jaxlab.chinese_clip.data import PairDataConfig
 from jaxlab.chinese_clip.emoji import EmojiDataConfig
+from jaxlab.layers.attention import AttentionImplementation
 from jaxlab.training import OptimizerConfig, TrainConfig
+
+Stage = TypeVar("Stage", bound="StageConfig")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageConfig(TrainConfig):
-    """One stage of training.
+    """One stage of training, as long as `num_steps` or `num_epochs` says.
 
     Attributes:
+      num_steps: updates of the stage; it stops exactly there. 0 leaves it to `num_epochs`.
+      num_epochs: passes over the data; turned into steps when their number is known, where
+        `num_steps` is 0.
+      eval_every_epochs: passes between two evaluations, beside `eval_every_steps`; 0 is none.
+      save_every_epochs: passes between two checkpoints, in place of `save_every_steps`; 0 leaves it
+        to that.
+      result: which model the stage ends with: the `last` one, or the `best` by `best_metric`.
+      reset_optimizer: with `continue_from`, take the parameters of the other run but not the state
+        of its optimizer.
+      reset_data_offset: with `continue_from`, begin at step 0 (of the data and of the schedule)
+        instead of the step of the other run.
       image_locked: keep the image tower, its projection and its batch statistics as they are.
       cached_views: with a locked image tower, features of this many augmented views of every image
-        are computed once and the tower does not run in the steps; 0 runs it in every step.
+        are computed once and the tower does not run in the steps; 0 runs it in every step. Those of
+        pairs lie on disk, see `jaxlab.chinese_clip.feature_cache`.
+      cache_folder: where the features of pairs lie, for several runs to share; "" is `features` in
+        the folder of the stage.
+      cache_dtype: type of the features on disk, `float32`, or `float16` in half the space.
       mask_ratio: share of the patches that a vision transformer drops while training (FLIP).
       decay_like_original: weight decay for the parameters that the original's rule picks, instead
         of `optimizer.decay_rule`.
       optimizer: optimizer and schedule.
     """
 
+    num_steps: int = 0
+    num_epochs: float = 0.0
+    eval_every_epochs: float = 0.0
+    save_every_epochs: float = 0.0
+    result: Literal["last", "best"] = "last"
+    reset_optimizer: bool = False
+    reset_data_offset: bool = False
     image_locked: bool = False
     cached_views: int = 0
+    cache_folder: str = ""
+    cache_dtype: Literal["float32", "float16"] = "float32"
     mask_ratio: float = 0.0
     decay_like_original: bool = False
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -33,17 +61,67 @@ class StageConfig(TrainConfig):
         """Check the fields.
 
         Raises:
-          ValueError: if a field is out of range, or features of a tower that trains are to be
-            cached.
+          ValueError: if a field is out of range, the stage has no length, or features of a tower
+            that trains are to be cached.
         """
-        super().__post_init__()
-        if self.cached_views < 0:
-            raise ValueError(f"cached_views={self.cached_views} is negative; 0 caches nothing")
+        problems = self._problems()
+        if problems:
+            raise ValueError("; ".join(problems))
+        if self.num_steps or not self.num_epochs:
+            super().__post_init__()
+        else:  # the number of steps is not known yet: check all else
+            dataclasses.replace(self, num_steps=1)
+
+    def _problems(self) -> list[str]:
+        problems = [
+            f"{name}={getattr(self, name)} is negative; 0 switches it off"
+            for name in ("num_epochs", "eval_every_epochs", "save_every_epochs", "cached_views")
+            if not getattr(self, name) >= 0
+        ]
+        if self.num_steps == 0 and self.num_epochs == 0:
+            problems.append("num_steps=0 and num_epochs=0: wanted one of them positive")
         if self.cached_views and not self.image_locked:
-            raise ValueError(
+            problems.append(
                 f"cached_views={self.cached_views} needs image_locked=True: the features of a "
                 "tower that trains change with every step"
             )
+        if self.result == "best" and not self.keep_best:
+            problems.append("result='best' needs keep_best=1 or more, and best_metric")
+        if (self.reset_optimizer or self.reset_data_offset) and not self.continue_from:
+            problems.append(
+                "reset_optimizer and reset_data_offset say how to go on from another run; set "
+                "continue_from, or leave them out"
+            )
+        return problems
+
+    def with_steps(self: Stage, steps_per_epoch: int) -> Stage:
+        """The stage with epochs turned into steps.
+
+        Args:
+          steps_per_epoch: updates of one pass over the data, at least 1.
+
+        Returns:
+          The stage with `num_steps`, `eval_every_steps` and `save_every_steps` filled in where they
+          were given in epochs; itself where nothing was.
+        """
+        steps = {
+            "num_steps": self.num_steps or _steps_of(self.num_epochs, steps_per_epoch),
+            "eval_every_steps": self.eval_every_steps
+            or _steps_of(self.eval_every_epochs, steps_per_epoch),
+            "save_every_steps": _steps_of(self.save_every_epochs, steps_per_epoch)
+            or self.save_every_steps,
+        }
+        return dataclasses.replace(self, **steps)
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether a length or an interval is given in epochs."""
+        given = (self.num_epochs and not self.num_steps, self.eval_every_epochs)
+        return any((*given, self.save_every_epochs))
+
+
+def _steps_of(epochs: float, steps_per_epoch: int) -> int:
+    return max(1, math.floor(epochs * steps_per_epoch)) if epochs else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +132,13 @@ class RunConfig:
       model: sizes of both towers.
       dtype: type of the computation, `float32` or `bfloat16`; parameters are float32.
       remat: recompute every transformer block in the backward pass.
+      scan: compile one block a tower and scan over the others: faster to compile; give `remat` with
+        it, or more activations are kept.
+      attention: how attention is computed: `einsum`, `xla` or `cudnn` (fused; where attention
+        dropout is on, `einsum` is used).
+      weights: what both towers start from: a folder of published weights (`model/` of a run), or a
+        `.pt` file of the original, of its trainer too; "" for towers of their own. The position
+        table of a vision transformer is resized where the image size differs.
       image_tower: what the image tower starts from: `random`, `english` (the small tower that ships
         with jaxlab), a file of OpenAI's CLIP or OpenCLIP, or weights of a Chinese CLIP in any form.
         Its temperature comes with it, and the position table of a vision transformer is resized.
@@ -71,6 +156,9 @@ class RunConfig:
     model: ChineseClipConfig
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
+    scan: bool = False
+    attention: AttentionImplementation = "einsum"
+    weights: str = ""
     image_tower: str = "random"
     text_tower: str = "random"
     data: Literal["emoji", "pairs"] = "emoji"
@@ -82,27 +170,24 @@ class RunConfig:
     stage_2: StageConfig | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is a stage, and what pairs need if they are trained on.
+        """Check that there is a stage, and what else contradicts itself.
 
         Raises:
-          ValueError: if something is missing, or features of pairs are to be cached.
+          ValueError: if something is missing or given twice.
         """
-        if self.stage_1 is None and self.stage_2 is None:
-            raise ValueError("stage_1 and stage_2 are both None; wanted settings for one of them")
-        if self.data != "pairs":
-            return
         problems = []
-        if not self.pairs.folder:
+        if self.stage_1 is None and self.stage_2 is None:
+            problems.append("stage_1 and stage_2 are both None; wanted settings for one of them")
+        if self.data == "pairs" and not self.pairs.folder:
             problems.append(
                 "data='pairs' needs pairs.folder, the folder with {split}_imgs.tsv and "
                 "{split}_texts.jsonl, or lmdb"
             )
-        for name in ("stage_1", "stage_2"):
-            stage = getattr(self, name)
-            if stage is not None and stage.cached_views:
-                problems.append(
-                    f"{name}.cached_views={stage.cached_views} is offered for data='emoji' only; "
-                    f"set {name}.cached_views=0, and the locked tower runs in every step"
-                )
+        towers = (self.image_tower, self.text_tower)
+        if self.weights and towers != ("random", "random"):
+            problems.append(
+                f"weights={self.weights!r} holds both towers, image_tower and text_tower name "
+                f"{towers}; give weights alone, or towers alone"
+            )
         if problems:
             raise ValueError("; ".join(problems))

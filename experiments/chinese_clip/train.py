@@ -19,12 +19,15 @@ from jaxtyping import PyTree
 
 from experiments.chinese_clip.models import MODEL_FOLDER
 from experiments.chinese_clip.settings import RunConfig, StageConfig
+from experiments.chinese_clip.starts import stage_start, whole_model
 from experiments.chinese_clip.tasks import Evaluation, Floors, Task, make_task
 from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
+from jaxlab.checkpoints.run import RunCheckpoints
 from jaxlab.chinese_clip.train import Prepare
+from jaxlab.training.resume import CHECKPOINTS, place_frozen
 from jaxlab.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -34,8 +37,8 @@ def main(config: RunConfig, workdir: Path) -> None:
     """Train, evaluate, report."""
     started = time.monotonic()
     mesh = start()
-    task = make_task(config)
-    model = clip.ChineseClip(config.model, remat=config.remat, dtype=config.dtype)
+    task = make_task(config, mesh)
+    model = make_model(config)
     variables = initial_variables(config)
     for name in ("stage_1", "stage_2"):
         if (stage := getattr(config, name)) is not None:
@@ -48,8 +51,19 @@ def main(config: RunConfig, workdir: Path) -> None:
         report(workdir, evaluation, task.floors(), time.monotonic() - started)
 
 
+def make_model(config: RunConfig) -> clip.ChineseClip:
+    """The two towers as the settings of a run have them computed."""
+    return clip.ChineseClip(
+        config.model,
+        remat=config.remat,
+        scan=config.scan,
+        implementation=config.attention,
+        dtype=config.dtype,
+    )
+
+
 def initial_variables(config: RunConfig) -> PyTree:
-    """What training starts from: random towers, replaced by trained ones if asked.
+    """What training starts from: a whole model, or random towers, a trained one in place of either.
 
     Args:
       config: the settings of the run.
@@ -58,6 +72,8 @@ def initial_variables(config: RunConfig) -> PyTree:
       FileNotFoundError: if a trained tower is not there.
       ValueError: if it has other sizes than the model.
     """
+    if config.weights:
+        return whole_model(config.weights, config.model)
     first = config.stage_1 or config.stage_2
     assert first is not None, "checked by RunConfig"
     is_random, key = config.image_tower == "random", jax.random.key(first.seed)
@@ -98,32 +114,87 @@ def run_stage(
     Returns:
       The variables after the stage, on the host.
     """
-    parts = clip.split_variables(variables, image_locked=stage.image_locked)
+    stage = resolve_steps(stage, task)
+    rules = getattr(parallel.ShardingRules, config.sharding)()
     tx, step = make_step(config, stage, model, task.prepare, mesh)
+    begin = stage_start(stage, config.model, workdir, variables, tx, mesh, rules)
+    frozen = place_frozen(mesh, begin.frozen, rules)
 
     def make_batches(start_step: int) -> Any:
         features = None
         if stage.cached_views:
             began = time.monotonic()
-            features = task.cache_features(model, variables, stage)
+            features = task.cache_features(model, variables, stage, workdir / "features")
             seconds = time.monotonic() - began
-            logger.info("cached the features of %d views in %.1f s", stage.cached_views, seconds)
+            logger.info(
+                "features of %d views an image are cached, after %.1f s; the image tower does not "
+                "run in %d steps of %d pairs",
+                stage.cached_views, seconds, stage.num_steps, stage.global_batch_size,
+            )  # fmt: skip
         return task.make_batches(stage, features)(start_step)
 
-    key = jax.random.key(stage.seed)
+    def validate(state: training.TrainState) -> dict[str, float]:
+        return task.validate(model, clip.join_variables(state.params, frozen, state.extra))
+
+    is_measured = stage.eval_every_steps > 0 or bool(stage.best_metric)
     result = training.train_loop(
-        config=stage,
+        config=begin.config,
         workdir=workdir,
-        init=training.TrainState.create(parts.params, tx, key, parts.extra),
+        init=begin.state,
         step=step,
         make_batches=make_batches,
-        frozen={} if stage.cached_views else parts.frozen,
+        frozen={} if stage.cached_views else frozen,
+        evaluators=[training.Evaluator("validation", validate)] if is_measured else [],
         mesh=mesh,
-        rules=getattr(parallel.ShardingRules, config.sharding)(),
+        rules=rules,
         run_config=config,
     )
-    params, extra = parallel.to_host((result.state.params, result.state.extra))
-    return clip.join_variables(params, parts.frozen, extra)
+    state = chosen_state(stage, workdir, result.state)
+    params, extra = parallel.to_host((state.params, state.extra))
+    return clip.join_variables(params, begin.frozen, extra)
+
+
+def resolve_steps(stage: StageConfig, task: Task) -> StageConfig:
+    """The stage with epochs turned into steps; the data are counted only where that is needed.
+
+    Args:
+      stage: the stage.
+      task: the data.
+    """
+    if not stage.counts_epochs:
+        return stage
+    steps_per_epoch = task.steps_per_epoch(stage)
+    resolved = stage.with_steps(steps_per_epoch)
+    logger.info("%d steps an epoch, %d in all", steps_per_epoch, resolved.num_steps)
+    return resolved
+
+
+def chosen_state(
+    stage: StageConfig, workdir: Path, last: training.TrainState
+) -> training.TrainState:
+    """The state that a stage ends with: the last one, or the best that was kept.
+
+    Args:
+      stage: the stage.
+      workdir: its folder.
+      last: the state after the last step.
+    """
+    if stage.result == "last":
+        return last
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), last
+    )
+    with RunCheckpoints(
+        workdir / CHECKPOINTS,
+        keep_best=stage.keep_best,
+        best_metric=stage.best_metric,
+        best_mode="min" if stage.best_mode == "min" else "max",
+        read_only=True,
+    ) as checkpoints:
+        best = checkpoints.best_step()
+        logger.info("%s: taking the model of step %s, the best by %s", workdir, best,
+                    stage.best_metric)  # fmt: skip
+        return checkpoints.restore_best(target)
 
 
 def make_step(

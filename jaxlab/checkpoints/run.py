@@ -148,13 +148,15 @@ class RunCheckpoints:
         with self._write_errors(step):
             self._manager.save(step, args=args, force=True)
 
-    def restore(self, step: int, target: Any) -> Any:
+    def restore(self, step: int, target: Any, *, skip: Sequence[str] = ()) -> Any:
         """The state of `step`, in the structure, dtypes and shardings of `target`.
 
         Args:
           step: one of `steps()`.
           target: the state as arrays or `jax.ShapeDtypeStruct`; leaves without a sharding are
             restored on this process's first device.
+          skip: parts of the state, such as `opt_state`, that are neither read nor compared; the
+            result has the leaves of `target` there.
 
         Returns:
           A pytree like `target` of `jax.Array`s; the devices need not be those that saved it.
@@ -168,22 +170,26 @@ class RunCheckpoints:
 
         self.wait()
         self._require(step)
-        wanted = {path: _abstract(leaf) for path, leaf in tree_to_paths(target).items()}
+        given = tree_to_paths(target)
+        wanted = {p: _abstract(leaf) for p, leaf in given.items() if p[0] not in skip}
         with self._read_errors(step):
             saved = _join(self._saved_leaves(step, "params"), self._saved_leaves(step, "state"))
+        saved = {path: leaf for path, leaf in saved.items() if path[0] not in skip}
         _check_same_leaves(saved, wanted, self.directory / str(step))
         params, rest = _split(wanted)
+        state_args = ocp.args.StandardRestore(_nest(rest))
         with self._read_errors(step):
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardRestore(_nest(params)),
-                    state=ocp.args.StandardRestore(_nest(rest)),
+                    **({} if skip else {"state": state_args}),
                 ),
             )
-        leaves = _join(tree_to_paths(restored["params"]), tree_to_paths(restored["state"]))
+            state = self._restore_part(step, _nest(rest)) if skip else restored["state"]
+        leaves = {**given, **_join(tree_to_paths(restored["params"]), tree_to_paths(state))}
         structure = jax.tree.structure(target)
-        return jax.tree.unflatten(structure, [leaves[path] for path in wanted])
+        return jax.tree.unflatten(structure, [leaves[path] for path in given])
 
     def restore_latest(self, target: Any) -> Any:
         """`restore` of the newest checkpoint."""
@@ -266,6 +272,19 @@ class RunCheckpoints:
             # A thread that was still writing when its save failed may have left files after all.
             if not self._read_only and jax.process_index() == 0:
                 self._remove_unfinished()
+
+    def _restore_part(self, step: int, wanted: Any) -> Any:
+        """Some leaves of the item `state`."""
+        import orbax.checkpoint as ocp
+
+        return ocp.PyTreeCheckpointHandler().restore(
+            self._manager.directory / str(step) / "state",
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            ),
+        )
 
     def _require(self, step: int) -> None:
         if step not in self.steps():

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Array, Float, Int64, Key, UInt8
 
+from jaxlab.chinese_clip.feature_cache import FeatureCache
 from jaxlab.data.augment import AugmentConfig, augment_image
 from jaxlab.data.images import decode_image, normalize, squash_resize
 from jaxlab.data.pairs import PairSource
@@ -24,21 +25,49 @@ class PairDataConfig:
     Attributes:
       folder: holds `{split}_imgs.tsv` and `{split}_texts.jsonl`, or `lmdb/{split}`.
       train_split: split that is trained on.
-      eval_split: split whose retrieval is measured at the end, its files checked at the start; ""
-        measures none.
+      eval_split: split whose retrieval is measured, its files checked at the start; "" measures
+        none.
+      test_split: split whose retrieval is measured at the end only, such as the one that results
+        are reported on where `eval_split` chooses the checkpoint; "" for none.
       augment: random crops, flips and AutoAugment while training; otherwise the evaluation
         transform.
       augmentation: their ranges.
+      compat: `white` composites transparent pictures on white and scales 16 bits to 8, `original`
+        treats both as the original does, see `decode_image`.
+      apply_exif: turn pictures by their EXIF orientation, which the original ignores.
+      remainder: the pairs at the end of an epoch that do not fill a batch: `carry` them into the
+        first batch of the next epoch, `wrap` fills up with pairs of the same epoch, seen twice
+        (the original), `drop` leaves them out.
       on_error: `error` stops at broken records and lists them, `skip` leaves them out and counts
         them.
+      num_threads: threads that decode and augment.
+      eval_batch_size: images or texts that are encoded at a time in an evaluation.
     """
 
     folder: str = ""
     train_split: str = "train"
     eval_split: str = "valid"
+    test_split: str = ""
     augment: bool = True
     augmentation: AugmentConfig = AugmentConfig()
+    compat: Literal["white", "original"] = "white"
+    apply_exif: bool = False
+    remainder: Literal["carry", "wrap", "drop"] = "carry"
     on_error: Literal["error", "skip"] = "error"
+    num_threads: int = 4
+    eval_batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+          ValueError: if one is out of range.
+        """
+        if self.num_threads < 0 or self.eval_batch_size < 1:
+            raise ValueError(
+                f"PairDataConfig: num_threads={self.num_threads} must be at least 0 and "
+                f"eval_batch_size={self.eval_batch_size} at least 1"
+            )
 
 
 def make_pair_transform(
@@ -59,13 +88,60 @@ def make_pair_transform(
 
     def transform(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         name = f"{record['example_id']} (image_id {record['image_id']})"
-        image = decode_image(record["image"], example_id=name)
-        if config.augment:
-            pixels = np.asarray(augment_image(image, image_size, rng, config.augmentation))
-        else:
-            pixels = squash_resize(image, image_size)
+        pixels = training_view(record["image"], rng, config, image_size, example_id=name)
         ids = tokenizer.tokenize(record["text"], context_length=context_length, clean=True)
         return {"image": pixels, "ids": ids[0]}
+
+    return transform
+
+
+def training_view(
+    image: bytes,
+    rng: np.random.Generator,
+    config: PairDataConfig,
+    image_size: int,
+    *,
+    example_id: object = None,
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The pixels of an image file as training sees them.
+
+    Args:
+      image: bytes of the file.
+      rng: generator of the augmentation.
+      config: whether and how to augment.
+      image_size: height and width of the result, in pixels.
+      example_id: named in the error.
+
+    Raises:
+      ValueError: if the image cannot be decoded.
+    """
+    decoded = decode_image(
+        image, example_id=example_id, compat=config.compat, apply_exif=config.apply_exif
+    )
+    if not config.augment:
+        return squash_resize(decoded, image_size)
+    view = augment_image(decoded, image_size, rng, config.augmentation, compat=config.compat)
+    return np.asarray(view)
+
+
+def make_cached_transform(
+    cache: FeatureCache, tokenizer: WordPieceTokenizer, context_length: int
+) -> Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]:
+    """From a record of `CachedPairs` to a training example with the features of a random view.
+
+    Args:
+      cache: features of the images.
+      tokenizer: texts to ids.
+      context_length: length of the ids.
+
+    Returns:
+      `(record, generator) -> {"image_features": float32 (dim,), "ids": int32 (length,)}`.
+    """
+
+    def transform(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        view = int(rng.integers(cache.num_views))
+        ids = tokenizer.tokenize(record["text"], context_length=context_length, clean=True)
+        return {"image_features": cache.read(int(record["image_id"]), view), "ids": ids[0]}
 
     return transform
 
@@ -121,7 +197,13 @@ class RetrievalSet:
         return len(self.image_ids)
 
     def read_images(
-        self, start: int, stop: int, image_size: int
+        self,
+        start: int,
+        stop: int,
+        image_size: int,
+        *,
+        compat: str = "white",
+        apply_exif: bool = False,
     ) -> UInt8[np.ndarray, "images size size 3"]:
         """The images at some positions, through the evaluation transform.
 
@@ -129,10 +211,15 @@ class RetrievalSet:
           start: first position.
           stop: position after the last.
           image_size: height and width of the result, in pixels.
+          compat: see `decode_image`.
+          apply_exif: turn pictures by their EXIF orientation.
 
         Raises:
           ValueError: naming the image that cannot be decoded.
         """
         chosen = self.image_ids[start:stop].tolist()
-        decoded = (decode_image(self._store.read(i), example_id=i) for i in chosen)
+        decoded = (
+            decode_image(self._store.read(i), example_id=i, compat=compat, apply_exif=apply_exif)
+            for i in chosen
+        )
         return np.stack([squash_resize(image, image_size) for image in decoded])

@@ -104,19 +104,28 @@ def augment_image(
     resolution: int,
     rng: np.random.Generator,
     config: AugmentConfig = AugmentConfig(),
+    *,
+    compat: str = "white",
 ) -> Image.Image:
     """A random view of an image: crop, bicubic resize to a square, flip, AutoAugment.
 
     Args:
-      image: an image of any mode; a transparent one is composited on white first.
+      image: an image of any mode.
       resolution: height and width of the result, in pixels.
       rng: generator of every random choice.
       config: ranges and probabilities.
+      compat: "white" converts to RGB first, transparency composited on white; "original" crops and
+        resizes in the image's own mode and converts after, as the original does.
 
     Returns:
       An RGB image of `resolution` by `resolution` pixels.
+
+    Raises:
+      ValueError: if `compat` is unknown.
     """
-    image = to_rgb(image)
+    if compat not in ("white", "original"):
+        raise ValueError(f"compat={compat!r} is not one of 'white', 'original'")
+    image = to_rgb(image) if compat == "white" else image
     box = random_crop_box(*image.size, rng, config.crop_scale, config.crop_ratio)
     view = Image.fromarray(squash_resize(image.crop(box), resolution))
     if rng.random() < config.flip_probability:

@@ -29,6 +29,7 @@ from jaxlab.training.loop import Evaluator, TrainResult, train_loop
 from jaxlab.training.metric_log import read_metrics
 from jaxlab.training.optimizer import (
     OptimizerConfig,
+    at_step,
     decays,
     ema_params,
     learning_rate,
@@ -47,6 +48,7 @@ __all__ = [
     "TrainResult",
     "TrainState",
     "TrainingInterrupted",
+    "at_step",
     "decays",
     "ema_params",
     "learning_rate",

@@ -25,6 +25,8 @@ class TrainConfig:
         Where an evaluation finds one of the best, it is saved there.
       best_metric: name of the evaluated metric that ranks checkpoints.
       best_mode: "max" if larger is better, "min" if smaller is.
+      patience: evaluations of `best_metric` in a row that find nothing better, after which the run
+        ends before num_steps; 0 never ends it early.
       continue_from: workdir of another run whose newest checkpoint (parameters, optimizer, step) a
         fresh workdir starts from; "" for none.
     """
@@ -40,6 +42,7 @@ class TrainConfig:
     keep_best: int = 0
     best_metric: str = ""
     best_mode: str = "max"
+    patience: int = 0
     continue_from: str = ""
 
     def __post_init__(self) -> None:
@@ -56,9 +59,14 @@ class TrainConfig:
                 ("log_every_steps", 1),
                 ("eval_every_steps", 0),
                 ("save_every_steps", 0),
+                ("patience", 0),
             )
             if getattr(self, name) < least
         ]
+        if self.patience and not self.best_metric:
+            errors.append(
+                f"patience={self.patience} needs best_metric, the metric that is to improve"
+            )
         size = self.microbatch_size
         if size is not None and (size < 1 or self.global_batch_size % size):
             errors.append(

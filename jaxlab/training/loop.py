@@ -35,7 +35,7 @@ from jaxlab.training.metric_log import MetricLog, read_metrics
 from jaxlab.training.progress import Progress
 from jaxlab.training.resume import CHECKPOINTS, Init, find_start, place_frozen
 from jaxlab.training.step import TrainStep
-from jaxlab.training.stopping import StopSignals, StopVote, TrainingInterrupted
+from jaxlab.training.stopping import Patience, StopSignals, StopVote, TrainingInterrupted
 from jaxlab.training.workdir import (
     RESULTS,
     lock_workdir,
@@ -95,7 +95,7 @@ def train_loop(
     rules: ShardingRules | None = None,
     run_config: Any = None,
 ) -> TrainResult:
-    """Trains to `config.num_steps`, from wherever the workdir has got to.
+    """Trains to `config.num_steps`, or as long as `config.patience` allows.
 
     Started again after it was killed, the run goes on from its last checkpoint and ends with the
     same numbers: the batch of a step and its key are functions of the step. A run that has ended
@@ -105,7 +105,8 @@ def train_loop(
 
     The workdir gets `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and at the end
     `results.json`: `step`, the last metrics (of training as `train/loss`, ...), `best/step` and the
-    best metric as `best/<name>` if the best are kept, and `train/examples_per_s`.
+    best metric as `best/<name>` if the best are kept, `train/examples_per_s`, and `stopped_early`
+    (1) if patience ended the run; evaluators that are not due at that step are not called there.
 
     Args:
       config: how long, how often.
@@ -170,6 +171,7 @@ def train_loop(
             ),
             signals=signals,
             vote=StopVote(mesh),
+            patience=_patience_of(config, workdir, start.step),
             state=start.state,
         )
         return run.train(make_batches, start.step)
@@ -199,6 +201,7 @@ class _Run:
     progress: Progress
     signals: StopSignals
     vote: StopVote
+    patience: Patience
     state: Any
     pending: deque[_Pending] = dataclasses.field(default_factory=deque)
     must_stop: bool = False
@@ -208,6 +211,8 @@ class _Run:
         batches = make_batches(start)
         record: dict[str, float] = {}
         last = self.config.num_steps
+        if start == last or self.patience.is_over:  # killed between last checkpoint and results
+            return self._finish(start, self._record_of(start) or self._evaluate(start))
         for step in range(start + 1, last + 1):
             self._dispatch(step, batches)
             # The device works on this step while the loss of the one before is read.
@@ -216,13 +221,16 @@ class _Run:
             if is_boundary:
                 record |= self._evaluate(step)
                 self.log.write(step, record)
+                if self.config.best_metric in record:
+                    self.patience.note(record[self.config.best_metric])
                 self._save_if_due(step, record)
                 self.progress.pause()
+            if self.patience.is_over:
+                last = step
+                break
             if self.must_stop and step < last:
                 self._stop(step)
-        if start == last:  # killed between the last checkpoint and the results
-            record = self._record_of(last) or self._evaluate(last)
-        return self._finish(record)
+        return self._finish(last, record)
 
     def _dispatch(self, step: int, batches: Iterator[Mapping[str, Any]]) -> None:
         try:
@@ -339,7 +347,7 @@ class _Run:
         return metrics
 
     def _save_if_due(self, step: int, record: Mapping[str, float]) -> None:
-        is_due = self._saves_at(step)
+        is_due = self._saves_at(step) or self.patience.is_over
         if not is_due and self.config.best_metric in record:
             self.checkpoints.wait()
             is_due = self.checkpoints.would_keep(record[self.config.best_metric])
@@ -372,9 +380,13 @@ class _Run:
         record = {name: value for name, value in found[-1].items() if name != "step"}
         return {name: math.nan if value is None else value for name, value in record.items()}
 
-    def _finish(self, record: Mapping[str, float]) -> TrainResult:
+    def _finish(self, step: int, record: Mapping[str, float]) -> TrainResult:
         self.checkpoints.wait()
-        results: dict[str, float | int] = {"step": self.config.num_steps, **record}
+        results: dict[str, float | int] = {"step": step, **record}
+        if step < self.config.num_steps:
+            name = self.config.best_metric
+            self.progress.say(f"step {step}: {name} has stopped improving, the run ends here")
+            results["stopped_early"] = 1
         if self.progress.examples_per_s:
             results["train/examples_per_s"] = self.progress.examples_per_s
         best = self.checkpoints.best_step() if self.config.keep_best else None
@@ -384,6 +396,17 @@ class _Run:
         if is_main_process():
             write_json(self.workdir / RESULTS, results)
         return TrainResult(self.state, results)
+
+
+def _patience_of(config: TrainConfig, workdir: Path, step: int) -> Patience:
+    """The patience of a run that goes on from a step, with what it has measured up to there."""
+    records = read_metrics(workdir) if config.patience else []
+    values = [
+        math.nan if record[config.best_metric] is None else record[config.best_metric]
+        for record in records
+        if record["step"] <= step and config.best_metric in record
+    ]
+    return Patience(config.patience, config.best_mode, values)
 
 
 def _jit_step(step: TrainStep, shardings: PyTree, mesh: Mesh) -> Callable[..., Any]:

@@ -272,6 +272,25 @@ def learning_rate(opt_state: PyTree) -> Float[Array, ""] | None:
     return found[0].learning_rate if found else None
 
 
+def at_step(opt_state: PyTree, step: int) -> PyTree:
+    """The optimizer's state with its schedule at another step; moments and averages stay.
+
+    Args:
+      opt_state: state of an optimizer of `make_optimizer`.
+      step: number of updates after which the schedule goes on.
+
+    Returns:
+      A tree like `opt_state`.
+    """
+
+    def move(node: Any) -> Any:
+        if not isinstance(node, RateState):
+            return node
+        return node._replace(count=jnp.full_like(node.count, step))
+
+    return jax.tree.map(move, opt_state, is_leaf=lambda node: isinstance(node, RateState))
+
+
 def ema_params(opt_state: PyTree) -> PyTree:
     """Moving average of the parameters, a tree like them.
 

@@ -86,7 +86,7 @@ def find_start(
         _check_not_after(step, config.num_steps, workdir)
         state = checkpoints.restore(step, target)
         logger.info("%s has a checkpoint of step %d: continuing from it", workdir, step)
-        return Start(state, shardings, step, _is_finished(workdir, step, config.num_steps))
+        return Start(state, shardings, step, _is_finished(workdir, step, config))
     if config.continue_from:
         other = Path(config.continue_from).expanduser() / CHECKPOINTS
         with RunCheckpoints(other, read_only=True) as theirs:
@@ -130,7 +130,10 @@ def _check_not_after(step: int, num_steps: int, where: Path) -> None:
         )
 
 
-def _is_finished(workdir: Path, step: int, num_steps: int) -> bool:
-    if step != num_steps:
+def _is_finished(workdir: Path, step: int, config: TrainConfig) -> bool:
+    """Whether the results of this step are written, and are the last ones."""
+    if step != config.num_steps and not config.patience:
         return False
-    return any_process(is_main_process() and read_results(workdir).get("step") == num_steps)
+    results = read_results(workdir) if is_main_process() else {}
+    is_last = step == config.num_steps or bool(results.get("stopped_early"))
+    return any_process(results.get("step") == step and is_last)

@@ -1,8 +1,10 @@
-"""Stopping a run from outside: signals, and the agreement of all processes on the step."""
+"""Stopping a run: signals from outside, the agreement of all processes on the step, patience."""
 
 import logging
+import math
 import signal
 import threading
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -94,3 +96,39 @@ class StopVote:
         return self._any(
             jax.make_array_from_callback(votes.shape, self._sharding, lambda index: votes[index])
         )
+
+
+class Patience:
+    """Whether a metric has stopped improving.
+
+    Args:
+      limit: values in a row without a better one that are waited for; 0 waits for ever.
+      mode: "max" if larger is better, "min" if smaller is.
+      values: what was measured before, in order.
+
+    Example:
+      >>> patience = Patience(2, "max", [50.0, 51.0, 50.5])
+      >>> patience.is_over, patience.note(50.9), patience.is_over
+      (False, None, True)
+    """
+
+    def __init__(self, limit: int, mode: str, values: Iterable[float] = ()) -> None:
+        self._limit = limit
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._best = -math.inf
+        self._num_without = 0
+        for value in values:
+            self.note(value)
+
+    def note(self, value: float) -> None:
+        """Takes the next value; one that is not finite counts as no improvement."""
+        value = self._sign * value
+        if value > self._best:
+            self._best, self._num_without = value, 0
+        else:
+            self._num_without += 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last `limit` values brought nothing better."""
+        return 0 < self._limit <= self._num_without

@@ -108,6 +108,20 @@ def test_parameters_restore_alone_with_or_without_their_shapes(tmp_path):
         assert_equal_trees(checkpoints.restore_params(5, abstract), state.params)
 
 
+def test_parts_of_a_state_can_be_left_out(tmp_path):
+    state = make_state()
+    with RunCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state)
+        mine = jnp.full(7, 3.0)  # of another optimizer, which the one that was saved does not fit
+        other = state._replace(opt_state=(mine,), key=jax.random.key(9))
+        got = checkpoints.restore(5, other, skip=("opt_state", "key"))
+        assert_equal_trees(got._replace(opt_state=state.opt_state, key=state.key), state)
+        assert got.opt_state[0] is mine
+        with pytest.raises(ValueError, match="extra/mean"):
+            wrong = other._replace(extra={"mean": jnp.zeros(5)})
+            checkpoints.restore(5, wrong, skip=("opt_state", "key"))
+
+
 def test_every_leaf_that_does_not_fit_is_listed(tmp_path):
     state = make_state()
     with RunCheckpoints(tmp_path) as checkpoints:

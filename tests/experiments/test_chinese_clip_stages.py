@@ -24,6 +24,7 @@ from jaxlab.chinese_clip.model import abstract_variables
 from jaxlab.data.augment import AugmentConfig
 from jaxlab.data.device_augment import NO_AUGMENTATION
 from jaxlab.data.emoji import load_emoji
+from jaxlab.data.images import decode_image, normalize, squash_resize
 from jaxlab.data.pairs import ImageRecord, TextRecord, write_images_tsv, write_texts
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.resnet import ModifiedResNetConfig
@@ -106,7 +107,7 @@ def make_task(killed_at=None):
         return batches
 
     nothing = types.SimpleNamespace()
-    return tasks.Task(prepare_pixels, make_batches, nothing, nothing, nothing)
+    return tasks.Task(prepare_pixels, make_batches, *[nothing] * 5)
 
 
 def run_stages(workdir, start, task, mesh, config=CONFIG):
@@ -271,13 +272,34 @@ def test_a_mistake_in_the_evaluated_pairs_shows_before_training(folder, pictures
     assert task.evaluate(clip.ChineseClip(MODEL), {}).metrics == {}
 
 
-def test_features_of_pairs_cannot_be_cached(folder):
-    config = pairs_config(folder)
-    stage = dataclasses.replace(config.stage_2, image_locked=True, cached_views=2)
-    with pytest.raises(
-        ValueError, match=r"stage_1\.cached_views=2 is .* set stage_1\.cached_views=0"
-    ):
-        dataclasses.replace(config, stage_1=stage)
+def test_features_of_pairs_are_cached_on_disk_and_trained_on(
+    folder, pictures, start, one_device, caplog
+):
+    config = pairs_config(folder, augment=False, eval_split="", eval_batch_size=8)
+    stage = dataclasses.replace(
+        config.stage_2, image_locked=True, cached_views=2, num_steps=0, num_epochs=1.0
+    )
+    config = dataclasses.replace(config, stage_1=stage, stage_2=None)
+    task, model = tasks.make_task(config), clip.ChineseClip(MODEL)
+    with caplog.at_level(logging.INFO, logger="experiments"):
+        after = train.run_stage(config, stage, folder / "run", task, model, start, one_device)
+    assert "2 steps an epoch, 2 in all" in caplog.text  # 20 pairs in batches of 16
+    assert "does not run in 2 steps of 16 pairs" in caplog.text
+    assert [record["step"] for record in read_metrics(folder / "run")] == [1, 2]
+    moved = after["params"]["text_projection"] != start["params"]["text_projection"]
+    assert moved.any()
+
+    features = np.load(folder / "run" / "features" / "features_00000.npy", mmap_mode="r")
+    assert features.shape == (20, 2, 16)
+    pixels = np.stack([squash_resize(decode_image(picture), 8) for picture in pictures])
+    tower = jax.jit(lambda variables, x: encode(model, variables, normalize(x), "encode_image"))
+    wanted = tower(start, pixels)
+    for view in range(2):  # without augmentation all views are the same
+        np.testing.assert_allclose(features[:, view], wanted, rtol=0, atol=1e-5)
+
+    other = jax.tree.map(lambda leaf: leaf + 1, start)
+    with pytest.raises(ValueError, match="holds features of something else: tower: "):
+        task.cache_features(model, other, stage, folder / "run" / "features")
 
 
 def test_cached_views_are_the_features_of_the_locked_tower(start):

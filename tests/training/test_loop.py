@@ -201,6 +201,44 @@ def test_best_states_are_saved_where_they_are_found(tmp_path, mesh):
         assert checkpoints.steps() == [6, 12]
 
 
+PATIENT = {"save_every_steps": 0, "best_metric": "test/score", "patience": 2, "keep_best": 1}
+SCORES = {3: 0.1, 5: 0.7, 6: 0.6, 7: 0.6, 9: 0.9, LAST: 0.2}
+
+
+def score(state):
+    """Measured after some of the steps; in step 5 best, but for the steps after an early end."""
+    step = int(state.step)
+    return {"test/score": SCORES[step]} if step in SCORES else {}
+
+
+def test_patience_ends_a_run_whose_metric_stops_improving(tmp_path, mesh, caplog):
+    evaluator = Evaluator("test", score, every_steps=1)
+    result = TOY["run"](tmp_path, mesh, evaluators=[evaluator], **PATIENT)
+    assert result.metrics["step"] == 7 and result.metrics["stopped_early"] == 1
+    assert result.metrics["best/step"] == 5 and int(result.state.step) == 7
+    with RunCheckpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] == 7 and 5 in checkpoints.steps()
+    # Started again, it has ended; with more patience, it goes on.
+    with caplog.at_level(logging.INFO, logger="jaxlab"):
+        again = TOY["run"](tmp_path, mesh, evaluators=[evaluator], **PATIENT)
+    assert "has ended: nothing to train" in caplog.text and int(again.state.step) == 7
+    longer = TOY["run"](tmp_path, mesh, evaluators=[evaluator], **PATIENT | {"patience": 0})
+    assert longer.metrics["step"] == LAST and "stopped_early" not in longer.metrics
+
+
+def test_patience_outlives_a_kill(tmp_path, mesh):
+    evaluator = Evaluator("test", score, every_steps=1)
+    with pytest.raises(TrainingInterrupted):
+        TOY["run"](
+            tmp_path, mesh, TOY["signal_at"](5, signal.SIGTERM), evaluators=[evaluator], **PATIENT
+        )
+    result = TOY["run"](tmp_path, mesh, evaluators=[evaluator], **PATIENT)
+    assert result.metrics["step"] == 7  # one evaluation without an improvement before the kill
+    (tmp_path / "results.json").unlink()
+    result = TOY["run"](tmp_path, mesh, evaluators=[evaluator], **PATIENT)
+    assert result.metrics["step"] == 7 and result.metrics["test/score"] == 0.6
+
+
 def test_step_compiles_once_also_after_a_restore(tmp_path, caplog):
     mesh = parallel.make_mesh()
     messages = []
@@ -309,6 +347,11 @@ def test_changed_config_is_pointed_out_on_resume(tmp_path, mesh, caplog):
         TOY["run"](tmp_path, mesh, TOY["signal_at"](3, signal.SIGTERM))
     TOY["run"](tmp_path, mesh, log_every_steps=4)
     assert "log_every_steps: 2 -> 4" in caplog.text
+
+
+def test_patience_needs_a_metric():
+    with pytest.raises(ValueError, match="patience=3 needs best_metric"):
+        TrainConfig(num_steps=1, global_batch_size=1, patience=3)
 
 
 def test_train_config_lists_all_mistakes_at_once():

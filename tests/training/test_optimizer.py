@@ -8,6 +8,7 @@ import pytest
 
 from jaxlab.training import (
     OptimizerConfig,
+    at_step,
     decays,
     ema_params,
     learning_rate,
@@ -137,6 +138,17 @@ def test_average_follows_the_updated_parameters():
     np.testing.assert_allclose(ema_params(state)["w"], expected, rtol=1e-6)
     with pytest.raises(ValueError, match="ema_decay > 0"):
         ema_params(make_optimizer(OptimizerConfig(), 10).init(params))
+
+
+def test_schedule_goes_on_from_a_given_step_and_keeps_the_moments():
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=4, ema_decay=0.5)
+    tx, params = make_optimizer(config, 100), {"w": jnp.ones((2, 2))}
+    _, state = tx.update({"w": jnp.ones((2, 2))}, tx.init(params), params)
+    moved = at_step(state, 2)
+    _, after = tx.update({"w": jnp.ones((2, 2))}, moved, params)
+    assert float(learning_rate(after)) == 0.75  # (2 + 1) / 4, not (1 + 1) / 4
+    np.testing.assert_array_equal(moved[0].mu["w"], state[0].mu["w"])
+    np.testing.assert_array_equal(moved[-1].average["w"], state[-1].average["w"])
 
 
 def test_config_lists_all_mistakes_at_once():

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
+from jaxlab.data.pairs.array_records import RecordImages
 from jaxlab.data.pairs.jsonl import read_texts
 from jaxlab.data.pairs.lmdb import LmdbImages, LmdbPairs
 from jaxlab.data.pairs.records import OnError, Pair, ProblemList, flatten_pairs, require_file
@@ -16,7 +17,7 @@ from jaxlab.data.pairs.tsv import TsvImages
 
 @runtime_checkable
 class ImageStore(Protocol):
-    """Images by id: `TsvImages` or `LmdbImages`."""
+    """Images by id: `TsvImages`, `LmdbImages` or `RecordImages`."""
 
     path: Path
 
@@ -115,13 +116,40 @@ def open_lmdb_pairs(
     return PairSource(images, pairs, kept, images.num_skipped + num_broken)
 
 
+def open_record_pairs(
+    folder: str | Path,
+    texts_path: str | Path,
+    *,
+    on_error: OnError = "error",
+    verify_images: bool = False,
+) -> PairSource:
+    """Pairs of an ArrayRecord file of images and a texts JSONL file.
+
+    Args:
+      folder: the folder of the split, such as `records/train`.
+      texts_path: `{split}_texts.jsonl`.
+      on_error: as in `open_tsv_pairs`.
+      verify_images: as in `open_tsv_pairs`.
+
+    Raises:
+      FileNotFoundError: if a file is missing.
+      ValueError: as `open_tsv_pairs`.
+    """
+    images = RecordImages(folder, on_error=on_error, verify_images=verify_images)
+    texts = read_texts(texts_path, on_error=on_error)
+    pairs = flatten_pairs(texts.records)
+    kept, num_broken = _check_pairs(pairs, images, Path(texts_path), on_error)
+    return PairSource(images, pairs, kept, images.num_skipped + texts.num_skipped + num_broken)
+
+
 def open_pairs(
     folder: str | Path, split: str, *, on_error: OnError = "error", verify_images: bool = False
 ) -> PairSource:
-    """Pairs of a split in a Chinese-CLIP data folder: its LMDB if there is one, else TSV and JSONL.
+    """Pairs of a split in a Chinese-CLIP data folder, in the first form there of the three.
 
     Args:
-      folder: holds `lmdb/{split}`, or `{split}_imgs.tsv` and `{split}_texts.jsonl`.
+      folder: holds `lmdb/{split}`, or `{split}_texts.jsonl` and `records/{split}` or
+        `{split}_imgs.tsv`.
       split: such as "train", "valid" or "test".
       on_error: as in `open_tsv_pairs`.
       verify_images: as in `open_tsv_pairs`.
@@ -135,9 +163,14 @@ def open_pairs(
         return open_lmdb_pairs(
             folder / "lmdb" / split, on_error=on_error, verify_images=verify_images
         )
+    texts_path = folder / f"{split}_texts.jsonl"
+    if (folder / "records" / split).is_dir():
+        return open_record_pairs(
+            folder / "records" / split, texts_path, on_error=on_error, verify_images=verify_images
+        )
     return open_tsv_pairs(
         folder / f"{split}_imgs.tsv",
-        folder / f"{split}_texts.jsonl",
+        texts_path,
         on_error=on_error,
         verify_images=verify_images,
     )

@@ -1,0 +1,243 @@
+"""What a stage starts from: given variables, another run's checkpoint, a file of the original."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from experiments.chinese_clip.settings import StageConfig
+from jaxlab import chinese_clip as clip
+from jaxlab import parallel, training
+from jaxlab.checkpoints.foreign.torch_zip import read_torch_zip
+from jaxlab.checkpoints.run import RunCheckpoints
+from jaxlab.layers.positions import resize_positions
+from jaxlab.layers.vit import VisionTransformerConfig
+from jaxlab.training.resume import CHECKPOINTS
+
+logger = logging.getLogger(__name__)
+
+_TRAINING_ONLY = (
+    *("kernel_init", "norm_decay", "norm_groups"),
+    *("hidden_dropout", "attention_dropout", "init_std", "embedding_init_std"),
+)
+"""Fields of a tower that say how it is trained, not what it computes."""
+
+_NOT_CONTINUED = ("opt_state", "key")
+
+
+class StageStart(NamedTuple):
+    """What the loop of a stage is given.
+
+    Attributes:
+      state: the state before its first update.
+      frozen: what the stage does not train, see `split_variables`.
+      config: the stage, without `continue_from` where the state holds what it named.
+    """
+
+    state: training.TrainState
+    frozen: dict[str, Any]
+    config: StageConfig
+
+
+def whole_model(path: str, config: clip.ChineseClipConfig) -> PyTree:
+    """The variables of a model to start from, fitted to the sizes of the run.
+
+    Args:
+      path: a folder of published weights or a file of the original.
+      config: sizes of the run; only the image size (of a vision transformer), the context length
+        and what concerns training may differ from those of the weights.
+
+    Returns:
+      All variables of the model.
+
+    Raises:
+      FileNotFoundError: if there is nothing.
+      ValueError: if a tower is missing or of other sizes; every differing size is named.
+    """
+    weights = clip.load_weights(path)
+    missing = {"visual", "bert", "text_projection", "logit_scale"} - set(
+        weights.variables["params"]
+    )
+    if missing:
+        raise ValueError(
+            f"weights={path!r} lacks {sorted(missing)}; wanted a whole model. A tower alone is "
+            "named by image_tower"
+        )
+    listed = [
+        f"{tower}.{name}: {ours} in the config, {theirs} in the weights"
+        for tower in ("vision", "text")
+        for name, ours, theirs in _differences(
+            getattr(config, tower), getattr(weights.config, tower)
+        )
+    ]
+    if listed:
+        raise ValueError(
+            f"weights={path!r} do not fit config.model: {'; '.join(listed)}. Take the sizes of the "
+            "weights, or weights of this size"
+        )
+    return _with_positions(weights.variables, config)
+
+
+def _differences(ours: Any, theirs: Any) -> list[tuple[str, Any, Any]]:
+    """(field, ours, theirs) where two towers differ in what they compute."""
+    if type(ours) is not type(theirs):
+        return [("kind", type(ours).__name__, type(theirs).__name__)]
+    resizable = ("image_size",) if isinstance(ours, VisionTransformerConfig) else ()
+    return [
+        (field.name, getattr(ours, field.name), getattr(theirs, field.name))
+        for field in dataclasses.fields(ours)
+        if field.name not in _TRAINING_ONLY + resizable
+        and getattr(ours, field.name) != getattr(theirs, field.name)
+    ]
+
+
+def _with_positions(variables: PyTree, config: clip.ChineseClipConfig) -> PyTree:
+    """Variables whose image position table has the grid of the config."""
+    if not isinstance(config.vision, VisionTransformerConfig):
+        return variables
+    visual = variables["params"]["visual"]
+    table = np.asarray(visual["positional_embedding"])
+    visual = {**visual, "positional_embedding": resize_positions(table, config.vision.grid_size)}
+    return {**variables, "params": {**variables["params"], "visual": visual}}
+
+
+def stage_start(
+    config: StageConfig,
+    model: clip.ChineseClipConfig,
+    workdir: Path,
+    variables: PyTree,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    rules: parallel.ShardingRules,
+) -> StageStart:
+    """The state that a stage starts from in an empty workdir.
+
+    `continue_from` names the workdir of another stage, or a file of the original's trainer such as
+    `epoch_latest.pt`. Of the file the weights and the step are read, not the optimizer.
+
+    Args:
+      config: the stage.
+      model: sizes of the model.
+      workdir: folder of the stage; where it has a checkpoint, the loop goes on from that.
+      variables: what the stage starts from without `continue_from`.
+      tx: its optimizer.
+      mesh: the devices.
+      rules: how parameters lie on them.
+
+    Raises:
+      FileNotFoundError: if `continue_from` names nothing.
+      ValueError: if it does not fit, is of a step after the end, or a file is to give the state of
+        its optimizer.
+    """
+    source = Path(config.continue_from).expanduser() if config.continue_from else None
+    if source is None or _has_checkpoint(workdir):
+        return _fresh(config, variables, tx)
+    if source.is_file():
+        return _from_original(config, model, source, tx)
+    if not (config.reset_optimizer or config.reset_data_offset):
+        return _fresh(config, variables, tx)  # the loop reads the other run
+    start = _fresh(config, variables, tx)
+    return start._replace(
+        state=_from_run(config, source, start.state, tx, mesh, rules),
+        config=_without_source(config),
+    )
+
+
+def _fresh(config: StageConfig, variables: PyTree, tx: optax.GradientTransformation) -> StageStart:
+    parts = clip.split_variables(variables, image_locked=config.image_locked)
+    key = jax.random.key(config.seed)
+    state = training.TrainState.create(parts.params, tx, key, parts.extra)
+    return StageStart(state, parts.frozen, config)
+
+
+def _from_original(
+    config: StageConfig,
+    model: clip.ChineseClipConfig,
+    path: Path,
+    tx: optax.GradientTransformation,
+) -> StageStart:
+    if not config.reset_optimizer:
+        raise ValueError(
+            f"continue_from={str(path)!r} is a file of the original, whose optimizer state is not "
+            "read; set reset_optimizer=True to go on with its weights and its step"
+        )
+    step = 0 if config.reset_data_offset else _step_of(path)
+    _check_step(config, step, path)
+    start = _fresh(config, whole_model(str(path), model), tx)
+    logger.info("starting from the weights in %s, step %d", path, step)
+    return start._replace(state=_at(start.state, step), config=_without_source(config))
+
+
+def _step_of(path: Path) -> int:
+    """The step that a file of the original's trainer was written at."""
+    tree = read_torch_zip(path) if path.suffix != ".safetensors" else {}
+    step = tree.get("step") if isinstance(tree, dict) else None
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise ValueError(
+            f"{path} holds no step, so it cannot be continued where it was; set "
+            "reset_data_offset=True to begin at step 0"
+        )
+    return step
+
+
+def _from_run(
+    config: StageConfig,
+    source: Path,
+    fresh: training.TrainState,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    rules: parallel.ShardingRules,
+) -> training.TrainState:
+    """The newest state of another run, without its optimizer or its position."""
+    shardings = parallel.state_shardings(mesh, fresh, fresh.params, rules)
+    target = parallel.with_shardings(fresh, shardings)
+    skipped = _NOT_CONTINUED if config.reset_optimizer else ()
+    with RunCheckpoints(source / CHECKPOINTS, read_only=True) as theirs:
+        latest = theirs.latest_step()
+        if latest is None:
+            raise FileNotFoundError(f"continue_from={str(source)!r} has no checkpoint")
+        state = theirs.restore(latest, target, skip=skipped)
+    step = 0 if config.reset_data_offset else latest
+    _check_step(config, step, source)
+    if config.reset_optimizer:
+        state = dataclasses.replace(state, opt_state=tx.init(state.params), key=fresh.key)
+    logger.info(
+        "starting from step %d of the run in %s, as step %d, %s optimizer state",
+        latest, source, step, "without its" if config.reset_optimizer else "with its",
+    )  # fmt: skip
+    return _at(state, step)
+
+
+def _at(state: training.TrainState, step: int) -> training.TrainState:
+    """The state as if `step` updates were done."""
+    return dataclasses.replace(
+        state,
+        step=jnp.asarray(step, jnp.int32),
+        opt_state=training.at_step(state.opt_state, step),
+    )
+
+
+def _without_source(config: StageConfig) -> StageConfig:
+    return dataclasses.replace(
+        config, continue_from="", reset_optimizer=False, reset_data_offset=False
+    )
+
+
+def _check_step(config: StageConfig, step: int, source: Path) -> None:
+    if step >= config.num_steps:
+        raise ValueError(
+            f"{source} is at step {step}, and the stage ends at num_steps={config.num_steps}; set "
+            "more steps, or reset_data_offset=True to begin at step 0"
+        )
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+    folder = workdir / CHECKPOINTS
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
