@@ -17,10 +17,11 @@ Use::
 
 with `from jaxlab.text import WordPieceTokenizer`, `from jaxlab.data.images import image_transform`.
 
-Rooms: `model` (towers and the table of sizes), `losses` and `chunked` (the contrastive loss over
-the global batch, dense and in linear memory), `train` (what a step and a stage are), `data` and
-`emoji` (examples to batches), `evaluate` and `zero_shot` (the published protocols), `weights`,
-`published`, `detection` and `towers` (files).
+Rooms: `model` (towers and the table of sizes), `losses`, `chunked` and `sigmoid` (losses over the
+global batch, dense and in linear memory), `objective` and `distillation` (which of them a run
+takes), `train` and `accumulation` (what a step and a stage are), `flops`, `data` and `emoji`
+(examples to batches), `evaluate` and `zero_shot` (the published protocols), `weights`, `published`,
+`detection` and `towers` (files).
 
 References:
   Yang et al. 2022, "Chinese CLIP: Contrastive Vision-Language Pretraining in Chinese",
@@ -30,6 +31,7 @@ References:
 from jaxlab.chinese_clip import zero_shot
 from jaxlab.chinese_clip.chunked import chunked_contrastive_loss
 from jaxlab.chinese_clip.detection import detect_config
+from jaxlab.chinese_clip.distillation import DistillationConfig
 from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders
 from jaxlab.chinese_clip.losses import contrastive_loss, in_batch_accuracies
 from jaxlab.chinese_clip.model import (
@@ -41,16 +43,22 @@ from jaxlab.chinese_clip.model import (
     normalize,
     similarity,
 )
+from jaxlab.chinese_clip.objective import LossConfig, initial_objective, split_ids
 from jaxlab.chinese_clip.published import Weights, load_published, save_published
+from jaxlab.chinese_clip.sigmoid import sigmoid_loss
 from jaxlab.chinese_clip.towers import EMOJI_MODEL, load_english_tower, with_image_tower
 from jaxlab.chinese_clip.train import (
-    LossConfig,
     StageVariables,
+    Teacher,
     join_variables,
     make_clamp,
     make_loss_fn,
     make_original_decay_mask,
+    make_pair_step,
+    make_step_parts,
+    model_variables,
     split_variables,
+    with_batch_norm,
 )
 from jaxlab.chinese_clip.weights import load_original, save_original
 
@@ -60,15 +68,18 @@ __all__ = [
     "ChineseClip",
     "ChineseClipConfig",
     "ClipFeatures",
+    "DistillationConfig",
     "Encoders",
     "LossConfig",
     "StageVariables",
+    "Teacher",
     "Weights",
     "chunked_contrastive_loss",
     "contrastive_loss",
     "detect_config",
     "encode_all",
     "in_batch_accuracies",
+    "initial_objective",
     "initialize",
     "join_variables",
     "load_english_tower",
@@ -78,11 +89,17 @@ __all__ = [
     "make_encoders",
     "make_loss_fn",
     "make_original_decay_mask",
+    "make_pair_step",
+    "make_step_parts",
+    "model_variables",
     "normalize",
     "save_original",
     "save_published",
+    "sigmoid_loss",
     "similarity",
+    "split_ids",
     "split_variables",
+    "with_batch_norm",
     "with_image_tower",
     "zero_shot",
 ]
