@@ -17,11 +17,12 @@ Use::
 
 with `from jaxlab.text import WordPieceTokenizer`, `from jaxlab.data.images import image_transform`.
 
-Rooms: `model` (towers and the table of sizes), `losses` and `chunked` (the contrastive loss over
-the global batch, dense and in linear memory), `train` (what a step and a stage are), `data` and
-`emoji` (examples to batches), `evaluate` and `zero_shot` (the published protocols), `loading`
-(one door to all files), `weights`, `huggingface` and `published` (their forms), `starts` and
-`towers` (what training starts from), `tables` and `detection` (names and sizes).
+Rooms: `model` (towers and the table of sizes), `losses`, `chunked` and `sigmoid` (losses over the
+global batch, dense and in linear memory), `objective` and `distillation` (which of them a run
+takes), `train` and `accumulation` (what a step and a stage are), `flops`, `data` and `emoji`
+(examples to batches), `evaluate` and `zero_shot` (the published protocols), `loading` (one door to
+all files), `weights`, `huggingface` and `published` (their forms), `starts` and `towers` (what
+training starts from), `tables` and `detection` (names and sizes).
 
 References:
   Yang et al. 2022, "Chinese CLIP: Contrastive Vision-Language Pretraining in Chinese",
@@ -31,6 +32,7 @@ References:
 from jaxlab.chinese_clip import zero_shot
 from jaxlab.chinese_clip.chunked import chunked_contrastive_loss
 from jaxlab.chinese_clip.detection import detect_config
+from jaxlab.chinese_clip.distillation import DistillationConfig
 from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders
 from jaxlab.chinese_clip.huggingface import load_huggingface, save_huggingface
 from jaxlab.chinese_clip.loading import find_weights, load_weights
@@ -44,7 +46,9 @@ from jaxlab.chinese_clip.model import (
     normalize,
     similarity,
 )
+from jaxlab.chinese_clip.objective import LossConfig, initial_objective, split_ids
 from jaxlab.chinese_clip.published import Weights, load_published, save_published
+from jaxlab.chinese_clip.sigmoid import sigmoid_loss
 from jaxlab.chinese_clip.starts import load_image_tower, load_text_tower
 from jaxlab.chinese_clip.towers import (
     EMOJI_MODEL,
@@ -57,13 +61,17 @@ from jaxlab.chinese_clip.towers import (
     with_text_tower,
 )
 from jaxlab.chinese_clip.train import (
-    LossConfig,
     StageVariables,
+    Teacher,
     join_variables,
     make_clamp,
     make_loss_fn,
     make_original_decay_mask,
+    make_pair_step,
+    make_step_parts,
+    model_variables,
     split_variables,
+    with_batch_norm,
 )
 from jaxlab.chinese_clip.weights import load_original, save_original
 
@@ -73,10 +81,12 @@ __all__ = [
     "ChineseClip",
     "ChineseClipConfig",
     "ClipFeatures",
+    "DistillationConfig",
     "Encoders",
     "ImageTower",
     "LossConfig",
     "StageVariables",
+    "Teacher",
     "TextTower",
     "Weights",
     "chunked_contrastive_loss",
@@ -85,6 +95,7 @@ __all__ = [
     "encode_all",
     "find_weights",
     "in_batch_accuracies",
+    "initial_objective",
     "initialize",
     "join_variables",
     "load_english_tower",
@@ -98,12 +109,18 @@ __all__ = [
     "make_encoders",
     "make_loss_fn",
     "make_original_decay_mask",
+    "make_pair_step",
+    "make_step_parts",
+    "model_variables",
     "normalize",
     "save_huggingface",
     "save_original",
     "save_published",
+    "sigmoid_loss",
     "similarity",
+    "split_ids",
     "split_variables",
+    "with_batch_norm",
     "with_context_length",
     "with_image_size",
     "with_image_tower",

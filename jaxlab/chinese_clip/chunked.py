@@ -9,7 +9,7 @@ The log-sum-exp in pieces is that of Milakov and Gimelshein 2018, arXiv:1805.028
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,78 +17,96 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Integer
 
+from jaxlab.chinese_clip.sweep import (
+    LOWEST,
+    Best,
+    Columns,
+    Devices,
+    Ids,
+    Transport,
+    best_along,
+    block,
+    check_chunk_size,
+    check_divisible,
+    check_pairs,
+    exchange,
+    make_devices,
+    make_ids,
+    no_best,
+    product,
+    reduce_sum,
+    scale_gradient,
+    scan_chunks,
+    sum_devices,
+    sweep,
+    varying,
+)
 from jaxlab.parallel import shard_map
 
-Transport = Literal["all_gather", "ring"]
-LOWEST = float(jnp.finfo(jnp.float32).min)
 
+class LossAndAccuracies(NamedTuple):
+    """A loss over pairs, and how often the nearest row of the other kind is the right one.
 
-class _Ids(NamedTuple):
-    """What image and what text a row holds; equal ids make positives."""
+    Attributes:
+      loss: float32.
+      image_to_text: share of the images whose nearest text is a positive; no gradient.
+      text_to_image: share of the texts whose nearest image is a positive; no gradient.
+    """
 
-    image: Array
-    text: Array
+    loss: Float[Array, ""]
+    image_to_text: Float[Array, ""]
+    text_to_image: Float[Array, ""]
 
 
 class _Stats(NamedTuple):
     """Running log-sum-exp and sums over positives of rows or columns.
 
     Attributes:
-      maximum: largest logit so far.
-      total: sum of exp(logit - maximum).
+      best: the largest logit so far.
+      total: sum of exp(logit - largest).
       positive: sum of the positives' logits.
       count: number of positives.
+      everything: sum of all logits.
     """
 
-    maximum: Array
+    best: Best
     total: Array
     positive: Array
     count: Array
+    everything: Array
 
     def merge(self, other: "_Stats") -> "_Stats":
         """Statistics of the union of two disjoint sets of logits."""
-        maximum = jnp.maximum(self.maximum, other.maximum)
-        total = self.total * jnp.exp(self.maximum - maximum)
-        total = total + other.total * jnp.exp(other.maximum - maximum)
-        return _Stats(maximum, total, self.positive + other.positive, self.count + other.count)
+        best = self.best.merge(other.best)
+        total = self.total * jnp.exp(self.best.maximum - best.maximum)
+        total = total + other.total * jnp.exp(other.best.maximum - best.maximum)
+        sums = (a + b for a, b in zip(self[2:], other[2:], strict=True))
+        return _Stats(best, total, *sums)
 
     def log_sum_exp(self) -> Array:
         """Logarithm of the sum of exponentials."""
-        return self.maximum + jnp.log(self.total)
+        return self.best.maximum + jnp.log(self.total)
 
-    def cross_entropy(self) -> Array:
-        """Cross entropy with the uniform distribution over the positives."""
-        return self.log_sum_exp() - self.positive / self.count
-
-
-class _Columns(NamedTuple):
-    """Texts that a device compares with its images.
-
-    Attributes:
-      text: features, (columns, dim).
-      ids: ids of the rows they come from.
-      log_sum_exp: of the finished columns; zeros in the forward pass, which does not read it.
-      count: number of positives of the finished columns; likewise.
-    """
-
-    text: Array
-    ids: _Ids
-    log_sum_exp: Array
-    count: Array
+    def cross_entropy(self, smoothing: float, batch: int) -> Array:
+        """Cross entropy with the uniform distribution over the positives, smoothed over all."""
+        target = (1.0 - smoothing) * self.positive / self.count
+        return self.log_sum_exp() - target - smoothing * self.everything / batch
 
 
-class _Devices(NamedTuple):
-    """How the texts travel.
+class _Plan(NamedTuple):
+    """What is static in a loss.
 
     Attributes:
-      axis_name: mesh axis of the batch, `None` for one device without a mesh.
-      size: number of devices along it.
-      transport: `all_gather` or `ring`.
+      devices: how texts travel.
+      chunk_size: texts compared at a time.
+      batch: rows of the global batch.
+      smoothing: share of the target that is spread over all rows.
     """
 
-    axis_name: str | None
-    size: int
-    transport: Transport
+    devices: Devices
+    chunk_size: int
+    batch: int
+    smoothing: float
 
 
 def chunked_contrastive_loss(
@@ -100,8 +118,9 @@ def chunked_contrastive_loss(
     mesh: Mesh | None = None,
     axis_name: str = "data",
     transport: Transport = "all_gather",
-    image_ids: Integer[Array, " batch"] | None = None,
-    text_ids: Integer[Array, " batch"] | None = None,
+    image_ids: Integer[Array, "batch *words"] | None = None,
+    text_ids: Integer[Array, "batch *text_words"] | None = None,
+    label_smoothing: float = 0.0,
     tower_grad_scale: float = 1.0,
 ) -> Float[Array, ""]:
     """The loss of `contrastive_loss` with memory linear in the batch.
@@ -119,8 +138,10 @@ def chunked_contrastive_loss(
       axis_name: mesh axis of the batch.
       transport: `all_gather` holds all texts on every device; `ring` holds one device's share and
         passes it on, in as many steps as there are devices.
-      image_ids: rows with equal ids hold the same image and are positives of each other.
+      image_ids: rows with equal ids hold the same image and are positives of each other; one
+        integer a row, or several words.
       text_ids: rows with equal ids hold the same text and are positives of each other.
+      label_smoothing: see `contrastive_loss`.
       tower_grad_scale: see `contrastive_loss`.
 
     Returns:
@@ -130,38 +151,70 @@ def chunked_contrastive_loss(
       ValueError: if the batches differ in size or do not split over the devices, the chunk size is
         not positive or the transport unknown.
     """
+    return chunked_loss_and_accuracies(
+        image, text, log_scale, chunk_size=chunk_size, mesh=mesh, axis_name=axis_name,
+        transport=transport, image_ids=image_ids, text_ids=text_ids,
+        label_smoothing=label_smoothing, tower_grad_scale=tower_grad_scale,
+    ).loss  # fmt: skip
+
+
+def chunked_loss_and_accuracies(
+    image: Float[Array, "batch dim"],
+    text: Float[Array, "text_batch dim"],
+    log_scale: Float[Array, ""],
+    *,
+    chunk_size: int = 1024,
+    mesh: Mesh | None = None,
+    axis_name: str = "data",
+    transport: Transport = "all_gather",
+    image_ids: Integer[Array, "batch *words"] | None = None,
+    text_ids: Integer[Array, "batch *text_words"] | None = None,
+    label_smoothing: float = 0.0,
+    tower_grad_scale: float = 1.0,
+) -> LossAndAccuracies:
+    """The loss of `chunked_contrastive_loss`, with the accuracies that the same blocks show.
+
+    Args:
+      image: see `chunked_contrastive_loss`, as everything here.
+      text: see there.
+      log_scale: see there.
+      chunk_size: see there.
+      mesh: see there.
+      axis_name: see there.
+      transport: see there.
+      image_ids: see there.
+      text_ids: see there.
+      label_smoothing: see there.
+      tower_grad_scale: see there.
+
+    Returns:
+      The loss and both accuracies; of equally near rows the lower one counts.
+
+    Raises:
+      ValueError: see `chunked_contrastive_loss`.
+    """
     check_pairs(image, text)
-    batch = image.shape[0]
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size} must be a positive number of texts")
-    if transport not in get_args(Transport):
-        raise ValueError(f"transport={transport!r} is unknown; use one of {get_args(Transport)}")
-    devices = _Devices(None, 1, transport)
-    if mesh is not None:
-        devices = _Devices(axis_name, mesh.shape[axis_name], transport)
+    check_chunk_size(chunk_size)
+    batch, devices = image.shape[0], make_devices(mesh, axis_name, transport)
     check_divisible(batch, devices.size)
-    own = jnp.arange(batch, dtype=jnp.int32)
-    ids = _Ids(own if image_ids is None else image_ids, own if text_ids is None else text_ids)
-    loss = _make_loss(mesh, devices, min(chunk_size, batch), batch)
+    loss = _make_loss(mesh, _Plan(devices, min(chunk_size, batch), batch, label_smoothing))
     return loss(
         scale_gradient(image, tower_grad_scale),
         scale_gradient(text, tower_grad_scale),
         log_scale.astype(jnp.float32),
-        ids,
+        make_ids(batch, image_ids, text_ids),
     )
 
 
-def _make_loss(
-    mesh: Mesh | None, devices: _Devices, chunk_size: int, batch: int
-) -> Callable[..., Array]:
+def _make_loss(mesh: Mesh | None, plan: _Plan) -> Callable[..., LossAndAccuracies]:
     """The loss as a function of global arrays, with its own backward pass."""
-    rows, whole = P(devices.axis_name), P()
+    rows, whole = P(plan.devices.axis_name), P()
 
-    def forward(image: Array, text: Array, log_scale: Array, ids: _Ids) -> tuple:
-        return _forward(image, text, log_scale, ids, devices, chunk_size, batch)
+    def forward(image: Array, text: Array, log_scale: Array, ids: Ids) -> tuple:
+        return _forward(image, text, log_scale, ids, plan)
 
-    def backward(image: Array, text: Array, log_scale: Array, ids: _Ids, finished: tuple) -> tuple:
-        return _backward(image, text, log_scale, ids, finished, devices, chunk_size, batch)
+    def backward(image: Array, text: Array, log_scale: Array, ids: Ids, finished: tuple) -> tuple:
+        return _backward(image, text, log_scale, ids, finished, plan)
 
     if mesh is not None:
         inputs = (rows, rows, whole, rows)
@@ -171,15 +224,15 @@ def _make_loss(
         )
 
     @jax.custom_vjp
-    def loss(image: Array, text: Array, log_scale: Array, ids: _Ids) -> Array:
+    def loss(image: Array, text: Array, log_scale: Array, ids: Ids) -> LossAndAccuracies:
         return forward(image, text, log_scale, ids)[0]
 
-    def loss_forward(image: Array, text: Array, log_scale: Array, ids: _Ids) -> tuple:
+    def loss_forward(image: Array, text: Array, log_scale: Array, ids: Ids) -> tuple:
         value, finished = forward(image, text, log_scale, ids)
         return value, (image, text, log_scale, ids, finished)
 
-    def loss_backward(saved: tuple, gradient: Array) -> tuple:
-        image, text, log_scale = (gradient * g for g in backward(*saved))
+    def loss_backward(saved: tuple, gradient: LossAndAccuracies) -> tuple:
+        image, text, log_scale = (gradient.loss * g for g in backward(*saved))
         return image.astype(saved[0].dtype), text.astype(saved[1].dtype), log_scale, None
 
     loss.defvjp(loss_forward, loss_backward)
@@ -187,261 +240,105 @@ def _make_loss(
 
 
 def _forward(
-    image: Array,
-    text: Array,
-    log_scale: Array,
-    ids: _Ids,
-    devices: _Devices,
-    chunk_size: int,
-    batch: int,
-) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    image: Array, text: Array, log_scale: Array, ids: Ids, plan: _Plan
+) -> tuple[LossAndAccuracies, tuple[Array, Array, Array, Array]]:
     """One device's part of the loss, and what its rows and columns need for the backward pass."""
-    scale = jnp.exp(log_scale)
+    scale, devices = jnp.exp(log_scale), plan.devices
 
-    def visit(rows: _Stats, columns: _Columns) -> tuple[_Stats, _Stats]:
-        def step(rows: _Stats, chunk: tuple[_Columns, Array]) -> tuple[_Stats, _Stats]:
+    def visit(rows: _Stats, columns: Columns) -> tuple[_Stats, _Stats]:
+        def step(rows: _Stats, chunk: tuple[Columns, Array]) -> tuple[_Stats, _Stats]:
             columns, valid = chunk
-            logits, positive = _block(image, ids, columns, valid, scale)
-            rows = rows.merge(_stats(jnp.where(valid[None], logits, LOWEST), positive, axis=1))
-            return rows, _stats(logits, positive, axis=0)
+            logits, positive = block(image, ids, columns, valid, scale)
+            rows = rows.merge(_stats(logits, positive, valid, columns.ids.row, axis=1))
+            return rows, _stats(logits, positive, None, ids.row, axis=0)
 
-        return _scan_chunks(step, rows, columns, chunk_size)
+        return scan_chunks(step, rows, columns, plan.chunk_size)
 
-    unknown = _varying(jnp.zeros(text.shape[0], jnp.float32), devices)
-    rows, columns = _sweep(
+    rows, columns = sweep(
         visit,
         _empty_stats(image.shape[0], devices),
-        _Columns(text, ids, unknown, unknown),
+        Columns(text, ids, ()),
         _empty_stats(text.shape[0], devices),
         devices,
         merge=_Stats.merge,
         reduce=_reduce_stats,
     )
-    total = rows.cross_entropy().sum() + columns.cross_entropy().sum()
-    if devices.axis_name is not None:
-        total = jax.lax.psum(total, devices.axis_name)
+    total = rows.cross_entropy(plan.smoothing, plan.batch).sum()
+    total += columns.cross_entropy(plan.smoothing, plan.batch).sum()
+    hits = (sum_devices(s.best.hit.sum(), devices) / plan.batch for s in (rows, columns))
     finished = (rows.log_sum_exp(), rows.count, columns.log_sum_exp(), columns.count)
-    return total / (2 * batch), finished
+    return LossAndAccuracies(sum_devices(total, devices) / (2 * plan.batch), *hits), finished
 
 
 def _backward(
     image: Array,
     text: Array,
     log_scale: Array,
-    ids: _Ids,
+    ids: Ids,
     finished: tuple[Array, Array, Array, Array],
-    devices: _Devices,
-    chunk_size: int,
-    batch: int,
+    plan: _Plan,
 ) -> tuple[Array, Array, Array]:
     """Gradients of the loss: of this device's images, of its texts, and of the log scale."""
-    scale = jnp.exp(log_scale)
+    scale, devices = jnp.exp(log_scale), plan.devices
     row_lse, row_count, column_lse, column_count = finished
     Carry = tuple[Array, Array]
 
-    def visit(carry: Carry, columns: _Columns) -> tuple[Carry, Array]:
-        def step(carry: Carry, chunk: tuple[_Columns, Array]) -> tuple[Carry, Array]:
+    def visit(carry: Carry, columns: Columns) -> tuple[Carry, Array]:
+        def step(carry: Carry, chunk: tuple[Columns, Array]) -> tuple[Carry, Array]:
             d_image, d_log_scale = carry
             columns, valid = chunk
-            logits, positive = _block(image, ids, columns, valid, scale)
-            d_logits = jnp.exp(logits - row_lse[:, None])
-            d_logits += jnp.exp(logits - columns.log_sum_exp[None])
-            d_logits -= positive * (1.0 / row_count[:, None] + 1.0 / columns.count[None])
-            d_logits = jnp.where(valid[None], d_logits, 0.0) / (2 * batch)
-            d_image += scale * _product("rc,cd->rd", d_logits, columns.text)
-            d_text = scale * _product("rc,rd->cd", d_logits, image)
+            lse, count = columns.finished
+            logits, positive = block(image, ids, columns, valid, scale)
+            d_logits = jnp.exp(logits - row_lse[:, None]) + jnp.exp(logits - lse[None])
+            target = positive * (1.0 / row_count[:, None] + 1.0 / count[None])
+            d_logits -= (1.0 - plan.smoothing) * target + 2.0 * plan.smoothing / plan.batch
+            d_logits = jnp.where(valid[None], d_logits, 0.0) / (2 * plan.batch)
+            d_image += scale * product("rc,cd->rd", d_logits, columns.text)
+            d_text = scale * product("rc,rd->cd", d_logits, image)
             return (d_image, d_log_scale + jnp.sum(d_logits * logits)), d_text
 
-        return _scan_chunks(step, carry, columns, chunk_size)
+        return scan_chunks(step, carry, columns, plan.chunk_size)
 
     def zeros(*shape: int) -> Array:
-        return _varying(jnp.zeros(shape, jnp.float32), devices)
+        return varying(jnp.zeros(shape, jnp.float32), devices)
 
-    (d_image, d_log_scale), d_text = _sweep(
+    (d_image, d_log_scale), d_text = sweep(
         visit,
         (zeros(*image.shape), zeros()),
-        _Columns(text, ids, column_lse, column_count),
+        Columns(text, ids, (column_lse, column_count)),
         zeros(*text.shape),
         devices,
         merge=jnp.add,
-        reduce=_reduce_sum,
+        reduce=reduce_sum,
     )
-    if devices.axis_name is not None:
-        d_log_scale = jax.lax.psum(d_log_scale, devices.axis_name)
-    return d_image, d_text, d_log_scale
+    return d_image, d_text, sum_devices(d_log_scale, devices)
 
 
-def _product(equation: str, a: Array, b: Array) -> Array:
-    """A matrix product with float32 result."""
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-
-
-def _block(
-    image: Array, ids: _Ids, columns: _Columns, valid: Array, scale: Array
-) -> tuple[Array, Array]:
-    """Logits of all rows with some columns, and which of them are positives."""
-    logits = scale * _product("rd,cd->rc", image, columns.text)
-    positive = ids.image[:, None] == columns.ids.image[None]
-    positive |= ids.text[:, None] == columns.ids.text[None]
-    return logits, positive & valid[None]
-
-
-def _stats(logits: Array, positive: Array, axis: int) -> _Stats:
-    """Statistics of a block of logits along an axis."""
-    maximum = logits.max(axis=axis, keepdims=True)
+def _stats(
+    logits: Array, positive: Array, valid: Array | None, numbers: Array, axis: int
+) -> _Stats:
+    """Statistics of a block of logits along an axis; columns that are not valid do not count."""
+    shown = logits if valid is None else jnp.where(valid[None], logits, LOWEST)
+    best = best_along(shown, positive, numbers, axis)
+    counted = logits if valid is None else jnp.where(valid[None], logits, 0.0)
     return _Stats(
-        jnp.squeeze(maximum, axis),
-        jnp.exp(logits - maximum).sum(axis=axis),
+        best,
+        jnp.exp(shown - jnp.expand_dims(best.maximum, axis)).sum(axis=axis),
         jnp.where(positive, logits, 0.0).sum(axis=axis),
         positive.sum(axis=axis, dtype=jnp.float32),
+        counted.sum(axis=axis),
     )
 
 
-def _empty_stats(size: int, devices: _Devices) -> _Stats:
+def _empty_stats(size: int, devices: Devices) -> _Stats:
     """Statistics of no logits."""
-    zero = _varying(jnp.zeros(size, jnp.float32), devices)
-    return _Stats(zero + LOWEST, zero, zero, zero)
+    zero = varying(jnp.zeros(size, jnp.float32), devices)
+    return _Stats(no_best(size, devices), zero, zero, zero, zero)
 
 
-def _varying(x: Array, devices: _Devices) -> Array:
-    """Mark a constant as different on every device, as a loop that adds to it needs."""
-    if devices.axis_name is None:
-        return x
-    return jax.lax.pcast(x, (devices.axis_name,), to="varying")
-
-
-def _scan_chunks(
-    step: Callable[..., Any], carry: Any, columns: _Columns, chunk_size: int
-) -> tuple[Any, Any]:
-    """Scan `step(carry, (columns, valid))` over chunks of columns; the last one is padded."""
-    size = columns.text.shape[0]
-    chunk_size = min(chunk_size, size)
-    num_chunks = -(-size // chunk_size)
-    missing = num_chunks * chunk_size - size
-
-    def split(x: Array) -> Array:
-        padded = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge")
-        return padded.reshape(num_chunks, chunk_size, *x.shape[1:])
-
-    valid = (jnp.arange(num_chunks * chunk_size) < size).reshape(num_chunks, chunk_size)
-    carry, results = jax.lax.scan(step, carry, (jax.tree.map(split, columns), valid))
-    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], results)
-
-
-def _sweep(
-    visit: Callable[..., tuple[Any, Any]],
-    carry: Any,
-    columns: _Columns,
-    collected: Any,
-    devices: _Devices,
-    *,
-    merge: Callable[[Any, Any], Any],
-    reduce: Callable[[Any, _Devices], Any],
-) -> tuple[Any, Any]:
-    """Show all columns of all devices to this device's rows.
-
-    Args:
-      visit: from (carry, columns) to the carry and what the columns got from this device's rows.
-      carry: what this device's rows have collected.
-      columns: this device's own columns.
-      collected: what its own columns have collected before the first visit: nothing.
-      devices: how the columns travel.
-      merge: puts together what columns got from two devices (ring).
-      reduce: from what all columns got here to what the own ones got everywhere (all-gather).
-
-    Returns:
-      The final carry, and what this device's own columns collected from all rows.
-    """
-    name = devices.axis_name
-    if name is None:
-        return visit(carry, columns)
-    if devices.transport == "all_gather":
-        everyone = jax.tree.map(lambda x: jax.lax.all_gather(x, name, tiled=True), columns)
-        carry, results = visit(carry, everyone)
-        return carry, reduce(results, devices)
-    neighbours = [(i, (i + 1) % devices.size) for i in range(devices.size)]
-
-    def step(state: tuple[Any, Any, Any], _: None) -> tuple[tuple[Any, Any, Any], None]:
-        carry, columns, collected = state
-        carry, results = visit(carry, columns)
-        collected = merge(collected, results)
-        columns, collected = jax.tree.map(
-            lambda x: jax.lax.ppermute(x, name, neighbours), (columns, collected)
-        )
-        return (carry, columns, collected), None
-
-    (carry, _, collected), _ = jax.lax.scan(step, (carry, columns, collected), length=devices.size)
-    return carry, collected
-
-
-def _reduce_stats(stats: _Stats, devices: _Devices) -> _Stats:
+def _reduce_stats(stats: _Stats, devices: Devices) -> _Stats:
     """Merge what all devices found for all columns, and keep this device's columns."""
-    mine = jax.tree.map(
-        lambda x: jax.lax.all_to_all(
-            x.reshape(devices.size, -1), devices.axis_name, split_axis=0, concat_axis=0
-        ),
-        stats,
-    )
-    maximum = mine.maximum.max(axis=0)
-    total = (mine.total * jnp.exp(mine.maximum - maximum[None])).sum(axis=0)
-    return _Stats(maximum, total, mine.positive.sum(axis=0), mine.count.sum(axis=0))
-
-
-def _reduce_sum(gradients: Array, devices: _Devices) -> Array:
-    """Add what all devices found for all columns, and keep this device's columns."""
-    return jax.lax.psum_scatter(gradients, devices.axis_name, tiled=True)
-
-
-def scale_gradient(x: Float[Array, "*shape"], scale: float) -> Float[Array, "*shape"]:
-    """The identity, whose gradient is multiplied by `scale`.
-
-    Args:
-      x: any array.
-      scale: factor of the gradient; 1 leaves `x` alone.
-
-    Returns:
-      `x`, bit-identical.
-    """
-    if scale == 1.0:
-        return x
-
-    @jax.custom_vjp
-    def identity(x: Array) -> Array:
-        return x
-
-    identity.defvjp(lambda x: (x, None), lambda _, gradient: (gradient * scale,))
-    return identity(x)
-
-
-def check_pairs(image: jax.Array, text: jax.Array) -> None:
-    """Refuse features that are not pairs row by row.
-
-    Args:
-      image: image features.
-      text: text features.
-
-    Raises:
-      ValueError: naming both shapes.
-    """
-    if image.shape != text.shape:
-        raise ValueError(
-            f"image and text features differ: {image.shape} and {text.shape}; row i of one must be "
-            "the pair of row i of the other, in the same width"
-        )
-
-
-def check_divisible(batch: int, parts: int) -> None:
-    """Refuse a batch that does not split into equal parts.
-
-    Args:
-      batch: rows of the global batch.
-      parts: number of parts.
-
-    Raises:
-      ValueError: naming both.
-    """
-    if parts < 1 or batch % parts or batch < parts:
-        raise ValueError(
-            f"a global batch of {batch} rows does not split over {parts} devices; use a positive "
-            f"multiple of {max(parts, 1)}"
-        )
+    mine = exchange(stats, devices)
+    best = mine.best.merge_devices()
+    total = (mine.total * jnp.exp(mine.best.maximum - best.maximum[None])).sum(axis=0)
+    return _Stats(best, total, *(x.sum(axis=0) for x in mine[2:]))

@@ -12,13 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxlab.chinese_clip.chunked import (
-    check_divisible,
-    check_pairs,
-    chunked_contrastive_loss,
-    scale_gradient,
-)
+from jaxlab.chinese_clip.chunked import chunked_contrastive_loss
 from jaxlab.chinese_clip.model import normalize, similarity
+from jaxlab.chinese_clip.sweep import check_divisible, check_pairs, equal_rows, scale_gradient
 
 __all__ = [
     "MAX_LOG_SCALE",
@@ -57,6 +53,7 @@ def contrastive_loss(
     log_scale: Float[Array, ""],
     positives: Bool[Array, "batch batch"] | None = None,
     *,
+    label_smoothing: float = 0.0,
     tower_grad_scale: float = 1.0,
 ) -> Float[Array, ""]:
     """Symmetric InfoNCE over the global batch, `(CE(Z) + CE(Z^T)) / 2` with `Z = exp(tau) F G^T`.
@@ -71,6 +68,8 @@ def contrastive_loss(
       log_scale: tau, the logarithm of the multiplier; not clamped here.
       positives: True where image i and text j belong together; `None` means the diagonal. See
         `same_pair`.
+      label_smoothing: share of a row's target that is spread evenly over the whole batch, as in
+        torch's cross entropy; the original has none.
       tower_grad_scale: factor of the gradient that reaches the features (not the one of
         `log_scale`). 1 is the true gradient; 1 / number of devices reproduces the original's
         default, which passes no gradient through its gather.
@@ -91,30 +90,35 @@ def contrastive_loss(
     text = scale_gradient(text, tower_grad_scale)
     logits = similarity(image, text, log_scale)
     if positives is None:
-        own = jnp.diagonal(logits)
-        rows = jax.nn.logsumexp(logits, axis=1) - own
-        columns = jax.nn.logsumexp(logits, axis=0) - own
+        rows = columns = jnp.diagonal(logits)
     else:
-        rows = _uniform_cross_entropy(logits, positives)
-        columns = _uniform_cross_entropy(logits.T, positives.T)
+        rows, columns = (
+            _mean_over(z, right) for z, right in ((logits, positives), (logits.T, positives.T))
+        )
+    rows, columns = (
+        jax.nn.logsumexp(z, axis=1)
+        - (1.0 - label_smoothing) * own
+        - (label_smoothing * z.mean(axis=1) if label_smoothing else 0.0)
+        for z, own in ((logits, rows), (logits.T, columns))
+    )
     return (rows.mean() + columns.mean()) / 2
 
 
-def _uniform_cross_entropy(logits: Array, positives: Array) -> Array:
-    """Cross entropy of every row with the uniform distribution over its positives."""
+def _mean_over(logits: Array, positives: Array) -> Array:
+    """Mean of every row over its positives."""
     count = jnp.maximum(positives.sum(axis=1), 1)
-    own = jnp.where(positives, logits, 0.0).sum(axis=1) / count
-    return jax.nn.logsumexp(logits, axis=1) - own
+    return jnp.where(positives, logits, 0.0).sum(axis=1) / count
 
 
 def same_pair(
-    image_ids: Integer[Array, " batch"] | None, text_ids: Integer[Array, " batch"] | None
+    image_ids: Integer[Array, "batch *words"] | None,
+    text_ids: Integer[Array, "batch *text_words"] | None,
 ) -> Bool[Array, "batch batch"]:
     """Which images and texts of a batch belong together: rows that share an image or a text.
 
     Args:
-      image_ids: what image a row holds; `None` if all differ.
-      text_ids: what text a row holds; `None` if all differ.
+      image_ids: what image a row holds, one integer or several words; `None` if all differ.
+      text_ids: what text a row holds, likewise; `None` if all differ.
 
     Returns:
       True at (i, j) if rows i and j hold the same image or the same text.
@@ -122,11 +126,11 @@ def same_pair(
     Raises:
       ValueError: if both are `None`.
     """
-    given = [ids for ids in (image_ids, text_ids) if ids is not None]
+    given = [ids.reshape(ids.shape[0], -1) for ids in (image_ids, text_ids) if ids is not None]
     if not given:
         raise ValueError("image_ids and text_ids are both None; pass one, or no positives at all")
-    same = [ids[:, None] == ids[None, :] for ids in given]
-    return same[0] if len(same) == 1 else same[0] | same[1] | jnp.eye(len(given[0]), dtype=bool)
+    same = [equal_rows(ids, ids) for ids in given]
+    return same[0] if len(same) == 1 else same[0] | same[1]
 
 
 def local_contrastive_loss(
@@ -134,6 +138,9 @@ def local_contrastive_loss(
     text: Float[Array, "text_batch dim"],
     log_scale: Float[Array, ""],
     num_shards: int,
+    *,
+    label_smoothing: float = 0.0,
+    tower_grad_scale: float = 1.0,
 ) -> Float[Array, ""]:
     """Contrastive loss with negatives from the same shard only, averaged over shards.
 
@@ -145,6 +152,8 @@ def local_contrastive_loss(
       text: L2-normalised text features of the global batch.
       log_scale: tau, the logarithm of the multiplier.
       num_shards: number of contiguous equal parts of the batch.
+      label_smoothing: see `contrastive_loss`.
+      tower_grad_scale: see `contrastive_loss`.
 
     Returns:
       float32, in nats.
@@ -155,10 +164,14 @@ def local_contrastive_loss(
     check_pairs(image, text)
     check_divisible(image.shape[0], num_shards)
     parts = (num_shards, -1, image.shape[1])
-    losses = jax.vmap(contrastive_loss, in_axes=(0, 0, None))(
-        image.reshape(parts), text.reshape(parts), log_scale
-    )
-    return losses.mean()
+
+    def one(image: Array, text: Array) -> Array:
+        return contrastive_loss(
+            image, text, log_scale,
+            label_smoothing=label_smoothing, tower_grad_scale=tower_grad_scale,
+        )  # fmt: skip
+
+    return jax.vmap(one)(image.reshape(parts), text.reshape(parts)).mean()
 
 
 def in_batch_accuracies(

@@ -13,85 +13,45 @@ References:
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
+from jaxtyping import Array, Float, Key, PyTree
 
-from jaxlab.chinese_clip.chunked import Transport, chunked_contrastive_loss
-from jaxlab.chinese_clip.losses import (
-    clamp_log_scale,
-    contrastive_loss,
-    in_batch_accuracies,
-    local_contrastive_loss,
-    same_pair,
-)
-from jaxlab.chinese_clip.model import (
-    ChineseClip,
-    ChineseClipConfig,
-    ClipFeatures,
-    normalize,
+from jaxlab.chinese_clip.accumulation import StepParts, compose_loss, make_cached_step
+from jaxlab.chinese_clip.distillation import DistillationConfig, teach
+from jaxlab.chinese_clip.losses import clamp_log_scale
+from jaxlab.chinese_clip.model import ChineseClip, ChineseClipConfig, normalize
+from jaxlab.chinese_clip.objective import (
+    OBJECTIVE,
+    TEACHER,
+    LossConfig,
+    PairFeatures,
+    make_objective,
 )
 from jaxlab.chinese_clip.weights import original_table
+from jaxlab.data.images import normalize as normalize_pixels
+from jaxlab.layers.resnet import ModifiedResNetConfig
 from jaxlab.parallel import path_name
+from jaxlab.training import make_train_step
 from jaxlab.training.state import merge_params, split_params
+from jaxlab.training.step import LossFn, TrainStep
 
-LossKind = Literal["dense", "chunked", "local"]
+logger = logging.getLogger(__name__)
+
+Negatives = Literal["batch", "microbatch"]
 Prepare = Callable[[Key[Array, ""], Any], Float[Array, "batch height width 3"]]
 
 LOCKED = "^visual/"
 """Parameter paths of the image tower, its projection included."""
 
 _UNDECAYED_IN_ORIGINAL = ("bn", "ln", "bias", "logit_scale")
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """The contrastive loss of a run.
-
-    Attributes:
-      kind: `dense` compares the global batch in one matrix, `chunked` does the same in memory
-        linear in the batch, `local` compares the rows of a device only (the original's
-        `skip_aggregate`).
-      chunk_size: texts that `chunked` compares at a time.
-      transport: how `chunked` moves texts between devices, `all_gather` or `ring`.
-      equal_texts_match: pairs with the same text are positives of each other instead of negatives
-        (not with `local`). Without dropout their logits are equal, and the loss is the same either
-        way; the in-batch accuracies are not.
-      tower_grad_scale: factor of the gradient that reaches the towers; 1 / number of devices is the
-        original's default.
-      max_scale: upper bound of the multiplier, kept after every step.
-    """
-
-    kind: LossKind = "dense"
-    chunk_size: int = 1024
-    transport: Transport = "all_gather"
-    equal_texts_match: bool = False
-    tower_grad_scale: float = 1.0
-    max_scale: float = 100.0
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-          ValueError: if a field is out of range or the combination is not offered.
-        """
-        for name, allowed in (("kind", LossKind), ("transport", Transport)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(
-                    f"LossConfig.{name}={getattr(self, name)!r} is not one of {get_args(allowed)}"
-                )
-        if self.chunk_size < 1 or self.max_scale < 1:
-            raise ValueError(
-                f"LossConfig: chunk_size={self.chunk_size} and max_scale={self.max_scale} must be "
-                "at least 1"
-            )
-        if self.kind == "local" and self.equal_texts_match:
-            raise ValueError("LossConfig: equal_texts_match is not offered with kind='local'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,35 +70,77 @@ class StageVariables:
 
 
 def split_variables(variables: PyTree, *, image_locked: bool) -> StageVariables:
-    """Divide the variables of a model for a stage; `join_variables` undoes it.
+    """Divide the variables of a run for a stage; `join_variables` undoes it.
 
     Args:
-      variables: `{"params": ...}`, with `batch_stats` for a ResNet.
+      variables: `{"params": ...}`, with `batch_stats` for a ResNet, and `objective` where the loss
+        has parameters of its own (`initial_objective`); these are trained in any stage.
       image_locked: whether the stage locks the image tower.
 
     Returns:
       What is trained, frozen and updated.
     """
     statistics = {k: v for k, v in variables.items() if k == "batch_stats"}
+    own = {k: v for k, v in variables.items() if k == OBJECTIVE and v}
     if not image_locked:
-        return StageVariables(dict(variables["params"]), {}, statistics)
+        return StageVariables({**variables["params"], **own}, {}, statistics)
     trained, frozen = split_params(variables["params"], LOCKED)
-    return StageVariables(trained, {"params": frozen, **statistics}, {})
+    return StageVariables({**trained, **own}, {"params": frozen, **statistics}, {})
 
 
 def join_variables(params: PyTree, frozen: PyTree, extra: PyTree) -> dict[str, Any]:
-    """The variables of the model from the three parts of a stage.
+    """The variables of a run from the three parts of a stage; a teacher is left out.
 
     Args:
       params: trained parameters.
-      frozen: see `StageVariables`.
+      frozen: see `StageVariables`; may hold a `teacher`.
       extra: see `StageVariables`.
+
+    Returns:
+      `{"params": ...}`, with `batch_stats` for a ResNet, and `objective` where the loss has
+      parameters of its own.
+    """
+    trained = {k: v for k, v in params.items() if k != OBJECTIVE}
+    own = {k: v for k, v in params.items() if k == OBJECTIVE}
+    locked = {k: v for k, v in frozen.items() if k not in ("params", TEACHER)}
+    merged = merge_params(trained, frozen.get("params", {}))
+    return {"params": merged, **locked, **extra, **own}
+
+
+def model_variables(variables: PyTree) -> dict[str, Any]:
+    """The variables of the model alone: what is published, without the objective's parameters.
+
+    Args:
+      variables: of a run, see `join_variables`.
 
     Returns:
       `{"params": ...}`, with `batch_stats` for a ResNet.
     """
-    locked = {k: v for k, v in frozen.items() if k != "params"}
-    return {"params": merge_params(params, frozen.get("params", {})), **locked, **extra}
+    return {k: v for k, v in variables.items() if k != OBJECTIVE}
+
+
+def with_batch_norm(
+    config: ChineseClipConfig, *, bn_sync: bool, num_devices: int
+) -> ChineseClipConfig:
+    """The config whose ResNet takes batch statistics over the global batch, or over one device's.
+
+    Args:
+      config: sizes of the model; those without batch norm pass unchanged.
+      bn_sync: True takes the statistics over the rows of all devices (of a part of the batch, where
+        it goes through in parts); False over those of one device, as the original does without
+        `use-bn-sync`. The running statistics are then the mean over the devices (the original
+        keeps those of its first).
+      num_devices: devices that the batch is split over.
+
+    Returns:
+      The config. Evaluation and published weights are the same for both.
+    """
+    if not isinstance(config.vision, ModifiedResNetConfig) or config.vision.norm != "batch":
+        return config
+    groups = 1 if bn_sync else num_devices
+    return dataclasses.replace(
+        config, vision=dataclasses.replace(config.vision, norm_groups=groups)
+    )
 
 
 class _StepKeys(NamedTuple):
@@ -149,7 +151,19 @@ class _StepKeys(NamedTuple):
     mask: jax.Array
 
 
-def make_loss_fn(
+class Teacher(NamedTuple):
+    """A frozen model that the student learns from; its variables are `frozen["teacher"]`.
+
+    Attributes:
+      model: its towers.
+      config: what is learnt from it.
+    """
+
+    model: ChineseClip
+    config: DistillationConfig = DistillationConfig()
+
+
+def make_step_parts(
     model: ChineseClip,
     prepare: Prepare | None,
     config: LossConfig,
@@ -157,8 +171,9 @@ def make_loss_fn(
     image_locked: bool,
     mask_ratio: float = 0.0,
     mesh: Mesh | None = None,
-) -> Callable[[PyTree, PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Array, tuple[PyTree, Any]]]:
-    """The loss function of a stage, for `jaxlab.training.make_train_step`.
+    teacher: Teacher | None = None,
+) -> StepParts:
+    """The loss of a stage, taken apart into towers, teacher and objective.
 
     Args:
       model: the two towers.
@@ -167,38 +182,114 @@ def make_loss_fn(
       config: the loss.
       image_locked: run the image tower as in evaluation, without gradient. Batches may then hold
         `image_features` instead of `image`.
-      mask_ratio: share of the patches that a vision transformer drops (FLIP).
-      mesh: needed by `chunked` and `local` on several devices.
+      mask_ratio: share of the patches that a vision transformer drops (FLIP); the teacher sees
+        whole images.
+      mesh: needed by all kinds of loss but `dense` on several devices.
+      teacher: what the student learns from. It sees the prepared images, resized to its size on the
+        device; or the batch holds `teacher_image`, of its size, uint8 or normalised float32.
 
     Returns:
-      `loss_fn(params, frozen, extra, batch, key) -> (loss, (extra, metrics))`, the metrics being
-      the multiplier `scale` and both in-batch accuracies (not with `chunked`, which never has all
-      cosines at once).
+      The parts.
     """
+    if teacher is not None and image_locked and teacher.config.image_weight:
+        logger.warning(
+            "the image tower is locked: image_weight=%s of the distillation reaches no tower; set "
+            "it to 0, or train the image tower",
+            teacher.config.image_weight,
+        )
 
-    def loss_fn(
+    def encode(
         params: PyTree, frozen: PyTree, extra: PyTree, batch: PyTree, key: Key[Array, ""]
-    ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+    ) -> tuple[PairFeatures, PyTree]:
         keys = _StepKeys(*jax.random.split(key, 3))
         if "image_features" in batch:
-            features = _text_features(model, params, batch, keys)
-        else:
-            features, extra = _pair_features(
-                model, join_variables(params, frozen, extra), extra, batch, keys, prepare,
-                image_locked=image_locked, mask_ratio=mask_ratio,
-            )  # fmt: skip
-        same = text_fingerprints(batch["ids"]) if config.equal_texts_match else None
-        loss = _contrast(features, config, same, mesh)
-        positives = None if same is None or config.kind == "chunked" else _matching(same)
-        metrics = {} if config.kind == "chunked" else in_batch_accuracies(*features[:2], positives)
-        return loss, (extra, {**metrics, "scale": jnp.exp(features.log_scale)})
+            return _text_features(model, params, batch, keys), extra
+        return _pair_features(
+            model, join_variables(params, frozen, extra), extra, batch, keys, prepare,
+            image_locked=image_locked, mask_ratio=mask_ratio,
+        )  # fmt: skip
 
-    return loss_fn
+    def ask(frozen: PyTree, batch: PyTree, key: Key[Array, ""]) -> Any:
+        if teacher is None:
+            return ()
+        images = _teacher_images(batch, prepare, _StepKeys(*jax.random.split(key, 3)))
+        ids = batch["ids"] if teacher.config.similarity_weight else None
+        return teach(teacher.model, frozen[TEACHER], images, ids)
+
+    distillation = None if teacher is None else teacher.config
+    return StepParts(encode, ask, make_objective(config, mesh, distillation))
+
+
+def make_loss_fn(
+    model: ChineseClip,
+    prepare: Prepare | None,
+    config: LossConfig,
+    *,
+    image_locked: bool,
+    mask_ratio: float = 0.0,
+    mesh: Mesh | None = None,
+    teacher: Teacher | None = None,
+) -> LossFn:
+    """The loss function of a stage, for `jaxlab.training.make_train_step`.
+
+    Args:
+      model: see `make_step_parts`, as everything here.
+      prepare: see there.
+      config: see there.
+      image_locked: see there.
+      mask_ratio: see there.
+      mesh: see there.
+      teacher: see there.
+
+    Returns:
+      `loss_fn(params, frozen, extra, batch, key) -> (loss, (extra, metrics))`; for the metrics see
+      `make_objective`.
+    """
+    return compose_loss(
+        make_step_parts(
+            model, prepare, config, image_locked=image_locked, mask_ratio=mask_ratio, mesh=mesh,
+            teacher=teacher,
+        )
+    )  # fmt: skip
+
+
+def make_pair_step(
+    parts: StepParts,
+    tx: optax.GradientTransformation,
+    config: LossConfig,
+    *,
+    num_microbatches: int = 1,
+    negatives: Negatives = "batch",
+) -> TrainStep:
+    """The step of a stage: the loss, the optimizer, and the clamp of the multiplier.
+
+    Args:
+      parts: the loss, taken apart.
+      tx: the optimizer over the trained parameters.
+      config: the loss, for the bounds of the multiplier.
+      num_microbatches: parts that a batch goes through the towers in, one after the other.
+      negatives: what the pairs of a part are compared with: `batch` is all pairs of the batch (the
+        towers run forward once more, see `make_cached_step`), `microbatch` those of the part.
+
+    Returns:
+      `step(state, frozen, batch, key) -> (state, metrics)` for `jaxlab.training.train_loop`.
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+    if negatives not in get_args(Negatives):
+        raise ValueError(f"negatives={negatives!r} is not one of {get_args(Negatives)}")
+    clamp = make_clamp(config)
+    if num_microbatches > 1 and negatives == "batch":
+        return make_cached_step(parts, tx, num_microbatches=num_microbatches, post_update=clamp)
+    return make_train_step(
+        compose_loss(parts), tx, num_microbatches=num_microbatches, post_update=clamp
+    )
 
 
 def _text_features(
     model: ChineseClip, params: PyTree, batch: PyTree, keys: _StepKeys
-) -> ClipFeatures:
+) -> PairFeatures:
     """Features of a batch whose image features are given."""
     text = cast(
         Array,
@@ -210,7 +301,7 @@ def _text_features(
             rngs={"dropout": keys.dropout},
         ),
     )
-    return ClipFeatures(normalize(batch["image_features"]), normalize(text), params["logit_scale"])
+    return PairFeatures(normalize(batch["image_features"]), normalize(text))
 
 
 def _pair_features(
@@ -223,7 +314,7 @@ def _pair_features(
     *,
     image_locked: bool,
     mask_ratio: float,
-) -> tuple[ClipFeatures, PyTree]:
+) -> tuple[PairFeatures, PyTree]:
     """Features of a batch through both towers, and the updated statistics."""
     images = batch["image"] if prepare is None else prepare(keys.prepare, batch["image"])
     features, updated = model.apply(
@@ -236,52 +327,20 @@ def _pair_features(
         rngs={"dropout": keys.dropout, "mask": keys.mask},
         mutable=list(extra),
     )
-    return features, {**extra, **updated}
+    return PairFeatures(features.image, features.text), {**extra, **updated}
 
 
-def _contrast(
-    features: ClipFeatures,
-    config: LossConfig,
-    same: UInt32[Array, "batch 2"] | None,
-    mesh: Mesh | None,
-) -> Array:
-    """The loss that the config names."""
-    if config.kind == "local":
-        return local_contrastive_loss(*features, 1 if mesh is None else mesh.shape["data"])
-    if config.kind == "chunked":
-        return chunked_contrastive_loss(
-            *features,
-            chunk_size=config.chunk_size,
-            mesh=mesh,
-            transport=config.transport,
-            text_ids=None if same is None else same[:, 0],
-            tower_grad_scale=config.tower_grad_scale,
+def _teacher_images(batch: PyTree, prepare: Prepare | None, keys: _StepKeys) -> Array:
+    """The teacher's input: its own images, or what the student sees before patches are dropped."""
+    if "teacher_image" in batch:
+        images = batch["teacher_image"]
+        is_integer = jnp.issubdtype(images.dtype, jnp.integer)
+        return normalize_pixels(images) if is_integer else images
+    if "image" not in batch:
+        raise ValueError(
+            f"a teacher needs batches with image or teacher_image; this one has {sorted(batch)}"
         )
-    positives = None if same is None else _matching(same)
-    return contrastive_loss(*features, positives, tower_grad_scale=config.tower_grad_scale)
-
-
-def _matching(same: UInt32[Array, "batch 2"]) -> Bool[Array, "batch batch"]:
-    return same_pair(None, same[:, 0]) & same_pair(None, same[:, 1])
-
-
-def text_fingerprints(ids: Int[Array, "batch time"]) -> UInt32[Array, "batch 2"]:
-    """Two hashes of every text, equal for equal texts.
-
-    Polynomials of the ids modulo 2^32: two different texts share one of them with a probability of
-    about 2^-32, both of them practically never.
-
-    Args:
-      ids: token ids.
-
-    Returns:
-      uint32.
-    """
-    powers = [
-        [pow(base, i, 2**32) for base in (0x9E3779B1, 0x85EBCA77)] for i in range(ids.shape[1])
-    ]
-    mixed = ids.astype(jnp.uint32)[:, :, None] * jnp.asarray(powers, jnp.uint32)[None]
-    return mixed.sum(axis=1, dtype=jnp.uint32)
+    return batch["image"] if prepare is None else prepare(keys.prepare, batch["image"])
 
 
 def make_clamp(config: LossConfig) -> Callable[[PyTree], PyTree]:
@@ -316,12 +375,14 @@ def make_original_decay_mask(config: ChineseClipConfig) -> Callable[[PyTree], Py
 
     Returns:
       From parameters (of the model or of a stage) to a tree like them of booleans, True where
-      weights decay.
+      weights decay. The objective's own parameters follow the rule by their own names.
     """
     table = original_table(config)
 
     def decide(path: tuple[Any, ...], leaf: Any) -> bool:
-        names = table.foreign_names_of("params/" + path_name(path))
+        name = path_name(path)
+        own = name.split("/")[0] == OBJECTIVE  # has no name in the original
+        names = (name,) if own else table.foreign_names_of("params/" + name)
         return not any(part in name for part in _UNDECAYED_IN_ORIGINAL for name in names)
 
     return lambda params: jax.tree.map_with_path(decide, params)

@@ -64,24 +64,49 @@ def make_train_step(
             (loss, (extra, metrics)), grads = loss_and_grad(
                 state.params, frozen, state.extra, batch, key
             )
-            metrics = {**_float32(metrics), "loss": loss.astype(jnp.float32)}
+            metrics = {**metrics, "loss": loss}
         else:
             grads, extra, metrics = _accumulate(
                 loss_and_grad, num_microbatches, state, frozen, batch, key
             )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        if post_update is not None:
-            params = post_update(params)
-        metrics["grad_norm"] = optax.tree.norm(grads).astype(jnp.float32)
-        if (rate := learning_rate(opt_state)) is not None:
-            metrics["learning_rate"] = rate
-        new_state = dataclasses.replace(
-            state, step=state.step + 1, params=params, extra=extra, opt_state=opt_state
-        )
-        return new_state, metrics
+        return apply_gradients(state, grads, extra, metrics, tx, post_update)
 
     return step
+
+
+def apply_gradients(
+    state: TrainState,
+    grads: PyTree,
+    extra: PyTree,
+    metrics: dict[str, jax.Array],
+    tx: optax.GradientTransformation,
+    post_update: Callable[[PyTree], PyTree] | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The end of a step: the optimizer's update, and what is reported of it.
+
+    Args:
+      state: before the step.
+      grads: gradients, a tree like `state.params`.
+      extra: arrays that change without a gradient, after the step.
+      metrics: scalars of the step.
+      tx: the optimizer.
+      post_update: from the updated parameters to those of the next step.
+
+    Returns:
+      The state after the step, and the metrics in float32 with `grad_norm` (before clipping) and,
+      if `tx` is from `make_optimizer`, `learning_rate`.
+    """
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if post_update is not None:
+        params = post_update(params)
+    metrics = {**_float32(metrics), "grad_norm": optax.tree.norm(grads).astype(jnp.float32)}
+    if (rate := learning_rate(opt_state)) is not None:
+        metrics["learning_rate"] = rate
+    new_state = dataclasses.replace(
+        state, step=state.step + 1, params=params, extra=extra, opt_state=opt_state
+    )
+    return new_state, metrics
 
 
 def split_microbatches(batch: PyTree, num_microbatches: int) -> PyTree:
@@ -109,6 +134,23 @@ def split_microbatches(batch: PyTree, num_microbatches: int) -> PyTree:
         return jnp.moveaxis(parts, 1, 0)
 
     return jax.tree.map(split, batch)
+
+
+def join_microbatches(parts: PyTree) -> PyTree:
+    """Rows of all parts in the order of the batch: the inverse of `split_microbatches`.
+
+    Args:
+      parts: tree of arrays of shape (parts, rows of a part, ...).
+
+    Returns:
+      The tree with shapes (parts * rows of a part, ...).
+    """
+
+    def join(leaf: jax.Array) -> jax.Array:
+        rows = leaf.shape[0] * leaf.shape[1]
+        return jnp.moveaxis(leaf, 0, 1).reshape(rows, *leaf.shape[2:])
+
+    return jax.tree.map(join, parts)
 
 
 def _accumulate(
