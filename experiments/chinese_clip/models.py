@@ -1,6 +1,7 @@
 """Where a run leaves its model, and how the other programs find it."""
 
 from pathlib import Path
+from typing import Any
 
 from jaxlab import chinese_clip as clip
 
@@ -17,6 +18,18 @@ def load_run_model(workdir: Path) -> clip.Weights:
       FileNotFoundError: if there is none.
       ValueError: if it is damaged.
     """
+    return clip.load_published(run_model_folder(workdir))
+
+
+def run_model_folder(workdir: Path) -> Path:
+    """Where a finished run wrote its model.
+
+    Args:
+      workdir: folder of the run.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
     folder = workdir / MODEL_FOLDER
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -24,7 +37,7 @@ def load_run_model(workdir: Path) -> clip.Weights:
             f"python -m experiments.chinese_clip.train --config=configs/chinese_clip/tiny.py "
             f"--workdir={workdir}"
         )
-    return clip.load_published(folder)
+    return folder
 
 
 def load_weights(path: str | Path) -> clip.Weights:
@@ -44,3 +57,26 @@ def load_weights(path: str | Path) -> clip.Weights:
             ".pt file of the original"
         )
     return clip.load_original(path) if path.is_file() else clip.load_published(path)
+
+
+def load_model(workdir: Path | None, weights: str | None, **options: Any) -> clip.LoadedModel:
+    """The model that a command line names, ready for use.
+
+    Args:
+      workdir: a run, if `--workdir` is given.
+      weights: a path or the name of a released model, if `--weights` is given.
+      **options: of `jaxlab.chinese_clip.load`.
+
+    Raises:
+      ValueError: if neither or both are given, or the weights are damaged.
+      FileNotFoundError: if there are none.
+    """
+    if (workdir is None) == (weights is None):
+        raise ValueError(
+            "give the model: either --weights=PATH or a released name such as ViT-B-16, or "
+            "--workdir=DIR of a run"
+        )
+    if weights is not None:
+        return clip.load(weights, **options)
+    assert workdir is not None
+    return clip.load(run_model_folder(workdir), **options)

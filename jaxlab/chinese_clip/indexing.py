@@ -289,7 +289,7 @@ def _decode_part(
             return _decode_one(path, entry, model, formats)
         except Image.UnidentifiedImageError:
             return Skipped(entry.path, "no picture, whatever its name") if looks_like_one else None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             reason = str(error).replace(f"{path}", "it")
             return Skipped(entry.path, reason)
 
