@@ -3,9 +3,10 @@
     python -m experiments.chinese_clip.index --weights=ViT-B-16 --folder=PICTURES --output=INDEX
     python -m experiments.chinese_clip.index --workdir=DIR --folder=PICTURES --output=INDEX --int8
 
-The model is that of `--weights` (a file or folder of weights, or the name of a released model) or of
-the run in `--workdir`. Calling it again encodes what is new or has changed and drops what is gone; a
-call that was interrupted is continued. `search` and `serve` take the result as `--index=INDEX`.
+The model is that of `--weights` (a file or folder of weights, or the name of a released model) or
+of the run in `--workdir`. Calling it again encodes what is new or has changed and drops what is
+gone; a call that was interrupted is continued. `search` and `serve` take the result as
+`--index=INDEX`.
 """
 
 from pathlib import Path
@@ -16,9 +17,13 @@ from experiments.chinese_clip.models import load_model
 from experiments.common import print_grid, run
 from jaxlab import chinese_clip as clip
 
-_WEIGHTS = flags.DEFINE_string("weights", None, "File or folder of weights, or a released name.")
-_FOLDER = flags.DEFINE_string("folder", None, "Folder of pictures, searched with its subfolders.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the index.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "File or folder of weights, or a released name.", allow_override=True
+)
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "Folder of pictures, searched with its subfolders.", allow_override=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the index.", allow_override=True)
 _INT8 = flags.DEFINE_boolean("int8", False, "Search in 8-bit vectors; results are the same.")
 _EXIF = flags.DEFINE_boolean("exif", True, "Turn pictures by their EXIF orientation.")
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Pictures in one step.", lower_bound=1)

@@ -1,9 +1,17 @@
-"""Where a run leaves its model, and how the other programs find it."""
+"""Where a run leaves its model, and how the other programs find it and use it.
 
+Programs that share a flag define it with `allow_override=True`: the tests import them all.
+"""
+
+import functools
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from jaxlab import chinese_clip as clip
+from jaxlab.chinese_clip.emoji import compose_inputs
 
 MODEL_FOLDER = "model"
 
@@ -80,3 +88,15 @@ def load_model(workdir: Path | None, weights: str | None, **options: Any) -> cli
         return clip.load(weights, **options)
     assert workdir is not None
     return clip.load(run_model_folder(workdir), **options)
+
+
+def encode_drawings(model: clip.LoadedModel, drawings: np.ndarray) -> np.ndarray:
+    """Normalised features of RGBA drawings, resized as they were in training.
+
+    Args:
+      model: a model of the emoji set.
+      drawings: uint8 (drawings, height, width, 4).
+    """
+    size = model.config.vision.image_size
+    compose = jax.jit(functools.partial(compose_inputs, image_size=size))
+    return model.encode_image(np.asarray(compose(drawings)))

@@ -17,17 +17,15 @@ percentile, and the match probability where the model was calibrated
 (`experiments.chinese_clip.calibrate`).
 """
 
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from absl import flags
 
-from experiments.chinese_clip.models import load_model
+from experiments.chinese_clip.models import encode_drawings, load_model
 from experiments.common import print_grid, run
 from experiments.common.pictures import (
     CaptionResult,
@@ -38,7 +36,6 @@ from experiments.common.pictures import (
     save_png,
 )
 from jaxlab import chinese_clip as clip
-from jaxlab.chinese_clip.emoji import compose_inputs
 from jaxlab.data.emoji import load_emoji
 from jaxlab.data.images import decode_image
 from jaxlab.metrics import TopK, top_k_blockwise
@@ -46,11 +43,15 @@ from jaxlab.metrics import TopK, top_k_blockwise
 PICTURE = "search.png"
 THUMBNAIL = 160  # pixels
 
-_INDEX = flags.DEFINE_string("index", None, "Index of pictures to search.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "File or folder of weights, or a released name.")
+_INDEX = flags.DEFINE_string("index", None, "Index of pictures to search.", allow_override=True)
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "File or folder of weights, or a released name.", allow_override=True
+)
 _QUERY = flags.DEFINE_string("query", None, "Text that looks for pictures.")
 _IMAGE = flags.DEFINE_string("image", None, "Picture file that looks for captions, or pictures.")
-_FOLDER = flags.DEFINE_string("folder", None, "Folder of pictures to search instead of the emoji.")
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "Folder of pictures to search instead of the emoji.", allow_override=True
+)
 _CAPTIONS = flags.DEFINE_string("captions", None, "File of captions, one a line, for --image.")
 _TOP_K = flags.DEFINE_integer("top_k", 8, "How many results.", lower_bound=1, upper_bound=100)
 _PICTURE = flags.DEFINE_string("picture", None, "File to draw the result into.")
@@ -201,18 +202,6 @@ def _gallery(model: clip.LoadedModel) -> Gallery:
     drawings = emoji.images("google")
     features = encode_drawings(model, drawings)
     return Gallery(emoji.names_zh, lambda place: drawings[place], features)
-
-
-def encode_drawings(model: clip.LoadedModel, drawings: np.ndarray) -> np.ndarray:
-    """Normalised features of RGBA drawings, resized as they were in training.
-
-    Args:
-      model: a model of the emoji set.
-      drawings: uint8 (drawings, height, width, 4).
-    """
-    size = model.config.vision.image_size
-    compose = jax.jit(functools.partial(compose_inputs, image_size=size))
-    return model.encode_image(np.asarray(compose(drawings)))
 
 
 def folder_gallery(folder: Path, model: clip.LoadedModel) -> Gallery:

@@ -31,7 +31,8 @@ def folder(tmp_path):
     for i, (name, kind) in enumerate(
         [
             ("a.png", "PNG"), ("b.JPG", "JPEG"), ("海边/c.webp", "WEBP"),
-            ("海边/deep/d.bmp", "BMP"), ("e.gif", "GIF"), ("no_ending", "PNG"), ("<script>alert(1)<b>.png", "PNG"),
+            ("海边/deep/d.bmp", "BMP"), ("e.gif", "GIF"), ("no_ending", "PNG"),
+            ("<script>alert(1)<b>.png", "PNG"),
         ]
     ):  # fmt: skip
         (folder / name).write_bytes(encoded(picture(i), kind))
