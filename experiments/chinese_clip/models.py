@@ -90,6 +90,29 @@ def load_model(workdir: Path | None, weights: str | None, **options: Any) -> cli
     return clip.load(run_model_folder(workdir), **options)
 
 
+def load_index_model(
+    index: clip.PictureIndex, workdir: Path | None, weights: str | None
+) -> clip.LoadedModel:
+    """The model that made an index, from where it was or from where the command line says.
+
+    Args:
+      index: the index.
+      workdir: a run, if `--workdir` is given.
+      weights: a path or the name of a released model, if `--weights` is given.
+
+    Raises:
+      ValueError: if it is another model.
+      FileNotFoundError: if it is not there any more.
+    """
+    options: dict[str, Any] = {"compat": index.info.compat, "apply_exif": index.info.apply_exif}
+    if workdir is None and weights is None:
+        model = clip.load(index.info.model, **options)
+    else:
+        model = load_model(workdir, weights, **options)
+    index.check_model(model)
+    return model
+
+
 def encode_drawings(model: clip.LoadedModel, drawings: np.ndarray) -> np.ndarray:
     """Normalised features of RGBA drawings, resized as they were in training.
 

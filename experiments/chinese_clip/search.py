@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments.chinese_clip.models import encode_drawings, load_model
+from experiments.chinese_clip.models import encode_drawings, load_index_model, load_model
 from experiments.common import print_grid, run
 from experiments.common.pictures import (
     CaptionResult,
@@ -117,11 +117,7 @@ def _check_flags() -> None:
 def _search_index(workdir: Path | None, where: Path) -> Answer:
     """The pictures of an index that fit."""
     index = clip.load_index(where)
-    options = {"compat": index.info.compat, "apply_exif": index.info.apply_exif}
-    if workdir is None and _WEIGHTS.value is None:
-        model = clip.load(index.info.model, **options)
-    else:
-        model = load_model(workdir, _WEIGHTS.value, **options)
+    model = load_index_model(index, workdir, _WEIGHTS.value)
     if _QUERY.value is not None:
         hits = index.find(model, text=_QUERY.value, k=_TOP_K.value)
     else:

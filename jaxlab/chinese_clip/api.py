@@ -426,7 +426,9 @@ def load(
         weights = path_or_name
     else:
         path = find_checkpoint(path_or_name, download_root=download_root, source=source)
-        weights, name = open_weights(path), os.fspath(path_or_name)
+        weights = open_weights(path)
+        # A path is remembered as one that works from elsewhere, a name stays a name.
+        name = str(path.absolute()) if Path(path_or_name).exists() else os.fspath(path_or_name)
         calibration = _calibration_beside(path)
     mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     return LoadedModel(
