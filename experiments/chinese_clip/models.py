@@ -1,8 +1,17 @@
-"""Where a run leaves its model, and how the other programs find it."""
+"""Where a run leaves its model, and how the other programs find it and use it.
 
+Programs that share a flag define it with `allow_override=True`: the tests import them all.
+"""
+
+import functools
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
 
 from jaxlab import chinese_clip as clip
+from jaxlab.chinese_clip.emoji import compose_inputs
 from jaxlab.chinese_clip.loading import MODEL_FOLDER
 
 
@@ -16,6 +25,18 @@ def load_run_model(workdir: Path) -> clip.Weights:
       FileNotFoundError: if there is none.
       ValueError: if it is damaged.
     """
+    return clip.load_published(run_model_folder(workdir))
+
+
+def run_model_folder(workdir: Path) -> Path:
+    """Where a finished run wrote its model.
+
+    Args:
+      workdir: folder of the run.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
     folder = workdir / MODEL_FOLDER
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -23,4 +44,62 @@ def load_run_model(workdir: Path) -> clip.Weights:
             f"python -m experiments.chinese_clip.train --config=configs/chinese_clip/tiny.py "
             f"--workdir={workdir}"
         )
-    return clip.load_published(folder)
+    return folder
+
+
+def load_model(workdir: Path | None, weights: str | None, **options: Any) -> clip.LoadedModel:
+    """The model that a command line names, ready for use.
+
+    Args:
+      workdir: a run, if `--workdir` is given.
+      weights: a path or the name of a released model, if `--weights` is given.
+      **options: of `jaxlab.chinese_clip.load`.
+
+    Raises:
+      ValueError: if neither or both are given, or the weights are damaged.
+      FileNotFoundError: if there are none.
+    """
+    if (workdir is None) == (weights is None):
+        raise ValueError(
+            "give the model: either --weights=PATH or a released name such as ViT-B-16, or "
+            "--workdir=DIR of a run"
+        )
+    if weights is not None:
+        return clip.load(weights, **options)
+    assert workdir is not None
+    return clip.load(run_model_folder(workdir), **options)
+
+
+def load_index_model(
+    index: clip.PictureIndex, workdir: Path | None, weights: str | None
+) -> clip.LoadedModel:
+    """The model that made an index, from where it was or from where the command line says.
+
+    Args:
+      index: the index.
+      workdir: a run, if `--workdir` is given.
+      weights: a path or the name of a released model, if `--weights` is given.
+
+    Raises:
+      ValueError: if it is another model.
+      FileNotFoundError: if it is not there any more.
+    """
+    options: dict[str, Any] = {"compat": index.info.compat, "apply_exif": index.info.apply_exif}
+    if workdir is None and weights is None:
+        model = clip.load(index.info.model, **options)
+    else:
+        model = load_model(workdir, weights, **options)
+    index.check_model(model)
+    return model
+
+
+def encode_drawings(model: clip.LoadedModel, drawings: np.ndarray) -> np.ndarray:
+    """Normalised features of RGBA drawings, resized as they were in training.
+
+    Args:
+      model: a model of the emoji set.
+      drawings: uint8 (drawings, height, width, 4).
+    """
+    size = model.config.vision.image_size
+    compose = jax.jit(functools.partial(compose_inputs, image_size=size))
+    return model.encode_image(np.asarray(compose(drawings)))

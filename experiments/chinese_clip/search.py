@@ -1,23 +1,31 @@
-"""Search pictures in Chinese, and captions by picture, with the model of a run.
+"""Search pictures in Chinese, and captions by picture.
 
+    python -m experiments.chinese_clip.search --index=INDEX --query="海边的日落"
+    python -m experiments.chinese_clip.search --index=INDEX --image=FILE
     python -m experiments.chinese_clip.search --workdir=DIR --query="饺子"
     python -m experiments.chinese_clip.search --workdir=DIR --query="红色的花" --folder=PICTURES
     python -m experiments.chinese_clip.search --workdir=DIR --image=FILE
 
-A query finds pictures among the emoji, or in a folder of one's own; a picture finds captions among
-the emoji's names, or the lines of `--captions=FILE`, or with `--folder` the pictures most like it.
-The result is printed, and drawn into `DIR/search.png`.
+A query finds pictures in an index (see `experiments.chinese_clip.index`), in a folder that is read
+at once, or among the emoji; a picture finds the pictures most like it in an index or a folder, or
+else captions: the lines of `--captions=FILE`, or the emoji's names. The model is that of the index,
+of `--weights`, or of the run in `--workdir`. The result is printed, and drawn into `search.png` in
+the folder of the run or of the index (`--picture=FILE` for another place).
+
+Beside the cosine stands, for texts, how it compares with pairs that do not match: the background
+percentile, and the match probability where the model was calibrated
+(`experiments.chinese_clip.calibrate`).
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from experiments.chinese_clip.models import load_run_model
+from experiments.chinese_clip.models import encode_drawings, load_index_model, load_model
 from experiments.common import print_grid, run
 from experiments.common.pictures import (
     CaptionResult,
@@ -28,21 +36,25 @@ from experiments.common.pictures import (
     save_png,
 )
 from jaxlab import chinese_clip as clip
-from jaxlab.chinese_clip.emoji import compose_inputs
 from jaxlab.data.emoji import load_emoji
-from jaxlab.data.images import decode_image, normalize, squash_resize
+from jaxlab.data.images import decode_image
 from jaxlab.metrics import TopK, top_k_blockwise
-from jaxlab.text import WordPieceTokenizer
 
 PICTURE = "search.png"
-BATCH = 256
 THUMBNAIL = 160  # pixels
 
+_INDEX = flags.DEFINE_string("index", None, "Index of pictures to search.", allow_override=True)
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "File or folder of weights, or a released name.", allow_override=True
+)
 _QUERY = flags.DEFINE_string("query", None, "Text that looks for pictures.")
 _IMAGE = flags.DEFINE_string("image", None, "Picture file that looks for captions, or pictures.")
-_FOLDER = flags.DEFINE_string("folder", None, "Folder of pictures to search instead of the emoji.")
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "Folder of pictures to search instead of the emoji.", allow_override=True
+)
 _CAPTIONS = flags.DEFINE_string("captions", None, "File of captions, one a line, for --image.")
 _TOP_K = flags.DEFINE_integer("top_k", 8, "How many results.", lower_bound=1, upper_bound=100)
+_PICTURE = flags.DEFINE_string("picture", None, "File to draw the result into.")
 
 logger = logging.getLogger(__name__)
 
@@ -61,97 +73,139 @@ class Gallery(NamedTuple):
     features: np.ndarray
 
 
-class Searcher:
-    """A model with its tokenizer: texts and pictures to features."""
+class Answer(NamedTuple):
+    """What a query found.
 
-    def __init__(self, weights: clip.Weights) -> None:
-        """Make the encoders.
+    Attributes:
+      shown: the query and its results, to draw.
+      numbers: of every result, column heading -> number, to print.
+    """
 
-        Args:
-          weights: a whole model.
-        """
-        self.variables, self.config = weights.variables, weights.config
-        self._model = clip.ChineseClip(weights.config)
-        self._tokenizer = WordPieceTokenizer()
-        self._encoders = clip.make_encoders(self._model, normalize)
-
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Normalised features of texts."""
-        ids = self._tokenizer.tokenize(texts, context_length=self.config.context_length, clean=True)
-        encode = self._encoders.text
-        return clip.encode_all(lambda b: encode(self.variables, b), ids, min(BATCH, len(ids)))
-
-    def encode_pictures(self, pictures: np.ndarray) -> np.ndarray:
-        """Normalised features of uint8 RGB pictures of the tower's size."""
-        encode = self._encoders.image
-        size = min(BATCH, len(pictures))
-        return clip.encode_all(lambda b: encode(self.variables, b), pictures, size)
-
-    def encode_drawings(self, drawings: np.ndarray) -> np.ndarray:
-        """Normalised features of RGBA drawings."""
-        size = self.config.vision.image_size
-        encode = clip.make_encoders(self._model, lambda b: compose_inputs(b, size)).image
-        return clip.encode_all(lambda b: encode(self.variables, b), drawings, BATCH)
+    shown: TextQuery | ImageQuery
+    numbers: list[Mapping[str, float]]
 
 
-def main(workdir: Path) -> None:
+def main(workdir: Path | None) -> None:
     """Answer one query."""
+    _check_flags()
+    if _INDEX.value is not None:
+        answer = _search_index(workdir, Path(_INDEX.value).expanduser())
+    else:
+        answer = _search_without_index(workdir)
+    results = answer.shown.results
+    rows = {
+        f"{place}. {r.caption if isinstance(r, PictureResult) else r.text}": numbers
+        for place, (r, numbers) in enumerate(zip(results, answer.numbers, strict=True), start=1)
+    }
+    print_grid(rows, title=str(_QUERY.value or _IMAGE.value))
+    folder = workdir or Path(_INDEX.value or ".").expanduser()
+    picture = Path(_PICTURE.value).expanduser() if _PICTURE.value else folder / PICTURE
+    print(f"Picture: {save_png(picture, draw_search(answer.shown))}")
+
+
+def _check_flags() -> None:
     if (_QUERY.value is None) == (_IMAGE.value is None):
         raise ValueError("give either --query=TEXT or --image=FILE")
     if _QUERY.value is not None and not _QUERY.value.strip():
         raise ValueError("--query is empty; give a text, such as --query=饺子")
     if _CAPTIONS.value is not None and (_IMAGE.value is None or _FOLDER.value is not None):
         raise ValueError("--captions is searched by --image, without --folder")
-    searcher = Searcher(load_run_model(workdir))
+    if _INDEX.value is not None and (_FOLDER.value is not None or _CAPTIONS.value is not None):
+        raise ValueError("--index is searched by itself, without --folder and --captions")
+
+
+def _search_index(workdir: Path | None, where: Path) -> Answer:
+    """The pictures of an index that fit."""
+    index = clip.load_index(where)
+    model = load_index_model(index, workdir, _WEIGHTS.value)
     if _QUERY.value is not None:
-        shown: TextQuery | ImageQuery = _pictures_for_text(_QUERY.value, searcher)
+        hits = index.find(model, text=_QUERY.value, k=_TOP_K.value)
     else:
-        shown = _results_for_image(str(_IMAGE.value), searcher)
-    rows = {
-        f"{place}. {r.caption if isinstance(r, PictureResult) else r.text}": {"cosine": r.score}
-        for place, r in enumerate(shown.results, start=1)
+        hits = index.find(model, image=_file(str(_IMAGE.value)), k=_TOP_K.value)
+    results = tuple(PictureResult(_thumbnail(index, hit.row), hit.path, hit.cosine) for hit in hits)
+    numbers = [_numbers(hit.cosine, hit.percentile, hit.probability) for hit in hits]
+    return Answer(TextQuery(str(_QUERY.value or Path(str(_IMAGE.value)).name), results), numbers)
+
+
+def _thumbnail(index: clip.PictureIndex, row: int) -> np.ndarray:
+    """A picture of an index, small; gray where it has gone since."""
+    try:
+        data = index.to_path(row).read_bytes()
+        picture = decode_image(data, apply_exif=index.info.apply_exif)
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be shown: %s", index.items[row].path, error)
+        return np.full((THUMBNAIL, THUMBNAIL, 3), 200, np.uint8)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(picture)
+
+
+def _numbers(
+    cosine: float, percentile: float | None, probability: float | None
+) -> Mapping[str, float]:
+    """The columns of a result that are known."""
+    named = {
+        "cosine": cosine,
+        "background percentile": None if percentile is None else 100 * percentile,
+        "match probability": probability,
     }
-    print_grid(rows, title=str(_QUERY.value or _IMAGE.value))
-    print(f"Picture: {save_png(workdir / PICTURE, draw_search(shown))}")
+    return {name: number for name, number in named.items() if number is not None}
 
 
-def _pictures_for_text(text: str, searcher: Searcher) -> TextQuery:
-    gallery = _gallery(searcher)
-    found = top_k_blockwise(searcher.encode_texts([text]), gallery.features, _TOP_K.value)
-    return TextQuery(text, _pictures(gallery, found))
-
-
-def _results_for_image(path: str, searcher: Searcher) -> TextQuery | ImageQuery:
-    picture = decode_image(_read(path), example_id=path)
-    pixels = squash_resize(picture, searcher.config.vision.image_size)
-    features = searcher.encode_pictures(pixels[None])
-    if _FOLDER.value is not None:
-        gallery = folder_gallery(Path(_FOLDER.value).expanduser(), searcher)
+def _search_without_index(workdir: Path | None) -> Answer:
+    """Pictures of a folder or the emoji, or captions."""
+    model = load_model(workdir, _WEIGHTS.value)
+    if _QUERY.value is not None:
+        gallery = _gallery(model)
+        features, shown = model.encode_text(_QUERY.value), _QUERY.value
         found = top_k_blockwise(features, gallery.features, _TOP_K.value)
-        return TextQuery(Path(path).name, _pictures(gallery, found))
-    captions, caption_features = _captions(searcher)
+        numbers = _numbers_of(model, found, len(gallery.features))
+        return Answer(TextQuery(shown, _pictures(gallery, found)), numbers)
+    path = str(_IMAGE.value)
+    features = model.encode_image([_file(path)])
+    if _FOLDER.value is not None:
+        gallery = folder_gallery(Path(_FOLDER.value).expanduser(), model)
+        found = top_k_blockwise(features, gallery.features, _TOP_K.value)
+        numbers = [_numbers(float(score), None, None) for score in found.scores[0]]
+        return Answer(TextQuery(Path(path).name, _pictures(gallery, found)), numbers)
+    captions, caption_features = _captions(model)
     found = top_k_blockwise(features, caption_features, _TOP_K.value)
     pairs = zip(found.scores[0], found.indices[0], strict=True)
     results = tuple(CaptionResult(captions[int(place)], float(score)) for score, place in pairs)
-    return ImageQuery(np.asarray(picture), results)
+    picture = np.asarray(decode_image(_file(path), example_id=path))
+    return Answer(ImageQuery(picture, results), _numbers_of(model, found, len(captions)))
 
 
-def _gallery(searcher: Searcher) -> Gallery:
+def _numbers_of(model: clip.LoadedModel, found: TopK, size: int) -> list[Mapping[str, float]]:
+    """The columns of results among `size` candidates, one of which is expected to match."""
+    if model.calibration is None:
+        return [_numbers(float(score), None, None) for score in found.scores[0]]
+    calibration = model.calibration.with_prior(min(1.0 / size, 0.5))
+    return [
+        _numbers(
+            float(score),
+            float(calibration.percentile(score)),
+            float(calibration.probability(score)),
+        )
+        for score in found.scores[0]
+    ]
+
+
+def _gallery(model: clip.LoadedModel) -> Gallery:
     """The pictures to search: a folder's, or the emoji."""
     if _FOLDER.value is not None:
-        return folder_gallery(Path(_FOLDER.value).expanduser(), searcher)
+        return folder_gallery(Path(_FOLDER.value).expanduser(), model)
     emoji = load_emoji()
     drawings = emoji.images("google")
-    features = searcher.encode_drawings(drawings)
+    features = encode_drawings(model, drawings)
     return Gallery(emoji.names_zh, lambda place: drawings[place], features)
 
 
-def folder_gallery(folder: Path, searcher: Searcher) -> Gallery:
+def folder_gallery(folder: Path, model: clip.LoadedModel) -> Gallery:
     """The pictures below a folder; files that are no pictures are counted and left out.
 
     Args:
       folder: searched with its subfolders.
-      searcher: the model.
+      model: the model.
 
     Raises:
       FileNotFoundError: if the folder does not exist.
@@ -167,24 +221,24 @@ def folder_gallery(folder: Path, searcher: Searcher) -> Gallery:
             skipped += 1
             continue
         names.append(str(path.relative_to(folder)))
-        inputs.append(squash_resize(picture, searcher.config.vision.image_size))
+        inputs.append(model.squash(picture))
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         thumbnails.append(np.asarray(picture))
     if not names:
         raise ValueError(f"--folder={folder} holds no picture ({skipped} other files)")
     if skipped:
         logger.warning("%d files below %s are no pictures, left out", skipped, folder)
-    features = searcher.encode_pictures(np.stack(inputs))
+    features = model.encode_pixels(np.stack(inputs))
     return Gallery(names, lambda place: thumbnails[place], features)
 
 
-def _captions(searcher: Searcher) -> tuple[Sequence[str], np.ndarray]:
+def _captions(model: clip.LoadedModel) -> tuple[Sequence[str], np.ndarray]:
     """The captions to search and their features: a file's lines, or the emoji's names."""
     if _CAPTIONS.value is None:
         captions: Sequence[str] = load_emoji().names_zh
     else:
         try:
-            text = _read(_CAPTIONS.value).decode("utf-8")
+            text = _file(_CAPTIONS.value).decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"--captions={_CAPTIONS.value} is not UTF-8 text: {error}") from error
         captions = [line.strip() for line in text.splitlines() if line.strip()]
@@ -192,7 +246,7 @@ def _captions(searcher: Searcher) -> tuple[Sequence[str], np.ndarray]:
             raise ValueError(
                 f"--captions={_CAPTIONS.value} has no lines; wanted one caption a line"
             )
-    return captions, searcher.encode_texts(captions)
+    return captions, model.encode_text(list(captions))
 
 
 def _pictures(gallery: Gallery, found: TopK) -> tuple[PictureResult, ...]:
@@ -203,7 +257,7 @@ def _pictures(gallery: Gallery, found: TopK) -> tuple[PictureResult, ...]:
     )
 
 
-def _read(path: str) -> bytes:
+def _file(path: str) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
     except (FileNotFoundError, IsADirectoryError):

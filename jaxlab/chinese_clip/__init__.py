@@ -5,24 +5,28 @@ stages: first the text tower towards a locked image tower, then both.
 
 Use::
 
-    import jax
     from jaxlab import chinese_clip as clip
 
-    weights = clip.load_weights("clip_cn_vit-b-16.pt")  # or a folder, Hugging Face's too
-    model = clip.ChineseClip(weights.config)
-    encoders = clip.make_encoders(model)
-    images = image_transform(weights.config.vision.image_size)(image_bytes)[None]
-    ids = WordPieceTokenizer().tokenize(["杰尼龟", "皮卡丘"], weights.config.context_length)
+    model = clip.load("ViT-B-16")  # or a .pt file, or a folder of weights, Hugging Face's too
+    model.similarity(["pokemon.jpeg"], ["杰尼龟", "皮卡丘"]).probabilities
+    index, report = clip.update_index("photos.index", "photos", model)
+    index.find(model, text="海边的日落")
+
+The pure functions below it, for programs of one's own::
+
+    weights = clip.load_weights("clip_cn_vit-b-16.pt")
+    encoders = clip.make_encoders(clip.ChineseClip(weights.config))
     scores = encoders.image(weights.variables, images) @ encoders.text(weights.variables, ids).T
 
-with `from jaxlab.text import WordPieceTokenizer`, `from jaxlab.data.images import image_transform`.
-
-Rooms: `model` (towers and the table of sizes), `losses`, `chunked` and `sigmoid` (losses over the
-global batch, dense and in linear memory), `objective` and `distillation` (which of them a run
-takes), `train` and `accumulation` (what a step and a stage are), `flops`, `data` and `emoji`
-(examples to batches), `evaluate` and `zero_shot` (the published protocols), `loading` (one door to
-all files), `weights`, `huggingface` and `published` (their forms), `starts` and `towers` (what
-training starts from), `tables` and `detection` (names and sizes).
+`README.md` beside this file is the guide. Rooms: `api` and `inputs` (load and use), `downloads`
+(released models by name), `calibration` (match probabilities), `index`, `index_files` and
+`indexing` (search in a folder of pictures), `model` (towers and the table of sizes), `losses`,
+`chunked` and `sigmoid` (losses over the global batch, dense and in linear memory), `objective` and
+`distillation` (which of them a run takes), `train` and `accumulation` (what a step and a stage
+are), `flops`, `data` and `emoji` (examples to batches), `evaluate` and `zero_shot` (the published
+protocols), `loading` (one door to all files), `weights`, `huggingface` and `published` (their
+forms), `starts` and `towers` (what training starts from), `tables` and `detection` (names and
+sizes).
 
 References:
   Yang et al. 2022, "Chinese CLIP: Contrastive Vision-Language Pretraining in Chinese",
@@ -30,11 +34,23 @@ References:
 """
 
 from jaxlab.chinese_clip import zero_shot
+from jaxlab.chinese_clip.api import LoadedModel, Similarity, load
+from jaxlab.chinese_clip.calibration import (
+    MatchCalibration,
+    expected_calibration_error,
+    fit_calibration,
+    split_cosines,
+    threshold_for_precision,
+)
 from jaxlab.chinese_clip.chunked import chunked_contrastive_loss
 from jaxlab.chinese_clip.detection import detect_config
 from jaxlab.chinese_clip.distillation import DistillationConfig
+from jaxlab.chinese_clip.downloads import available_models
 from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders
 from jaxlab.chinese_clip.huggingface import load_huggingface, save_huggingface
+from jaxlab.chinese_clip.index import Hit, PictureIndex, make_index
+from jaxlab.chinese_clip.index_files import load_index, save_index
+from jaxlab.chinese_clip.indexing import update_index
 from jaxlab.chinese_clip.loading import find_weights, load_weights
 from jaxlab.chinese_clip.losses import contrastive_loss, in_batch_accuracies
 from jaxlab.chinese_clip.model import (
@@ -83,30 +99,41 @@ __all__ = [
     "ClipFeatures",
     "DistillationConfig",
     "Encoders",
+    "Hit",
     "ImageTower",
+    "LoadedModel",
     "LossConfig",
+    "MatchCalibration",
+    "PictureIndex",
+    "Similarity",
     "StageVariables",
     "Teacher",
     "TextTower",
     "Weights",
+    "available_models",
     "chunked_contrastive_loss",
     "contrastive_loss",
     "detect_config",
     "encode_all",
+    "expected_calibration_error",
     "find_weights",
+    "fit_calibration",
     "in_batch_accuracies",
     "initial_objective",
     "initialize",
     "join_variables",
+    "load",
     "load_english_tower",
     "load_huggingface",
     "load_image_tower",
+    "load_index",
     "load_original",
     "load_published",
     "load_text_tower",
     "load_weights",
     "make_clamp",
     "make_encoders",
+    "make_index",
     "make_loss_fn",
     "make_original_decay_mask",
     "make_pair_step",
@@ -114,12 +141,16 @@ __all__ = [
     "model_variables",
     "normalize",
     "save_huggingface",
+    "save_index",
     "save_original",
     "save_published",
     "sigmoid_loss",
     "similarity",
+    "split_cosines",
     "split_ids",
     "split_variables",
+    "threshold_for_precision",
+    "update_index",
     "with_batch_norm",
     "with_context_length",
     "with_image_size",
