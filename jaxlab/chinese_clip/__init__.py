@@ -42,6 +42,7 @@ from jaxlab.chinese_clip.model import (
     similarity,
 )
 from jaxlab.chinese_clip.published import Weights, load_published, save_published
+from jaxlab.chinese_clip.texts import encode_texts, trim_padding
 from jaxlab.chinese_clip.towers import EMOJI_MODEL, load_english_tower, with_image_tower
 from jaxlab.chinese_clip.train import (
     LossConfig,
@@ -68,6 +69,7 @@ __all__ = [
     "contrastive_loss",
     "detect_config",
     "encode_all",
+    "encode_texts",
     "in_batch_accuracies",
     "initialize",
     "join_variables",
@@ -83,6 +85,7 @@ __all__ = [
     "save_published",
     "similarity",
     "split_variables",
+    "trim_padding",
     "with_image_tower",
     "zero_shot",
 ]

@@ -1,0 +1,1 @@
+"""What runs the original beside ours; needs the parity environment (`torch`, `cn_clip`)."""
