@@ -75,7 +75,8 @@ class SpeedSettings:
 def speed(settings: SpeedSettings) -> dict[str, dict[str, float]]:
     """Pairs per second of every task: ours, the peer's, and the ratios.
 
-    The ratio of processor time says the same on a machine that does other things, too.
+    The ratio of processor time says the same on a machine that does other things, too. The first
+    run of each is not counted. The operations are those of the untrimmed model.
 
     Args:
       settings: what to time.
@@ -104,27 +105,28 @@ def compare(ours: Worker, peer: Worker, settings: SpeedSettings) -> dict[str, di
     found = {}
     for task in settings.tasks:
         _check(task, ours, peer, settings)
-        taken: dict[str, list[Timed]] = {"ours": [], "peer": []}
-        for _ in range(settings.rounds):
-            taken["ours"].append(ours.ask(task))
-            taken["peer"].append(peer.ask(task))
+        runs = [(ours.ask(task), peer.ask(task)) for _ in range(1 + settings.rounds)][1:]
         flops = ours.ask(f"flops of {task}").value
-        found[task] = _row(taken, flops, settings)
+        found[task] = _row(runs, flops, settings)
     return found
 
 
-def _row(taken: dict[str, list[Timed]], flops: float, settings: SpeedSettings) -> dict[str, float]:
-    wall = {who: statistics.median(t.seconds for t in runs) for who, runs in taken.items()}
-    cpu = {who: statistics.median(t.cpu_seconds for t in runs) for who, runs in taken.items()}
-    row = {f"{who} pairs/s": settings.batch_size / wall[who] for who in wall}
-    row |= {
-        "ours / peer": wall["peer"] / wall["ours"],
-        "ours / peer, CPU time": cpu["peer"] / cpu["ours"],
-        "ours TFLOP/s": flops / wall["ours"] / 1e12,
-        "peer TFLOP/s": flops / wall["peer"] / 1e12,
+def _row(
+    runs: Sequence[tuple[Timed, Timed]], flops: float, settings: SpeedSettings
+) -> dict[str, float]:
+    ours, peer = zip(*runs, strict=True)
+    wall, peer_wall = (statistics.median(t.seconds for t in taken) for taken in (ours, peer))
+    cpu, peer_cpu = (statistics.median(t.cpu_seconds for t in taken) for taken in (ours, peer))
+    row = {
+        "ours/s": settings.batch_size / wall,
+        "peer/s": settings.batch_size / peer_wall,
+        "ours / peer": peer_wall / wall,
+        "by CPU time": peer_cpu / cpu,
+        "TFLOP/s": flops / wall / 1e12,
+        "peer's": flops / peer_wall / 1e12,
     }
     if settings.peak_tflops is not None:
-        row["ours, share of the peak"] = row["ours TFLOP/s"] / settings.peak_tflops
+        row["of the peak"] = row["TFLOP/s"] / settings.peak_tflops
     return row
 
 
@@ -144,9 +146,6 @@ def _check(task: str, ours: Worker, peer: Worker, settings: SpeedSettings) -> No
             f"{task}: ours and the peer differ by {error.max():.2g}, more than "
             f"{np.max(allowed):.2g}: they do not do the same work"
         )
-    if task == "train":  # compiles the step with dropout
-        ours.ask(task)
-        peer.ask(task)
 
 
 def compile_times(settings: SpeedSettings) -> dict[str, dict[str, float]]:
