@@ -66,6 +66,7 @@ from jaxlab.chinese_clip.objective import LossConfig, initial_objective, split_i
 from jaxlab.chinese_clip.published import Weights, load_published, save_published
 from jaxlab.chinese_clip.sigmoid import sigmoid_loss
 from jaxlab.chinese_clip.starts import load_image_tower, load_text_tower
+from jaxlab.chinese_clip.texts import encode_texts, trim_padding
 from jaxlab.chinese_clip.towers import (
     EMOJI_MODEL,
     ImageTower,
@@ -115,6 +116,7 @@ __all__ = [
     "contrastive_loss",
     "detect_config",
     "encode_all",
+    "encode_texts",
     "expected_calibration_error",
     "find_weights",
     "fit_calibration",
@@ -150,6 +152,7 @@ __all__ = [
     "split_ids",
     "split_variables",
     "threshold_for_precision",
+    "trim_padding",
     "update_index",
     "with_batch_norm",
     "with_context_length",

@@ -5,10 +5,12 @@ BERT with the exact `gelu`, and taking one for the other moves features by 2e-2 
 5e-4).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -30,6 +32,9 @@ def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact GELU of BERT, `x * Phi(x)` with the normal distribution function `Phi`.
 
+    In float32 and by the error function, as in the original: twice as fast on CPUs as by `erfc`,
+    whose digits in the far tail are lost in the next matrix product.
+
     Args:
       x: any shape and floating dtype.
 
@@ -39,7 +44,8 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     References:
       Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
     """
-    return jax.nn.gelu(x, approximate=False)
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1.0 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
 def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
