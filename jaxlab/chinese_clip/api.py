@@ -42,9 +42,9 @@ from jaxlab.chinese_clip.inputs import (
     shorten_rows,
     split_rows,
 )
+from jaxlab.chinese_clip.loading import load_weights
 from jaxlab.chinese_clip.model import ChineseClip, ChineseClipConfig, normalize
-from jaxlab.chinese_clip.published import Weights, config_to_dict, load_published
-from jaxlab.chinese_clip.weights import load_original
+from jaxlab.chinese_clip.published import Weights, config_to_dict
 from jaxlab.data import images as pictures
 from jaxlab.parallel import DATA_AXIS, make_mesh, place, shard_batch
 from jaxlab.text import WordPieceTokenizer
@@ -426,7 +426,7 @@ def load(
         weights = path_or_name
     else:
         path = find_checkpoint(path_or_name, download_root=download_root, source=source)
-        weights = open_weights(path)
+        weights = load_weights(path)
         # A path is remembered as one that works from elsewhere, a name stays a name.
         name = str(path.absolute()) if Path(path_or_name).exists() else os.fspath(path_or_name)
         calibration = _calibration_beside(path)
@@ -442,15 +442,6 @@ def load(
         apply_exif=apply_exif,
         calibration=calibration,
     )
-
-
-def open_weights(path: str | os.PathLike[str]) -> Weights:
-    """The weights in a file of the original or a folder of ours.
-
-    Args:
-      path: the file or folder.
-    """
-    return load_original(path) if Path(path).is_file() else load_published(path)
 
 
 def _calibration_beside(path: Path) -> MatchCalibration | None:
