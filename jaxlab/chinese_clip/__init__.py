@@ -19,7 +19,8 @@ with `from jaxlab.text import WordPieceTokenizer`, `from jaxlab.data.images impo
 
 Rooms: `model` (towers and the table of sizes), `losses` and `chunked` (the contrastive loss over
 the global batch, dense and in linear memory), `train` (what a step and a stage are), `data` and
-`emoji` (examples to batches), `evaluate` and `zero_shot` (the published protocols), `weights`,
+`emoji` (examples to batches), `features` (of whole data sets), `evaluate`, `zero_shot`, `templates`
+and `elevater` (the published protocols, prompts and data sets), `weights`,
 `published`, `detection` and `towers` (files).
 
 References:
@@ -30,7 +31,8 @@ References:
 from jaxlab.chinese_clip import zero_shot
 from jaxlab.chinese_clip.chunked import chunked_contrastive_loss
 from jaxlab.chinese_clip.detection import detect_config
-from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders
+from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders, score_files
+from jaxlab.chinese_clip.features import FeatureExtractor
 from jaxlab.chinese_clip.losses import contrastive_loss, in_batch_accuracies
 from jaxlab.chinese_clip.model import (
     MODELS,
@@ -42,6 +44,7 @@ from jaxlab.chinese_clip.model import (
     similarity,
 )
 from jaxlab.chinese_clip.published import Weights, load_published, save_published
+from jaxlab.chinese_clip.templates import load_templates, templates_of_dataset
 from jaxlab.chinese_clip.towers import EMOJI_MODEL, load_english_tower, with_image_tower
 from jaxlab.chinese_clip.train import (
     LossConfig,
@@ -61,6 +64,7 @@ __all__ = [
     "ChineseClipConfig",
     "ClipFeatures",
     "Encoders",
+    "FeatureExtractor",
     "LossConfig",
     "StageVariables",
     "Weights",
@@ -74,6 +78,7 @@ __all__ = [
     "load_english_tower",
     "load_original",
     "load_published",
+    "load_templates",
     "make_clamp",
     "make_encoders",
     "make_loss_fn",
@@ -81,8 +86,10 @@ __all__ = [
     "normalize",
     "save_original",
     "save_published",
+    "score_files",
     "similarity",
     "split_variables",
+    "templates_of_dataset",
     "with_image_tower",
     "zero_shot",
 ]
