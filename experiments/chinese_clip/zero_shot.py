@@ -25,6 +25,7 @@ from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip import elevater, templates
 from jaxlab.chinese_clip.features import FeatureExtractor, PictureFiles
 from jaxlab.chinese_clip.zero_shot import (
+    GENERAL_TEMPLATES,
     fill_templates,
     make_classifier,
     zero_shot_probabilities,
@@ -42,8 +43,8 @@ _DATASET = flags.DEFINE_string(
 _TEMPLATES = flags.DEFINE_string(
     "templates",
     None,
-    "Name of a list of prompts, or a file with one a line ({} for the name of the class); by "
-    "default the original's choice for the data set.",
+    "Name of a list of prompts, 'short' for eight of our own, or a file with one a line ({} for "
+    "the name of the class); by default the original's choice for the data set.",
 )
 _MULTI_LABEL = flags.DEFINE_boolean(
     "multi_label",
@@ -110,6 +111,8 @@ def choose_templates(dataset: str, chosen: str | None) -> tuple[str, ...]:
     """
     if chosen is None:
         return templates.templates_of_dataset(dataset)
+    if chosen == "short":
+        return GENERAL_TEMPLATES
     path = Path(chosen).expanduser()
     if path.is_file():
         return tuple(line for line in path.read_text("utf-8-sig").splitlines() if line.strip())

@@ -23,10 +23,10 @@ The pure functions below it, for programs of one's own::
 `indexing` (search in a folder of pictures), `model` (towers and the table of sizes), `losses`,
 `chunked` and `sigmoid` (losses over the global batch, dense and in linear memory), `objective` and
 `distillation` (which of them a run takes), `train` and `accumulation` (what a step and a stage
-are), `flops`, `data` and `emoji` (examples to batches), `evaluate` and `zero_shot` (the published
-protocols), `loading` (one door to all files), `weights`, `huggingface` and `published` (their
-forms), `starts` and `towers` (what training starts from), `tables` and `detection` (names and
-sizes).
+are), `flops`, `data` and `emoji` (examples to batches), `features` (of whole data sets),
+`evaluate`, `zero_shot`, `templates` and `elevater` (the published protocols, prompts and data
+sets), `loading` (one door to all files), `weights`, `huggingface` and `published` (their forms),
+`starts` and `towers` (what training starts from), `tables` and `detection` (names and sizes).
 
 References:
   Yang et al. 2022, "Chinese CLIP: Contrastive Vision-Language Pretraining in Chinese",
@@ -46,7 +46,8 @@ from jaxlab.chinese_clip.chunked import chunked_contrastive_loss
 from jaxlab.chinese_clip.detection import detect_config
 from jaxlab.chinese_clip.distillation import DistillationConfig
 from jaxlab.chinese_clip.downloads import available_models
-from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders
+from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders, score_files
+from jaxlab.chinese_clip.features import FeatureExtractor
 from jaxlab.chinese_clip.huggingface import load_huggingface, save_huggingface
 from jaxlab.chinese_clip.index import Hit, PictureIndex, make_index
 from jaxlab.chinese_clip.index_files import load_index, save_index
@@ -66,6 +67,7 @@ from jaxlab.chinese_clip.objective import LossConfig, initial_objective, split_i
 from jaxlab.chinese_clip.published import Weights, load_published, save_published
 from jaxlab.chinese_clip.sigmoid import sigmoid_loss
 from jaxlab.chinese_clip.starts import load_image_tower, load_text_tower
+from jaxlab.chinese_clip.templates import load_templates, templates_of_dataset
 from jaxlab.chinese_clip.texts import encode_texts, trim_padding
 from jaxlab.chinese_clip.towers import (
     EMOJI_MODEL,
@@ -100,6 +102,7 @@ __all__ = [
     "ClipFeatures",
     "DistillationConfig",
     "Encoders",
+    "FeatureExtractor",
     "Hit",
     "ImageTower",
     "LoadedModel",
@@ -131,6 +134,7 @@ __all__ = [
     "load_index",
     "load_original",
     "load_published",
+    "load_templates",
     "load_text_tower",
     "load_weights",
     "make_clamp",
@@ -146,11 +150,13 @@ __all__ = [
     "save_index",
     "save_original",
     "save_published",
+    "score_files",
     "sigmoid_loss",
     "similarity",
     "split_cosines",
     "split_ids",
     "split_variables",
+    "templates_of_dataset",
     "threshold_for_precision",
     "trim_padding",
     "update_index",

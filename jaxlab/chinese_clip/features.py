@@ -248,7 +248,8 @@ def fingerprint(weights: Weights) -> str:
     checksum = zlib.crc32(repr(weights.config).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights.variables):
         checksum = zlib.crc32(jax.tree_util.keystr(path).encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), checksum)
+        values = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        checksum = zlib.crc32(values, checksum)
     return f"{checksum:08x}"
 
 

@@ -194,6 +194,22 @@ def test_zero_shot_of_a_published_folder_and_its_submission(run_program, tmp_pat
     assert plain == pytest.approx(results)
 
 
+def test_pictures_of_several_classes_are_scored_by_their_precision(
+    run_program, tmp_path, weights, mnist
+):
+    """A picture in both folders, and prompts from a file."""
+    (mnist / "test" / "1" / "20.png").write_bytes(png(20))
+    (tmp_path / "prompts.txt").write_text("{}\n一个{}\n", "utf-8")
+    output = run(
+        run_program, "zero_shot", f"--folder={mnist}", "--multi_label", f"--weights={weights}",
+        f"--workdir={tmp_path / 'out'}", f"--templates={tmp_path / 'prompts.txt'}",
+        "--batch_size=8",
+    )  # fmt: skip
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results) == {"eleven_point_map", "score"} and "5 pictures, 2 classes" in output
+    assert results["score"] == 100 * results["eleven_point_map"]
+
+
 @pytest.mark.parametrize(
     ("verb", "arguments", "message"),
     [
