@@ -15,17 +15,23 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.chinese_clip.export import FILE_ENDINGS
 from experiments.common import run
 from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.detection import model_name
 
+FILE_ENDINGS = (".pt", ".safetensors")
 FORMATS = ("published", "original", "huggingface")
 
-_INPUT = flags.DEFINE_string("input", None, "Folder or file to read.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder, or file ending in .pt or .safetensors.")
+_INPUT = flags.DEFINE_string("input", None, "Folder or file to read.", allow_override=True)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder, or file ending in .pt or .safetensors.", allow_override=True
+)
 _FORMAT = flags.DEFINE_enum(
-    "format", None, FORMATS, "Form of the output; left out, its ending decides."
+    "format",
+    None,
+    FORMATS,
+    "Form of the output; left out, its ending decides.",
+    allow_override=True,
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Size of the images in pixels, if another than the input's is wanted."

@@ -4,6 +4,7 @@ Nothing here executes anything found in a file, and nothing needs torch:
 
 * `torch_zip`: `.pt`, `.pth` and `.bin` files of `torch.save` (zip form), and the weights of
   TorchScript archives, mapped into memory.
+* `torch_legacy`: the form of `torch.save` before torch 1.6.
 * `safetensors`: safetensors files with their metadata, mapped into memory.
 * `state_dicts`: the tensors of any of these files, and of folders in Hugging Face's form.
 * `names`: `NameTable`, foreign name <-> our path with a transform, every mismatch in one error.

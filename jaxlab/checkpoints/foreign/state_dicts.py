@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxlab.checkpoints.foreign import safetensors, torch_zip
+from jaxlab.checkpoints.foreign import safetensors, torch_legacy, torch_zip
 
 FileKind = Literal["safetensors", "torch", "torchscript"]
 
@@ -64,7 +64,8 @@ def read_state_dict(path: str | os.PathLike[str], *, verify: bool = False) -> St
 
     Args:
       path: the file; its content decides, not its suffix.
-      verify: compare the CRC-32 of every member of a torch file first (reads the file once).
+      verify: compare the CRC-32 of every member of a torch file first (reads the file once); files
+        from before torch 1.6 have none.
 
     Returns:
       The tensors as views of the mapped file, and what else the file holds.
@@ -86,7 +87,10 @@ def read_state_dict(path: str | os.PathLike[str], *, verify: bool = False) -> St
         return StateDict(content.tensors, dict(content.metadata), "safetensors")
     if torch_zip.is_torch_script(path):
         return StateDict(torch_zip.read_torch_script(path, verify=verify), {}, "torchscript")
-    tree = torch_zip.read_torch_zip(path, verify=verify)
+    if torch_legacy.is_torch_legacy(path):
+        tree = torch_legacy.read_torch_legacy(path)
+    else:
+        tree = torch_zip.read_torch_zip(path, verify=verify)
     if not isinstance(tree, Mapping):
         raise ValueError(f"{path} holds a {type(tree).__name__}; a dict of tensors is expected")
     tensors, values = _find_tensors(tree)

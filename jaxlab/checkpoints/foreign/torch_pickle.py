@@ -236,7 +236,10 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any, /) -> np.ndarray:
         match pid:
-            case ("storage", _StorageType() as kind, str() as key, str(), int() as length):
+            # The older form of files has a sixth entry, which says what a view is a view of.
+            case ("storage", _StorageType() as kind, str() as key, str(), int() as length, *view):
+                if any(view):
+                    raise pickle.UnpicklingError(f"storage {key!r} is a view of another one")
                 if length < 0:
                     raise pickle.UnpicklingError(f"storage {key!r} has length {length}")
                 return self._load_storage(StorageRef(key, kind.dtype, length))
