@@ -20,7 +20,8 @@ with `from jaxlab.text import WordPieceTokenizer`, `from jaxlab.data.images impo
 Rooms: `model` (towers and the table of sizes), `losses` and `chunked` (the contrastive loss over
 the global batch, dense and in linear memory), `train` (what a step and a stage are), `data` and
 `emoji` (examples to batches), `evaluate` and `zero_shot` (the published protocols), `weights`,
-`published`, `detection` and `towers` (files).
+`published`, `detection` and `towers` (files), `deployment`, `stablehlo`, `onnx_towers` and
+`onnx_builder` (what other programs run).
 
 References:
   Yang et al. 2022, "Chinese CLIP: Contrastive Vision-Language Pretraining in Chinese",
@@ -41,7 +42,9 @@ from jaxlab.chinese_clip.model import (
     normalize,
     similarity,
 )
+from jaxlab.chinese_clip.onnx_towers import export_onnx
 from jaxlab.chinese_clip.published import Weights, load_published, save_published
+from jaxlab.chinese_clip.stablehlo import Programs, export_stablehlo, load_stablehlo
 from jaxlab.chinese_clip.towers import EMOJI_MODEL, load_english_tower, with_image_tower
 from jaxlab.chinese_clip.train import (
     LossConfig,
@@ -62,18 +65,22 @@ __all__ = [
     "ClipFeatures",
     "Encoders",
     "LossConfig",
+    "Programs",
     "StageVariables",
     "Weights",
     "chunked_contrastive_loss",
     "contrastive_loss",
     "detect_config",
     "encode_all",
+    "export_onnx",
+    "export_stablehlo",
     "in_batch_accuracies",
     "initialize",
     "join_variables",
     "load_english_tower",
     "load_original",
     "load_published",
+    "load_stablehlo",
     "make_clamp",
     "make_encoders",
     "make_loss_fn",
