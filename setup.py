@@ -39,6 +39,7 @@ TEST = [
     "beartype>=0.20.0",
     "build>=1.2.0",
     "duckdb>=2.0.0",
+    "flatbuffers>=24.3.25",
     "fonttools>=4.55.0",
     "hypothesis>=6.120.0",
     "import-linter>=2.1",
@@ -58,9 +59,9 @@ TEST = [
     "tpchgen-cli==4.0.0",
 ]
 
-# Peers are pinned: they are what the parity tests and the benchmarks compare with. Three of them
-# cannot stand here: the pins of cn_clip (lmdb 1.3) and jax2onnx (an older orbax) contradict ours,
-# and pydistinct asks for much that its estimators do not use; `.ci/peer_env` installs them.
+# Peers are pinned: they are what the parity tests and the benchmarks compare with. Two of them
+# cannot stand here: the pins of cn_clip (lmdb 1.3) contradict ours, and pydistinct asks for much
+# that its estimators do not use; `.ci/peer_env` installs them.
 EXTRAS = {
     "test": TEST,
     "parity": [
@@ -84,7 +85,8 @@ EXTRAS = {
     "spark": ["pyspark[sql]==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],
-    "export": ["flatbuffers>=24.3.25"],
+    "export": ["flatbuffers>=24.3.25", "onnx>=1.17.0"],
+    "onnx": ["onnx==1.23.2", "onnxruntime==1.25.1"],
     "cuda": ["jax[cuda12]>=0.10.0"],
     "tpu": ["jax[tpu]>=0.10.0"],
 }

@@ -64,8 +64,10 @@ from jaxlab.chinese_clip.model import (
     similarity,
 )
 from jaxlab.chinese_clip.objective import LossConfig, initial_objective, split_ids
+from jaxlab.chinese_clip.onnx_towers import export_onnx
 from jaxlab.chinese_clip.published import Weights, load_published, save_published
 from jaxlab.chinese_clip.sigmoid import sigmoid_loss
+from jaxlab.chinese_clip.stablehlo import Programs, export_stablehlo, load_stablehlo
 from jaxlab.chinese_clip.starts import load_image_tower, load_text_tower
 from jaxlab.chinese_clip.templates import load_templates, templates_of_dataset
 from jaxlab.chinese_clip.texts import encode_texts, trim_padding
@@ -109,6 +111,7 @@ __all__ = [
     "LossConfig",
     "MatchCalibration",
     "PictureIndex",
+    "Programs",
     "Similarity",
     "StageVariables",
     "Teacher",
@@ -121,6 +124,8 @@ __all__ = [
     "encode_all",
     "encode_texts",
     "expected_calibration_error",
+    "export_onnx",
+    "export_stablehlo",
     "find_weights",
     "fit_calibration",
     "in_batch_accuracies",
@@ -134,6 +139,7 @@ __all__ = [
     "load_index",
     "load_original",
     "load_published",
+    "load_stablehlo",
     "load_templates",
     "load_text_tower",
     "load_weights",

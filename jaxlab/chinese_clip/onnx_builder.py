@@ -11,18 +11,21 @@ kernels of convolutions and rows of tables are int8 with a scale each and are sc
 use.
 """
 
+import contextlib
 import dataclasses
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxlab.checkpoints.foreign import files
 
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+ValueTypes = Mapping[str, tuple[Any, tuple[int | str, ...]]]
+"""Type and shape by name; a free axis has a name for a size."""
+
+PRECISIONS = ("fp32", "fp16", "int8")
 
 OPSET = 17
 IR_VERSION = 8
@@ -92,8 +95,8 @@ class GraphBuilder:
       initializers: the stored values by name.
     """
 
-    def __init__(self, precision: Precision = "fp32") -> None:
-        self.precision: Precision = precision
+    def __init__(self, precision: str = "fp32") -> None:
+        self.precision: str = precision
         self.nodes: list[Node] = []
         self.initializers: dict[str, Tensor] = {}
         self._quantized: dict[str, list[str]] = {}
@@ -309,8 +312,8 @@ def quantization_scale(array: np.ndarray, axis: int, limit: int) -> np.ndarray:
 def write_model(
     path: Path,
     builder: GraphBuilder,
-    inputs: Mapping[str, tuple[Any, tuple[int | str, ...]]],
-    outputs: Mapping[str, tuple[Any, tuple[int | str, ...]]],
+    inputs: ValueTypes,
+    outputs: ValueTypes,
     metadata: Mapping[str, str],
 ) -> list[Path]:
     """Writes a graph as an ONNX file, and checks it with the checker of ONNX.
@@ -333,38 +336,17 @@ def write_model(
       ModuleNotFoundError: if the package `onnx` is not installed.
     """
     onnx = import_onnx()
+    model = _make_model(onnx, builder, inputs, outputs, metadata)
     total = sum(tensor.num_bytes for tensor in builder.initializers.values())
     side = path.with_name(f"{path.name}.extra_file")
     is_external = builder.precision == "fp16" or total > LARGEST_PROTO
-    if is_external:
-        with files.replacing(side) as file:
-            tensors = [
-                _external_tensor(onnx, name, tensor, file, side.name)
-                for name, tensor in builder.initializers.items()
-            ]
-    else:
-        tensors = [_inline_tensor(onnx, n, t) for n, t in builder.initializers.items()]
-
-    def describe(values: Mapping[str, tuple[Any, tuple[int | str, ...]]]) -> list[Any]:
-        return [
-            onnx.helper.make_tensor_value_info(n, _element_type(onnx, dtype), shape)
-            for n, (dtype, shape) in values.items()
-        ]
-
-    graph = onnx.helper.make_graph(
-        [_node(onnx, node) for node in builder.nodes],
-        "jaxlab.chinese_clip",
-        describe(inputs),
-        describe(outputs),
-        initializer=tensors,
-    )
-    opset = onnx.helper.make_opsetid("", OPSET)
-    model = onnx.helper.make_model(
-        graph, producer_name="jaxlab", opset_imports=[opset], ir_version=IR_VERSION
-    )
-    onnx.helper.set_model_props(model, dict(metadata))
+    with files.replacing(side) if is_external else contextlib.nullcontext() as file:
+        for name, tensor in builder.initializers.items():
+            # Made in its place: a copy of an inlined tensor would cost its size again.
+            _fill_tensor(onnx, model.graph.initializer.add(), name, tensor, file, side.name)
     with files.replacing(path) as file:
         file.write(model.SerializeToString())
+    del model
     onnx.checker.check_model(str(path))
     return [path, side] if is_external else [path]
 
@@ -387,7 +369,7 @@ def _element_type(onnx: Any, dtype: Any) -> int:
     return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
-def _node(onnx: Any, node: Node) -> Any:
+def _make_node(onnx: Any, node: Node) -> Any:
     attributes = {
         name: _element_type(onnx, value) if isinstance(value, np.dtype) else value
         for name, value in node.attributes.items()
@@ -397,27 +379,44 @@ def _node(onnx: Any, node: Node) -> Any:
     )
 
 
-def _inline_tensor(onnx: Any, name: str, tensor: Tensor) -> Any:
-    return onnx.TensorProto(
-        name=name,
-        dims=tensor.array.shape,
-        data_type=_element_type(onnx, tensor.dtype),
-        raw_data=tensor.to_bytes(),
+def _make_model(
+    onnx: Any,
+    builder: GraphBuilder,
+    inputs: ValueTypes,
+    outputs: ValueTypes,
+    metadata: Mapping[str, str],
+) -> Any:
+    """The model without its stored values."""
+
+    def describe(values: ValueTypes) -> list[Any]:
+        return [
+            onnx.helper.make_tensor_value_info(name, _element_type(onnx, dtype), shape)
+            for name, (dtype, shape) in values.items()
+        ]
+
+    nodes = [_make_node(onnx, node) for node in builder.nodes]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "jaxlab.chinese_clip", describe(inputs), describe(outputs)),
+        producer_name="jaxlab",
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
     )
+    onnx.helper.set_model_props(model, dict(metadata))
+    return model
 
 
-def _external_tensor(onnx: Any, name: str, tensor: Tensor, file: BinaryIO, location: str) -> Any:
-    """A tensor whose bytes are appended to the side file; a small one stays in the graph."""
-    if tensor.num_bytes < EXTERNAL_THRESHOLD:
-        return _inline_tensor(onnx, name, tensor)
+def _fill_tensor(
+    onnx: Any, proto: Any, name: str, tensor: Tensor, file: BinaryIO | None, location: str
+) -> None:
+    """Store a value in the proto, or a large one at the end of the side file if there is one."""
+    proto.name, proto.data_type = name, _element_type(onnx, tensor.dtype)
+    proto.dims.extend(tensor.array.shape)
+    if file is None or tensor.num_bytes < EXTERNAL_THRESHOLD:
+        proto.raw_data = tensor.to_bytes()
+        return
     file.write(bytes(-file.tell() % _ALIGNMENT))
-    offset = file.tell()
+    proto.data_location = onnx.TensorProto.EXTERNAL
+    entries = {"location": location, "offset": file.tell(), "length": tensor.num_bytes}
+    for key, value in entries.items():
+        proto.external_data.add(key=key, value=str(value))
     file.write(tensor.to_bytes())
-    entries = {"location": location, "offset": str(offset), "length": str(tensor.num_bytes)}
-    return onnx.TensorProto(
-        name=name,
-        dims=tensor.array.shape,
-        data_type=_element_type(onnx, tensor.dtype),
-        data_location=onnx.TensorProto.EXTERNAL,
-        external_data=[onnx.StringStringEntryProto(key=k, value=v) for k, v in entries.items()],
-    )

@@ -1,9 +1,10 @@
 """Both towers as ONNX graphs, and the files of the original's deployment.
 
 The graphs are written operator by operator from the same variables that the modules read, and the
-tests hold them to the modules' features. Tracing the modules with a converter gives the same
-numbers; but ONNX Runtime runs its generic `Einsum` and decomposed norms many times slower, and its
-pins move those of this library.
+tests hold them to the modules' features. A converter that traces the modules (jax2onnx 0.17) gives
+the same float32 numbers at about the same speed; its half precision graphs mix types in one
+operator, which ONNX Runtime refuses, its operators are of opset 23, which few runtimes read yet,
+and its pins contradict those of this library.
 
 The image graph takes NCHW and keeps that layout; a batch norm is folded into the convolution
 before it. Every ViT, modified ResNet and BERT body that the configs can describe has its graph.
@@ -18,7 +19,6 @@ References:
 
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,6 @@ from jaxlab.chinese_clip.model import ChineseClipConfig
 from jaxlab.chinese_clip.onnx_builder import (
     PRECISIONS,
     GraphBuilder,
-    Precision,
     import_onnx,
     write_model,
 )
@@ -57,8 +56,7 @@ def export_onnx(
     variables: PyTree,
     config: ChineseClipConfig,
     *,
-    precision: Precision = "fp32",
-    towers: Sequence[TowerName] | None = None,
+    precision: str = "fp32",
 ) -> list[Path]:
     """Writes `{prefix}.img.{precision}.onnx` and `{prefix}.txt.{precision}.onnx`.
 
@@ -78,7 +76,6 @@ def export_onnx(
       variables: the variables of the model, or of whole towers.
       config: the model's config; its `context_length` becomes that of the text graph.
       precision: `fp32`, `fp16` or `int8`.
-      towers: which graphs; None writes those that the variables hold.
 
     Returns:
       The files written.
@@ -90,11 +87,11 @@ def export_onnx(
     """
     check_choice("precision", precision, PRECISIONS)
     import_onnx()
-    prefix = Path(prefix)
+    prefix, towers = Path(prefix), complete_towers(variables)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     metadata = as_text(describe(variables, config, precision))
     written: list[Path] = []
-    for tower in complete_towers(variables) if towers is None else towers:
+    for tower in towers:
         path = prefix.with_name(f"{prefix.name}.{TOWERS[tower].short}.{precision}.onnx")
         weights = tower_weights(variables, config, tower)
         written += _write_tower(path, weights, config, tower, precision, metadata)
@@ -106,7 +103,7 @@ def _write_tower(
     weights: dict[str, np.ndarray],
     config: ChineseClipConfig,
     tower: TowerName,
-    precision: Precision,
+    precision: str,
     metadata: dict[str, str],
 ) -> list[Path]:
     builder = GraphBuilder(precision)
@@ -329,7 +326,9 @@ class _ResNet(NamedTuple):
         if self.config.norm == "group":
             y = self.builder.convolution(x, path, kernel, None, stride, pad)
             return self._group_norm(y, "/".join(("visual", *block, norm)), params[norm], size)
-        kernel, bias = _fold(kernel, params[norm], statistics[norm], self.config.norm_epsilon)
+        kernel, bias = fold_batch_norm(
+            kernel, params[norm], statistics[norm], self.config.norm_epsilon
+        )
         return self.builder.convolution(x, path, kernel, bias, stride, pad)
 
     def _group_norm(self, x: str, path: str, params: Any, size: int) -> str:
@@ -372,10 +371,20 @@ class _ResNet(NamedTuple):
         return builder.take(_attend(builder, attention, first, tokens), 0, 1)
 
 
-def _fold(
+def fold_batch_norm(
     kernel: np.ndarray, norm: Any, statistics: Any, epsilon: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel (HWIO) and bias of a convolution that does the batch norm after it too."""
+    """A convolution that does the batch norm after it too, by its stored statistics.
+
+    Args:
+      kernel: HWIO.
+      norm: `scale` and `bias` of the norm, (channels,).
+      statistics: its running `mean` and `var`.
+      epsilon: added to the variance.
+
+    Returns:
+      Kernel and bias, float32.
+    """
     deviation = np.sqrt(np.asarray(statistics["var"], np.float64) + epsilon)
     factor = norm["scale"] / deviation
     bias = norm["bias"] - statistics["mean"] * factor

@@ -29,7 +29,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +55,7 @@ FORMAT = "jaxlab.chinese_clip.stablehlo"
 DESCRIPTION_FILE = "stablehlo.json"
 PLATFORMS = ("cpu", "tpu", "cuda")
 
-ProgramPrecision = Literal["fp32", "fp16", "bf16"]
-DTYPES: Mapping[ProgramPrecision, DTypeLike] = MappingProxyType(
+DTYPES: Mapping[str, DTypeLike] = MappingProxyType(
     {"fp32": jnp.float32, "fp16": jnp.float16, "bf16": jnp.bfloat16}
 )
 """Types of the matrices and hidden states; vectors, norms, softmax and features are float32."""
@@ -83,7 +82,7 @@ def export_stablehlo(
     variables: PyTree,
     config: ChineseClipConfig,
     *,
-    precision: ProgramPrecision = "fp32",
+    precision: str = "fp32",
 ) -> list[Path]:
     """Writes a published folder with a program for each tower; `load_stablehlo` reads it.
 
@@ -170,7 +169,7 @@ def _export(
     weights: Mapping[str, np.ndarray],
     config: ChineseClipConfig,
     tower: TowerName,
-    precision: ProgramPrecision,
+    precision: str,
 ) -> export.Exported:
     """The program of one tower, of its weights and a batch of any size."""
     model = ChineseClip(config, dtype=DTYPES[precision])
