@@ -9,10 +9,19 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 KEYS = {"Enter": 13, "ArrowRight": 39, "ArrowDown": 40, "ArrowUp": 38, "ArrowLeft": 37}
+
+START = """
+import os, sys
+read, write = (os.dup(int(number)) for number in sys.argv[1:3])
+os.dup2(read, 3), os.dup2(write, 4)
+os.set_inheritable(3, True), os.set_inheritable(4, True)  # dup2 leaves equal ones as they are
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium():
@@ -35,7 +44,7 @@ class Chromium:
     def __enter__(self):
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
-        command = ["sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", *self._arguments]
+        command = [sys.executable, "-c", START, str(to_read), str(to_write), *self._arguments]
         self._process = subprocess.Popen(
             command, pass_fds=(to_read, to_write), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, env={**os.environ, "LANGUAGE": self._language},

@@ -245,7 +245,7 @@ def assert_one_error(result, message):
 @pytest.mark.parametrize(
     ("verb", "arguments", "message"),
     [
-        ("search", ["--query=x"], "--workdir is missing; give a folder"),
+        ("search", ["--query=x"], "give the model: either --weights=PATH or a released name"),
         ("search", ["--workdir={new}", "--query=x"], "train there first, python -m experiments"),
         ("search", ["--workdir={new}"], "give either --query=TEXT or --image=FILE"),
         ("search", ["--workdir={new}", "--query=x", "--image=y"], "give either --query=TEXT or"),
