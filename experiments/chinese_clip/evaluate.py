@@ -12,9 +12,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from absl import flags
-
-from experiments.chinese_clip.models import load_run_model
+from experiments.chinese_clip.models import define_weights_flag, load_run_model, open_weights
 from experiments.chinese_clip.published_results import model_name, published_recalls
 from experiments.chinese_clip.settings import RunConfig
 from experiments.chinese_clip.tasks import make_task
@@ -22,15 +20,13 @@ from experiments.chinese_clip.train import besides
 from experiments.common import print_results, run, start
 from jaxlab import chinese_clip as clip
 
-_WEIGHTS = flags.DEFINE_string(
-    "weights", None, "Folder of weights, or a .pt or .safetensors file of the original."
-)
+_WEIGHTS = define_weights_flag()
 
 
 def main(config: RunConfig, workdir: Path) -> None:
     """Load, measure, report."""
     start()
-    weights = clip.load_weights(_WEIGHTS.value) if _WEIGHTS.value else load_run_model(workdir)
+    weights = open_weights(_WEIGHTS.value) if _WEIGHTS.value else load_run_model(workdir)
     config = dataclasses.replace(config, model=weights.config)
     model = clip.ChineseClip(weights.config, dtype=config.dtype)
     task = make_task(config)

@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from absl import flags
 
-from experiments.chinese_clip.models import load_run_model, load_weights
+from experiments.chinese_clip.models import define_weights_flag, load_run_model, open_weights
 from experiments.common import run
 from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.detection import model_name
@@ -40,12 +40,7 @@ PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The formats, and what each can be written in."""
 
 # Other programs have flags of these names; tests import several into one process.
-_WEIGHTS = flags.DEFINE_string(
-    "weights",
-    None,
-    "Folder or file with weights, instead of the model of --workdir.",
-    allow_override=True,
-)
+_WEIGHTS = define_weights_flag()
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
@@ -149,7 +144,7 @@ def load_model(workdir: Path | None, path: str | None) -> clip.Weights:
     """
     if (workdir is None) == (path is None):
         raise ValueError("give either --workdir=DIR of a run, or --weights=PATH")
-    return load_weights(path) if path is not None else load_run_model(workdir or Path())
+    return open_weights(path) if path is not None else load_run_model(workdir or Path())
 
 
 def write(weights: clip.Weights, output: Path, kind: str, precision: str) -> list[Path]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
+from experiments.chinese_clip.models import define_weights_flag, open_weights
 from experiments.common import run, start
 from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.features import (
@@ -33,9 +34,7 @@ from jaxlab.data.pairs.features import Kind
 from jaxlab.data.pairs.records import OnError
 from jaxlab.parallel import broadcast_from_main, is_main_process
 
-_WEIGHTS = flags.DEFINE_string(
-    "weights", None, "Folder of published weights, or a .pt file of the original."
-)
+_WEIGHTS = define_weights_flag()
 _IMAGES = flags.DEFINE_string("images", None, "{split}_imgs.tsv, or the LMDB folder imgs.")
 _TEXTS = flags.DEFINE_string("texts", None, "{split}_texts.jsonl.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the features.")
@@ -84,7 +83,7 @@ def main() -> None:
     if not (_IMAGES.value or _TEXTS.value):
         raise ValueError("give --images, --texts or both")
     mesh = start()
-    weights = clip.load_weights(str(_WEIGHTS.value))
+    weights = open_weights(str(_WEIGHTS.value))
     extractor = FeatureExtractor(
         weights,
         mesh=mesh,

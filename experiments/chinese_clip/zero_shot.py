@@ -18,6 +18,7 @@ from absl import flags
 from jaxtyping import Float
 
 from experiments.chinese_clip.confusion import draw_confusion, worst_confusions
+from experiments.chinese_clip.models import define_weights_flag, open_weights
 from experiments.chinese_clip.published_results import model_name, zero_shot_accuracy
 from experiments.common import print_grid, print_results, run, start
 from experiments.common.pictures import save_png
@@ -33,9 +34,7 @@ from jaxlab.chinese_clip.zero_shot import (
 from jaxlab.data.class_folders import ClassFolders, read_class_folders
 from jaxlab.parallel import is_main_process
 
-_WEIGHTS = flags.DEFINE_string(
-    "weights", None, "Folder of published weights, or a .pt file of the original."
-)
+_WEIGHTS = define_weights_flag()
 _FOLDER = flags.DEFINE_string("folder", None, "The data set.")
 _DATASET = flags.DEFINE_string(
     "dataset", None, "Key of the data set, such as food-101; by default the folder's name."
@@ -80,7 +79,7 @@ def main(workdir: Path | None) -> None:
     prompts = choose_templates(dataset, _TEMPLATES.value)
     index = read_index(folder, len(pictures.paths))
     mesh = start()
-    weights = clip.load_weights(_WEIGHTS.value)
+    weights = open_weights(_WEIGHTS.value)
     extractor = FeatureExtractor(
         weights,
         mesh=mesh,

@@ -249,7 +249,7 @@ def fingerprint(weights: Weights) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights.variables):
         checksum = zlib.crc32(jax.tree_util.keystr(path).encode(), checksum)
         values = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-        checksum = zlib.crc32(values, checksum)
+        checksum = zlib.crc32(values.tobytes(), checksum)
     return f"{checksum:08x}"
 
 
