@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from jaxlab.chinese_clip import ChineseClipConfig, LossConfig
+from jaxlab.chinese_clip import ChineseClipConfig, DistillationConfig, LossConfig
 from jaxlab.chinese_clip.data import PairDataConfig
 from jaxlab.chinese_clip.emoji import EmojiDataConfig
 from jaxlab.training import OptimizerConfig, TrainConfig
@@ -18,6 +18,9 @@ class StageConfig(TrainConfig):
       cached_views: with a locked image tower, features of this many augmented views of every image
         are computed once and the tower does not run in the steps; 0 runs it in every step.
       mask_ratio: share of the patches that a vision transformer drops while training (FLIP).
+      negatives: where a batch goes through the towers in parts (`microbatch_size`), what the pairs
+        of a part are compared with: all pairs of the `batch`, whose features are kept (the towers
+        run forward twice), or those of the `microbatch`.
       decay_like_original: weight decay for the parameters that the original's rule picks, instead
         of `optimizer.decay_rule`.
       optimizer: optimizer and schedule.
@@ -26,6 +29,7 @@ class StageConfig(TrainConfig):
     image_locked: bool = False
     cached_views: int = 0
     mask_ratio: float = 0.0
+    negatives: Literal["batch", "microbatch"] = "batch"
     decay_like_original: bool = False
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -59,7 +63,12 @@ class RunConfig:
       data: `emoji`, or `pairs` for image-text pairs of one's own in the original's formats.
       emoji: how emoji examples are drawn.
       pairs: where pairs lie and how they are read.
-      loss: the contrastive loss.
+      loss: the loss over the pairs of a batch.
+      bn_sync: a ResNet takes its batch statistics over all devices; False takes those of each
+        device, as the original does without `use-bn-sync`.
+      teacher: weights that the student learns from, a folder of published weights or a `.pt` file
+        of the original; "" for no teacher.
+      distillation: what is learnt from the teacher.
       sharding: placement of parameters over the devices, `replicated` or `fsdp`.
       stage_1: the first stage; None leaves it out.
       stage_2: the second stage; None leaves it out.
@@ -73,6 +82,9 @@ class RunConfig:
     emoji: EmojiDataConfig = EmojiDataConfig()
     pairs: PairDataConfig = PairDataConfig()
     loss: LossConfig = LossConfig()
+    bn_sync: bool = True
+    teacher: str = ""
+    distillation: DistillationConfig = DistillationConfig()
     sharding: Literal["replicated", "fsdp"] = "replicated"
     stage_1: StageConfig | None = None
     stage_2: StageConfig | None = None
@@ -85,6 +97,14 @@ class RunConfig:
         """
         if self.stage_1 is None and self.stage_2 is None:
             raise ValueError("stage_1 and stage_2 are both None; wanted settings for one of them")
+        problems = [
+            f"{name}.cached_views={stage.cached_views} leaves no images for the teacher "
+            f"{self.teacher!r}; set {name}.cached_views=0"
+            for name, stage in (("stage_1", self.stage_1), ("stage_2", self.stage_2))
+            if stage is not None and stage.cached_views and self.teacher
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
         if self.data != "pairs":
             return
         problems = []

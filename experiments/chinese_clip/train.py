@@ -40,6 +40,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     for name in ("stage_1", "stage_2"):
         if (stage := getattr(config, name)) is not None:
             variables = run_stage(config, stage, workdir / name, task, model, variables, mesh)
+    variables = clip.model_variables(variables)
     if parallel.is_main_process():
         info = {"data": config.data, "language": config.emoji.language}
         clip.save_published(workdir / MODEL_FOLDER, variables, config.model, info=info)
@@ -94,8 +95,13 @@ def run_stage(
     Returns:
       The variables after the stage, on the host.
     """
+    teacher = load_teacher(config)
+    variables = with_objective(config, stage, variables, teacher)
     parts = clip.split_variables(variables, image_locked=stage.image_locked)
-    tx, step = make_step(config, stage, model, task.prepare, mesh)
+    tx, step = make_step(config, stage, model, task.prepare, mesh, teacher)
+    frozen = {} if stage.cached_views else parts.frozen
+    if teacher is not None:
+        frozen = {**frozen, "teacher": teacher.variables}
 
     def make_batches(start_step: int) -> Any:
         features = None
@@ -113,13 +119,56 @@ def run_stage(
         init=training.TrainState.create(parts.params, tx, key, parts.extra),
         step=step,
         make_batches=make_batches,
-        frozen={} if stage.cached_views else parts.frozen,
+        frozen=frozen,
         mesh=mesh,
         rules=getattr(parallel.ShardingRules, config.sharding)(),
         run_config=config,
+        flops_per_example=clip.train_flops(
+            config.model,
+            image_locked=stage.image_locked,
+            cached_features=stage.cached_views > 0,
+            mask_ratio=stage.mask_ratio,
+            teacher=None if teacher is None else teacher.config,
+            teacher_text=config.distillation.similarity_weight > 0,
+        ),
     )
-    params, extra = parallel.to_host((result.state.params, result.state.extra))
+    trained = training.evaluation_params(result.state, clip.make_clamp(config.loss))
+    params, extra = parallel.to_host((trained, result.state.extra))
     return clip.join_variables(params, parts.frozen, extra)
+
+
+def load_teacher(config: RunConfig) -> clip.Weights | None:
+    """The weights that the student learns from, if the settings name any.
+
+    Args:
+      config: the settings of the run.
+
+    Raises:
+      FileNotFoundError: if they are not there.
+      ValueError: if they cannot be read.
+    """
+    return load_weights(config.teacher) if config.teacher else None
+
+
+def with_objective(
+    config: RunConfig, stage: StageConfig, variables: PyTree, teacher: clip.Weights | None
+) -> PyTree:
+    """The variables with the parameters of the loss itself, as an earlier stage left them or new.
+
+    Args:
+      config: the settings of the run.
+      stage: those of the stage.
+      variables: of the run.
+      teacher: what the student learns from.
+    """
+    fresh = clip.initial_objective(
+        config.loss,
+        jax.random.key(stage.seed),
+        model=config.model,
+        distillation=None if teacher is None else config.distillation,
+        teacher=None if teacher is None else teacher.config,
+    )
+    return {**variables, "objective": {**fresh, **variables.get("objective", {})}}
 
 
 def make_step(
@@ -128,6 +177,7 @@ def make_step(
     model: clip.ChineseClip,
     prepare: Prepare | None,
     mesh: Mesh,
+    teacher: clip.Weights | None = None,
 ) -> tuple[optax.GradientTransformation, TrainStep]:
     """The optimizer of a stage, and its step.
 
@@ -137,22 +187,33 @@ def make_step(
       model: the two towers.
       prepare: what the device does to the images of a batch.
       mesh: the devices.
+      teacher: what the student learns from, its variables among the frozen ones of the step.
     """
+    sizes = clip.with_batch_norm(
+        config.model, bn_sync=config.bn_sync, num_devices=mesh.shape[parallel.DATA_AXIS]
+    )
+    tutor = None
+    if teacher is not None:
+        tutor = clip.Teacher(
+            clip.ChineseClip(teacher.config, dtype=config.dtype), config.distillation
+        )
     mask = clip.make_original_decay_mask(config.model) if stage.decay_like_original else None
     tx = training.make_optimizer(stage.optimizer, stage.num_steps, mask)
-    loss_fn = clip.make_loss_fn(
-        model,
+    parts = clip.make_step_parts(
+        model.clone(config=sizes),
         prepare,
         config.loss,
         image_locked=stage.image_locked,
         mask_ratio=stage.mask_ratio,
         mesh=mesh,
+        teacher=tutor,
     )
-    step = training.make_train_step(
-        loss_fn,
+    step = clip.make_pair_step(
+        parts,
         tx,
+        config.loss,
         num_microbatches=stage.num_microbatches,
-        post_update=clip.make_clamp(config.loss),
+        negatives=stage.negatives,
     )
     return tx, step
 

@@ -33,6 +33,7 @@ from jaxlab.chinese_clip.chunked import chunked_contrastive_loss
 from jaxlab.chinese_clip.detection import detect_config
 from jaxlab.chinese_clip.distillation import DistillationConfig
 from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders
+from jaxlab.chinese_clip.flops import train_flops
 from jaxlab.chinese_clip.losses import contrastive_loss, in_batch_accuracies
 from jaxlab.chinese_clip.model import (
     MODELS,
@@ -99,6 +100,7 @@ __all__ = [
     "similarity",
     "split_ids",
     "split_variables",
+    "train_flops",
     "with_batch_norm",
     "with_image_tower",
     "zero_shot",

@@ -94,6 +94,7 @@ def train_loop(
     mesh: Mesh | None = None,
     rules: ShardingRules | None = None,
     run_config: Any = None,
+    flops_per_example: float = 0.0,
 ) -> TrainResult:
     """Trains to `config.num_steps`, from wherever the workdir has got to.
 
@@ -105,7 +106,8 @@ def train_loop(
 
     The workdir gets `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and at the end
     `results.json`: `step`, the last metrics (of training as `train/loss`, ...), `best/step` and the
-    best metric as `best/<name>` if the best are kept, and `train/examples_per_s`.
+    best metric as `best/<name>` if the best are kept, `train/examples_per_s` and, if
+    `flops_per_example` is given, `train/tflops_per_s`.
 
     Args:
       config: how long, how often.
@@ -123,6 +125,8 @@ def train_loop(
       mesh: devices of the run, all by default.
       rules: how parameters lie on them, replicated by default.
       run_config: what to write as `config.json` (dataclass or mapping); `config` by default.
+      flops_per_example: floating-point operations that a step needs for one example, to show how
+        many are done in a second; 0 if it is not known.
 
     Returns:
       The final state and metrics.
@@ -166,7 +170,7 @@ def train_loop(
             checkpoints=checkpoints,
             log=stack.enter_context(MetricLog(workdir, start.step)),
             progress=stack.enter_context(
-                Progress(config.num_steps, start.step, config.global_batch_size)
+                Progress(config.num_steps, start.step, config.global_batch_size, flops_per_example)
             ),
             signals=signals,
             vote=StopVote(mesh),
@@ -284,7 +288,7 @@ class _Run:
         if done.step % self.config.log_every_steps and not is_last:
             return {}
         self.checkpoints.check()
-        self.log.write_board(done.step, {"train/examples_per_s": self.progress.examples_per_s})
+        self.log.write_board(done.step, self.progress.rates)
         metrics = jax.device_get(done.metrics)
         return {f"train/{name}": float(value) for name, value in metrics.items()}
 
@@ -375,8 +379,7 @@ class _Run:
     def _finish(self, record: Mapping[str, float]) -> TrainResult:
         self.checkpoints.wait()
         results: dict[str, float | int] = {"step": self.config.num_steps, **record}
-        if self.progress.examples_per_s:
-            results["train/examples_per_s"] = self.progress.examples_per_s
+        results |= self.progress.rates
         best = self.checkpoints.best_step() if self.config.keep_best else None
         if best is not None:
             name = self.config.best_metric
