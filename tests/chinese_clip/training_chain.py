@@ -50,8 +50,7 @@ def run(sizes, shapes, seed=11):
       shapes: of the original's tensors, by name.
       seed: of the inputs.
     """
-    drawn = MAKER["draw"]({n: tuple(s) for n, s in shapes.items()})
-    drawn["logit_scale"] = np.array(sizes["logit_scale"], np.float32)
+    drawn = MAKER["weights"](sizes, shapes)
     config = detect_config({n: a.shape for n, a in drawn.items()})
     text = dataclasses.replace(config.text, hidden_dropout=0.0, attention_dropout=0.0)
     length = MAKER["LENGTH"]

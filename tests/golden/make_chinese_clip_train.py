@@ -33,14 +33,16 @@ TEXT = {
 }
 MODELS = {
     # The multipliers are small: they magnify the rounding of the features. One starts below its
-    # bound, so that the clamp acts.
+    # bound, so that the clamp acts. The ResNet runs in float64: batch norms make gradients cancel,
+    # and float32 leaves 1e-5 of some of the original's own. A bias before a batch norm has no
+    # gradient where no unit is cut off; the large epsilon keeps Adam from stepping on its noise.
     "vit": {
         "embed_dim": 16, "image_resolution": 16, "vision_layers": 1, "vision_width": 64,
         "vision_patch_size": 8, "eps": 1e-6, "logit_scale": -0.01,
     },
     "resnet": {
         "embed_dim": 16, "image_resolution": 64, "vision_layers": (1, 1, 1, 1), "vision_width": 4,
-        "vision_patch_size": None, "eps": 1e-8, "logit_scale": 1.0,
+        "vision_patch_size": None, "eps": 1e-4, "logit_scale": 1.0, "double": True,
     },
 }  # fmt: skip
 ZOO = {
@@ -72,6 +74,13 @@ def sample(array):
     return flat[np.linspace(0, flat.size - 1, min(flat.size, NUM_SAMPLES)).astype(int)]
 
 
+def weights(sizes, shapes):
+    """Weights by name; small biases, or all features are alike and their differences rounding."""
+    drawn = draw({name: tuple(shape) for name, shape in shapes.items()})
+    drawn = {n: a * np.float32(0.1) if n.endswith("bias") else a for n, a in drawn.items()}
+    return drawn | {"logit_scale": np.array(sizes["logit_scale"], np.float32)}
+
+
 def import_original():
     for name in ("torchvision", "torchvision.transforms"):
         sys.modules.setdefault(name, mock.MagicMock())
@@ -83,8 +92,9 @@ def import_original():
 
 
 def build(sizes):
-    kept = {k: v for k, v in sizes.items() if k not in ("eps", "logit_scale")}
-    return import_original()[0](**{**TEXT, **kept}).float()
+    kept = {k: v for k, v in sizes.items() if k not in ("eps", "logit_scale", "double")}
+    model = import_original()[0](**{**TEXT, **kept})
+    return model.double() if sizes.get("double") else model.float()
 
 
 def is_spared(name):
@@ -100,7 +110,7 @@ def train(sizes, seed=11):
     model = build(sizes)
     state = {n: t for n, t in model.state_dict().items() if not n.endswith("_tracked")}
     shapes = {n: tuple(t.shape) for n, t in state.items()}
-    drawn = draw(shapes) | {"logit_scale": np.array(sizes["logit_scale"], np.float32)}
+    drawn = weights(sizes, shapes)
     model.load_state_dict({n: torch.from_numpy(a) for n, a in drawn.items()}, strict=False)
     model.train()
     named = list(model.named_parameters())
