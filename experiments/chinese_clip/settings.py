@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal, TypeVar
 
-from jaxlab.chinese_clip import ChineseClipConfig, LossConfig
+from jaxlab.chinese_clip import ChineseClipConfig, DistillationConfig, LossConfig
 from jaxlab.chinese_clip.data import PairDataConfig
 from jaxlab.chinese_clip.emoji import EmojiDataConfig
 from jaxlab.layers.attention import AttentionImplementation
@@ -37,6 +37,9 @@ class StageConfig(TrainConfig):
         the folder of the stage.
       cache_dtype: type of the features on disk, `float32`, or `float16` in half the space.
       mask_ratio: share of the patches that a vision transformer drops while training (FLIP).
+      negatives: where a batch goes through the towers in parts (`microbatch_size`), what the pairs
+        of a part are compared with: all pairs of the `batch`, whose features are kept (the towers
+        run forward twice), or those of the `microbatch`.
       decay_like_original: weight decay for the parameters that the original's rule picks, instead
         of `optimizer.decay_rule`.
       optimizer: optimizer and schedule.
@@ -54,6 +57,7 @@ class StageConfig(TrainConfig):
     cache_folder: str = ""
     cache_dtype: Literal["float32", "float16"] = "float32"
     mask_ratio: float = 0.0
+    negatives: Literal["batch", "microbatch"] = "batch"
     decay_like_original: bool = False
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -147,7 +151,12 @@ class RunConfig:
       data: `emoji`, or `pairs` for image-text pairs of one's own in the original's formats.
       emoji: how emoji examples are drawn.
       pairs: where pairs lie and how they are read.
-      loss: the contrastive loss.
+      loss: the loss over the pairs of a batch.
+      bn_sync: a ResNet takes its batch statistics over all devices; False takes those of each
+        device, as the original does without `use-bn-sync`.
+      teacher: weights that the student learns from, a folder of published weights or a `.pt` file
+        of the original; "" for no teacher.
+      distillation: what is learnt from the teacher.
       sharding: placement of parameters over the devices, `replicated` or `fsdp`.
       stage_1: the first stage; None leaves it out.
       stage_2: the second stage; None leaves it out.
@@ -165,6 +174,9 @@ class RunConfig:
     emoji: EmojiDataConfig = EmojiDataConfig()
     pairs: PairDataConfig = PairDataConfig()
     loss: LossConfig = LossConfig()
+    bn_sync: bool = True
+    teacher: str = ""
+    distillation: DistillationConfig = DistillationConfig()
     sharding: Literal["replicated", "fsdp"] = "replicated"
     stage_1: StageConfig | None = None
     stage_2: StageConfig | None = None
@@ -178,6 +190,12 @@ class RunConfig:
         problems = []
         if self.stage_1 is None and self.stage_2 is None:
             problems.append("stage_1 and stage_2 are both None; wanted settings for one of them")
+        problems += [
+            f"{name}.cached_views={stage.cached_views} leaves no images for the teacher "
+            f"{self.teacher!r}; set {name}.cached_views=0"
+            for name, stage in (("stage_1", self.stage_1), ("stage_2", self.stage_2))
+            if stage is not None and stage.cached_views and self.teacher
+        ]
         if self.data == "pairs" and not self.pairs.folder:
             problems.append(
                 "data='pairs' needs pairs.folder, the folder with {split}_imgs.tsv and "

@@ -297,7 +297,8 @@ def _pairs_task(config: RunConfig, mesh: Mesh | None) -> Task:
         if name
     }
     size, length = config.model.vision.image_size, config.model.context_length
-    transform = make_pair_transform(settings, tokenizer, size, length)
+    with_image_id = config.loss.equal_images_match
+    transform = make_pair_transform(settings, tokenizer, size, length, with_image_id=with_image_id)
     measure = _make_retrieval(settings, tokenizer, size, length, mesh)
     pipeline = PipelineConfig(
         corrupt=settings.on_error, remainder=settings.remainder, num_threads=settings.num_threads
@@ -312,7 +313,9 @@ def _pairs_task(config: RunConfig, mesh: Mesh | None) -> Task:
             examples, random_transform = source(), transform
         else:
             examples = CachedPairs(source(), features)
-            random_transform = make_cached_transform(features, tokenizer, length)
+            random_transform = make_cached_transform(
+                features, tokenizer, length, with_image_id=with_image_id
+            )
         return lambda start_step: make_train_batches(
             examples,
             seed=stage.seed,

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from experiments.chinese_clip.models import MODEL_FOLDER
+from experiments.chinese_clip.models import MODEL_FOLDER, open_weights
 from experiments.chinese_clip.settings import RunConfig, StageConfig
 from experiments.chinese_clip.starts import stage_start, whole_model
 from experiments.chinese_clip.tasks import Evaluation, Floors, Task, make_task
@@ -43,6 +43,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     for name in ("stage_1", "stage_2"):
         if (stage := getattr(config, name)) is not None:
             variables = run_stage(config, stage, workdir / name, task, model, variables, mesh)
+    variables = clip.model_variables(variables)
     if parallel.is_main_process():
         info = {"data": config.data, "language": config.emoji.language}
         clip.save_published(workdir / MODEL_FOLDER, variables, config.model, info=info)
@@ -116,7 +117,9 @@ def run_stage(
     """
     stage = resolve_steps(stage, task)
     rules = getattr(parallel.ShardingRules, config.sharding)()
-    tx, step = make_step(config, stage, model, task.prepare, mesh)
+    teacher = load_teacher(config)
+    variables = with_objective(config, stage, variables, teacher)
+    tx, step = make_step(config, stage, model, task.prepare, mesh, teacher)
     begin = stage_start(stage, config.model, workdir, variables, tx, mesh, rules)
     frozen = place_frozen(mesh, begin.frozen, rules)
 
@@ -134,7 +137,8 @@ def run_stage(
         return task.make_batches(stage, features)(start_step)
 
     def validate(state: training.TrainState) -> dict[str, float]:
-        return task.validate(model, clip.join_variables(state.params, frozen, state.extra))
+        trained = training.evaluation_params(state, clip.make_clamp(config.loss))
+        return task.validate(model, clip.join_variables(trained, frozen, state.extra))
 
     is_measured = stage.eval_every_steps > 0 or bool(stage.best_metric)
     result = training.train_loop(
@@ -143,15 +147,36 @@ def run_stage(
         init=begin.state,
         step=step,
         make_batches=make_batches,
-        frozen={} if stage.cached_views else frozen,
+        frozen=step_frozen(stage, frozen, teacher),
         evaluators=[training.Evaluator("validation", validate)] if is_measured else [],
         mesh=mesh,
         rules=rules,
         run_config=config,
+        flops_per_example=clip.train_flops(
+            config.model,
+            image_locked=stage.image_locked,
+            cached_features=stage.cached_views > 0,
+            mask_ratio=stage.mask_ratio,
+            teacher=None if teacher is None else teacher.config,
+            teacher_text=config.distillation.similarity_weight > 0,
+        ),
     )
     state = chosen_state(stage, workdir, result.state)
-    params, extra = parallel.to_host((state.params, state.extra))
+    trained = training.evaluation_params(state, clip.make_clamp(config.loss))
+    params, extra = parallel.to_host((trained, state.extra))
     return clip.join_variables(params, begin.frozen, extra)
+
+
+def step_frozen(stage: StageConfig, frozen: PyTree, teacher: clip.Weights | None) -> PyTree:
+    """What the steps of a stage read and do not change.
+
+    Args:
+      stage: the stage.
+      frozen: what it does not train; not needed where its features are cached.
+      teacher: what the student learns from.
+    """
+    read = {} if stage.cached_views else frozen
+    return read if teacher is None else {**read, "teacher": teacher.variables}
 
 
 def resolve_steps(stage: StageConfig, task: Task) -> StageConfig:
@@ -197,12 +222,47 @@ def chosen_state(
         return checkpoints.restore_best(target)
 
 
+def load_teacher(config: RunConfig) -> clip.Weights | None:
+    """The weights that the student learns from, if the settings name any.
+
+    Args:
+      config: the settings of the run.
+
+    Raises:
+      FileNotFoundError: if they are not there.
+      ValueError: if they cannot be read.
+    """
+    return open_weights(config.teacher) if config.teacher else None
+
+
+def with_objective(
+    config: RunConfig, stage: StageConfig, variables: PyTree, teacher: clip.Weights | None
+) -> PyTree:
+    """The variables with the parameters of the loss itself, as an earlier stage left them or new.
+
+    Args:
+      config: the settings of the run.
+      stage: those of the stage.
+      variables: of the run.
+      teacher: what the student learns from.
+    """
+    fresh = clip.initial_objective(
+        config.loss,
+        jax.random.key(stage.seed),
+        model=config.model,
+        distillation=None if teacher is None else config.distillation,
+        teacher=None if teacher is None else teacher.config,
+    )
+    return {**variables, "objective": {**fresh, **variables.get("objective", {})}}
+
+
 def make_step(
     config: RunConfig,
     stage: StageConfig,
     model: clip.ChineseClip,
     prepare: Prepare | None,
     mesh: Mesh,
+    teacher: clip.Weights | None = None,
 ) -> tuple[optax.GradientTransformation, TrainStep]:
     """The optimizer of a stage, and its step.
 
@@ -212,22 +272,33 @@ def make_step(
       model: the two towers.
       prepare: what the device does to the images of a batch.
       mesh: the devices.
+      teacher: what the student learns from, its variables among the frozen ones of the step.
     """
+    sizes = clip.with_batch_norm(
+        config.model, bn_sync=config.bn_sync, num_devices=mesh.shape[parallel.DATA_AXIS]
+    )
+    tutor = None
+    if teacher is not None:
+        tutor = clip.Teacher(
+            clip.ChineseClip(teacher.config, dtype=config.dtype), config.distillation
+        )
     mask = clip.make_original_decay_mask(config.model) if stage.decay_like_original else None
     tx = training.make_optimizer(stage.optimizer, stage.num_steps, mask)
-    loss_fn = clip.make_loss_fn(
-        model,
+    parts = clip.make_step_parts(
+        model.clone(config=sizes),
         prepare,
         config.loss,
         image_locked=stage.image_locked,
         mask_ratio=stage.mask_ratio,
         mesh=mesh,
+        teacher=tutor,
     )
-    step = training.make_train_step(
-        loss_fn,
+    step = clip.make_pair_step(
+        parts,
         tx,
+        config.loss,
         num_microbatches=stage.num_microbatches,
-        post_update=clip.make_clamp(config.loss),
+        negatives=stage.negatives,
     )
     return tx, step
 

@@ -48,6 +48,7 @@ from jaxlab.chinese_clip.distillation import DistillationConfig
 from jaxlab.chinese_clip.downloads import available_models
 from jaxlab.chinese_clip.evaluate import Encoders, encode_all, make_encoders, score_files
 from jaxlab.chinese_clip.features import FeatureExtractor
+from jaxlab.chinese_clip.flops import train_flops
 from jaxlab.chinese_clip.huggingface import load_huggingface, save_huggingface
 from jaxlab.chinese_clip.index import Hit, PictureIndex, make_index
 from jaxlab.chinese_clip.index_files import load_index, save_index
@@ -164,6 +165,7 @@ __all__ = [
     "split_variables",
     "templates_of_dataset",
     "threshold_for_precision",
+    "train_flops",
     "trim_padding",
     "update_index",
     "with_batch_norm",

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int64, Key, UInt8
 
 from jaxlab.chinese_clip.feature_cache import FeatureCache
+from jaxlab.chinese_clip.objective import split_ids
 from jaxlab.data.augment import AugmentConfig, augment_image
 from jaxlab.data.images import decode_image, normalize, squash_resize
 from jaxlab.data.pairs import PairSource
@@ -71,7 +72,12 @@ class PairDataConfig:
 
 
 def make_pair_transform(
-    config: PairDataConfig, tokenizer: WordPieceTokenizer, image_size: int, context_length: int
+    config: PairDataConfig,
+    tokenizer: WordPieceTokenizer,
+    image_size: int,
+    context_length: int,
+    *,
+    with_image_id: bool = False,
 ) -> Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]:
     """From a record of a `PairSource` to a training example.
 
@@ -80,17 +86,18 @@ def make_pair_transform(
       tokenizer: texts to ids.
       image_size: height and width of the images, in pixels.
       context_length: length of the ids.
+      with_image_id: give which image it is, for a loss in which equal images match.
 
     Returns:
-      `(record, generator) -> {"image": uint8 (size, size, 3), "ids": int32 (length,)}`. It raises
-      ValueError for an image that cannot be decoded.
+      `(record, generator) -> {"image": uint8 (size, size, 3), "ids": int32 (length,)}`, and
+      `image_id`, uint32 (2,), if asked. It raises ValueError for an image that cannot be decoded.
     """
 
     def transform(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         name = f"{record['example_id']} (image_id {record['image_id']})"
         pixels = training_view(record["image"], rng, config, image_size, example_id=name)
         ids = tokenizer.tokenize(record["text"], context_length=context_length, clean=True)
-        return {"image": pixels, "ids": ids[0]}
+        return {"image": pixels, "ids": ids[0], **_image_id(record, with_image_id)}
 
     return transform
 
@@ -125,7 +132,11 @@ def training_view(
 
 
 def make_cached_transform(
-    cache: FeatureCache, tokenizer: WordPieceTokenizer, context_length: int
+    cache: FeatureCache,
+    tokenizer: WordPieceTokenizer,
+    context_length: int,
+    *,
+    with_image_id: bool = False,
 ) -> Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]:
     """From a record of `CachedPairs` to a training example with the features of a random view.
 
@@ -133,17 +144,27 @@ def make_cached_transform(
       cache: features of the images.
       tokenizer: texts to ids.
       context_length: length of the ids.
+      with_image_id: give which image it is, for a loss in which equal images match.
 
     Returns:
-      `(record, generator) -> {"image_features": float32 (dim,), "ids": int32 (length,)}`.
+      `(record, generator) -> {"image_features": float32 (dim,), "ids": int32 (length,)}`, and
+      `image_id`, uint32 (2,), if asked.
     """
 
     def transform(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         view = int(rng.integers(cache.num_views))
         ids = tokenizer.tokenize(record["text"], context_length=context_length, clean=True)
-        return {"image_features": cache.read(int(record["image_id"]), view), "ids": ids[0]}
+        features = cache.read(int(record["image_id"]), view)
+        return {
+            "image_features": features, "ids": ids[0], **_image_id(record, with_image_id)
+        }  # fmt: skip
 
     return transform
+
+
+def _image_id(record: dict[str, Any], is_wanted: bool) -> dict[str, np.ndarray]:
+    """The id of a record's image as a device holds it, if it is wanted."""
+    return {"image_id": split_ids(np.asarray(record["image_id"], np.int64))} if is_wanted else {}
 
 
 def prepare_pixels(

@@ -6,6 +6,7 @@ variables of a run, and are no part of a published model.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -32,6 +33,8 @@ from jaxlab.chinese_clip.model import ChineseClipConfig, ClipFeatures
 from jaxlab.chinese_clip.sigmoid import INITIAL_BIAS, sigmoid_loss
 from jaxlab.chinese_clip.sweep import Transport
 from jaxlab.parallel import DATA_AXIS
+
+logger = logging.getLogger(__name__)
 
 LossKind = Literal["dense", "chunked", "local", "sigmoid"]
 
@@ -183,6 +186,13 @@ def _compare(
 ) -> LossAndAccuracies:
     """The loss over pairs that the config names."""
     image, text, log_scale = *features, params["logit_scale"]
+    shards = 1 if mesh is None or config.kind != "local" else int(mesh.shape[DATA_AXIS])
+    if image.shape[0] == shards:
+        logger.warning(
+            "a pair has nothing to be compared with in a batch of %d over %d devices: the "
+            "contrastive loss is 0 and trains nothing; use a larger global_batch_size",
+            image.shape[0], shards,
+        )  # fmt: skip
     options: dict[str, Any] = {"tower_grad_scale": config.tower_grad_scale}
     smoothing = {"label_smoothing": config.label_smoothing}
     if config.kind in ("chunked", "sigmoid"):
@@ -192,7 +202,6 @@ def _compare(
             return sigmoid_loss(image, text, log_scale, params[OBJECTIVE]["bias"], **options)
         return chunked_loss_and_accuracies(image, text, log_scale, **smoothing, **options)
     if config.kind == "local":
-        shards = 1 if mesh is None else int(mesh.shape[DATA_AXIS])
         loss = local_contrastive_loss(image, text, log_scale, shards, **smoothing, **options)
         parts = (x.reshape(shards, -1, x.shape[1]) for x in features)
         accuracies = jax.tree.map(jnp.mean, jax.vmap(in_batch_accuracies)(*parts))

@@ -5,7 +5,9 @@ its projection and the temperature; stage 2 trains everything. A batch is a dict
 
 * `image`, in whatever form the `prepare` function of the loss takes, or, for a locked tower,
   `image_features`: features computed beforehand, so that the tower does not run at all;
-* `ids`, token ids (batch, context length).
+* `ids`, token ids (batch, context length);
+* where the settings ask for them, `image_id` (which rows hold the same image, see `split_ids`) and
+  `teacher_image` (a teacher's own images).
 
 References:
   Yang et al. 2022, arXiv:2211.01335, section 3; `cn_clip/training/train.py` and `main.py` of

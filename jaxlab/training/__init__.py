@@ -32,12 +32,13 @@ from jaxlab.training.optimizer import (
     at_step,
     decays,
     ema_params,
+    evaluation_params,
     learning_rate,
     make_optimizer,
     make_schedule,
 )
 from jaxlab.training.state import TrainState, merge_params, split_params
-from jaxlab.training.step import make_train_step, split_microbatches
+from jaxlab.training.step import join_microbatches, make_train_step, split_microbatches
 from jaxlab.training.stopping import TrainingInterrupted
 from jaxlab.training.workdir import lock_workdir, read_results, write_results
 
@@ -51,6 +52,8 @@ __all__ = [
     "at_step",
     "decays",
     "ema_params",
+    "evaluation_params",
+    "join_microbatches",
     "learning_rate",
     "lock_workdir",
     "make_optimizer",

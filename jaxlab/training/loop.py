@@ -94,6 +94,7 @@ def train_loop(
     mesh: Mesh | None = None,
     rules: ShardingRules | None = None,
     run_config: Any = None,
+    flops_per_example: float = 0.0,
 ) -> TrainResult:
     """Trains to `config.num_steps`, or as long as `config.patience` allows.
 
@@ -105,8 +106,9 @@ def train_loop(
 
     The workdir gets `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and at the end
     `results.json`: `step`, the last metrics (of training as `train/loss`, ...), `best/step` and the
-    best metric as `best/<name>` if the best are kept, `train/examples_per_s`, and `stopped_early`
-    (1) if patience ended the run; evaluators that are not due at that step are not called there.
+    best metric as `best/<name>` if the best are kept, `train/examples_per_s`, `train/tflops_per_s`
+    if `flops_per_example` is given, and `stopped_early` (1) if patience ended the run; evaluators
+    that are not due at that step are not called there.
 
     Args:
       config: how long, how often.
@@ -124,6 +126,8 @@ def train_loop(
       mesh: devices of the run, all by default.
       rules: how parameters lie on them, replicated by default.
       run_config: what to write as `config.json` (dataclass or mapping); `config` by default.
+      flops_per_example: floating-point operations that a step needs for one example, to show how
+        many are done in a second; 0 if it is not known.
 
     Returns:
       The final state and metrics.
@@ -167,7 +171,7 @@ def train_loop(
             checkpoints=checkpoints,
             log=stack.enter_context(MetricLog(workdir, start.step)),
             progress=stack.enter_context(
-                Progress(config.num_steps, start.step, config.global_batch_size)
+                Progress(config.num_steps, start.step, config.global_batch_size, flops_per_example)
             ),
             signals=signals,
             vote=StopVote(mesh),
@@ -292,7 +296,7 @@ class _Run:
         if done.step % self.config.log_every_steps and not is_last:
             return {}
         self.checkpoints.check()
-        self.log.write_board(done.step, {"train/examples_per_s": self.progress.examples_per_s})
+        self.log.write_board(done.step, self.progress.rates)
         metrics = jax.device_get(done.metrics)
         return {f"train/{name}": float(value) for name, value in metrics.items()}
 
@@ -387,8 +391,7 @@ class _Run:
             name = self.config.best_metric
             self.progress.say(f"step {step}: {name} has stopped improving, the run ends here")
             results["stopped_early"] = 1
-        if self.progress.examples_per_s:
-            results["train/examples_per_s"] = self.progress.examples_per_s
+        results |= self.progress.rates
         best = self.checkpoints.best_step() if self.config.keep_best else None
         if best is not None:
             name = self.config.best_metric

@@ -303,6 +303,24 @@ def ema_params(opt_state: PyTree) -> PyTree:
     return found[0].average
 
 
+def evaluation_params(state: Any, post_update: Callable[[PyTree], PyTree] | None = None) -> PyTree:
+    """The parameters to measure and to publish: the average where the optimizer keeps one.
+
+    Args:
+      state: a `TrainState`.
+      post_update: what the step does to the parameters after an update; the average is of
+        parameters before it.
+
+    Returns:
+      A tree like `state.params`: its average, or itself.
+    """
+    found = _links(state.opt_state, EmaState)
+    if not found:
+        return state.params
+    average = found[0].average
+    return average if post_update is None else post_update(average)
+
+
 def _links(opt_state: PyTree, kind: type) -> list[Any]:
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
     return [leaf for leaf in leaves if isinstance(leaf, kind)]

@@ -19,11 +19,15 @@ class Progress:
       num_steps: updates of the whole run.
       step: updates that are done already.
       examples_per_step: size of the global batch.
+      flops_per_example: operations that an example needs; 0 shows no rate of them.
     """
 
-    def __init__(self, num_steps: int, step: int, examples_per_step: int) -> None:
+    def __init__(
+        self, num_steps: int, step: int, examples_per_step: int, flops_per_example: float = 0.0
+    ) -> None:
         self.num_steps = num_steps
         self.examples_per_step = examples_per_step
+        self.flops_per_example = flops_per_example
         self._seconds_per_step: float | None = None
         self._last: float | None = None  # when the last step was seen; None after a pause
         self._said = time.monotonic()
@@ -45,6 +49,19 @@ class Progress:
         """Recent rate, evaluations, saving and the first (compiled) step left out; 0 at first."""
         return self.examples_per_step / self._seconds_per_step if self._seconds_per_step else 0.0
 
+    @property
+    def tflops_per_s(self) -> float:
+        """Recent rate in 1e12 operations a second, over all devices; 0 if it is not known."""
+        return self.examples_per_s * self.flops_per_example / 1e12
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The rates that are known, by the names they are logged under."""
+        rates = {
+            "train/examples_per_s": self.examples_per_s, "train/tflops_per_s": self.tflops_per_s,
+        }  # fmt: skip
+        return {name: rate for name, rate in rates.items() if rate}
+
     def update(self, step: int, loss: float) -> None:
         """Notes that a step's loss is known."""
         now = time.monotonic()
@@ -54,9 +71,7 @@ class Progress:
             self._seconds_per_step = seconds if old is None else 0.95 * old + 0.05 * seconds
         self._last = now
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {loss:.4g}, {self.examples_per_s:.4g} examples/s", refresh=False
-            )
+            self._bar.set_postfix_str(f"loss {loss:.4g}, {self._rate_text()}", refresh=False)
             self._bar.update(step - self._bar.n)
         elif is_main_process() and (now - self._said > PLAIN_EVERY_S or step == self.num_steps):
             self._said = now
@@ -81,5 +96,9 @@ class Progress:
         if self._seconds_per_step:
             left = int(self._seconds_per_step * (self.num_steps - step) + 0.5)
             clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-            text += f", {self.examples_per_s:.4g} examples/s, {clock} left"
+            text += f", {self._rate_text()}, {clock} left"
         return text
+
+    def _rate_text(self) -> str:
+        text = f"{self.examples_per_s:.4g} examples/s"
+        return f"{text}, {self.tflops_per_s:.3g} TFLOP/s" if self.flops_per_example else text

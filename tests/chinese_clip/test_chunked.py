@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.chinese_clip.chunked import chunked_contrastive_loss
-from jaxlab.chinese_clip.losses import contrastive_loss, same_pair
+from jaxlab.chinese_clip.chunked import chunked_contrastive_loss, chunked_loss_and_accuracies
+from jaxlab.chinese_clip.losses import contrastive_loss, in_batch_accuracies, same_pair
 from jaxlab.chinese_clip.model import normalize
 from jaxlab.parallel import batch_sharding, make_mesh
 
@@ -29,41 +29,72 @@ def assert_equal(got, expected):
 
 
 @pytest.mark.parametrize(
-    ("num_devices", "transport", "chunk_size"),
+    ("num_devices", "transport", "chunk_size", "smoothing"),
     [
         # Neither 3 nor 5 divides the batch of 32 or the 4 rows of a device; 100 exceeds both.
-        (8, "all_gather", 3),
-        (8, "all_gather", 100),
-        (8, "ring", 3),
-        (8, "ring", 100),
-        (2, "all_gather", 5),
-        (2, "ring", 5),
-        (1, "ring", 5),
+        (8, "all_gather", 3, 0.0),
+        (8, "all_gather", 100, 0.1),
+        (8, "ring", 3, 0.1),
+        (8, "ring", 100, 0.0),
+        (2, "ring", 5, 0.0),
     ],
 )
-def test_chunked_equals_dense(num_devices, transport, chunk_size):
+def test_chunked_equals_dense(num_devices, transport, chunk_size, smoothing):
     mesh = make_mesh_of(num_devices)
 
     @jax.jit
     def chunked(image, text, log_scale, image_ids, text_ids):
         def loss(*features):
-            return chunked_contrastive_loss(
+            found = chunked_loss_and_accuracies(
                 *features,
                 chunk_size=chunk_size,
                 mesh=mesh,
                 transport=transport,
                 image_ids=image_ids,
                 text_ids=text_ids,
+                label_smoothing=smoothing,
             )
+            return found.loss, found[1:]
 
-        return jax.value_and_grad(loss, (0, 1, 2))(image, text, log_scale)
+        return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(image, text, log_scale)
 
-    dense = jax.jit(jax.value_and_grad(contrastive_loss, (0, 1, 2)))
+    def dense_loss(*arguments):
+        return contrastive_loss(*arguments, label_smoothing=smoothing)
+
+    dense = jax.jit(jax.value_and_grad(dense_loss, (0, 1, 2)))
     rows = batch_sharding(mesh)
     for image_ids, text_ids in ((OWN, OWN), (IMAGE_IDS, TEXT_IDS)):
         batch = jax.device_put((IMAGE, TEXT, image_ids, text_ids), rows)
-        got = chunked(batch[0], batch[1], LOG_SCALE, batch[2], batch[3])
-        assert_equal(got, dense(IMAGE, TEXT, LOG_SCALE, same_pair(image_ids, text_ids)))
+        (loss, accuracies), gradients = chunked(batch[0], batch[1], LOG_SCALE, *batch[2:])
+        positives = same_pair(image_ids, text_ids)
+        assert_equal((loss, gradients), dense(IMAGE, TEXT, LOG_SCALE, positives))
+        wanted = in_batch_accuracies(IMAGE, TEXT, positives)
+        assert accuracies[0] == pytest.approx(float(wanted["image_to_text_accuracy"]))
+        assert accuracies[1] == pytest.approx(float(wanted["text_to_image_accuracy"]))
+
+
+def test_nearest_rows_are_counted_where_rows_are_equal():
+    # Two texts are the same: the lower one is the nearest, on whichever device it lies.
+    image = normalize(jnp.asarray(RNG.normal(size=(16, 4)), jnp.float32)).at[9].set(0.5)
+    image = image.at[2].set(0.5)
+    for ids, wanted in ((None, 15 / 16), (jnp.arange(16).at[9].set(2), 1.0)):
+        found = jax.jit(
+            lambda f, ids=ids: chunked_loss_and_accuracies(
+                f, f, LOG_SCALE, chunk_size=3, mesh=make_mesh_of(2), transport="ring", text_ids=ids
+            )
+        )(image)
+        assert found.image_to_text == found.text_to_image == wanted
+
+
+def test_ids_of_two_words_are_equal_where_both_are():
+    words = jnp.asarray([[1, 0], [1, 1], [1, 0], [2, 0]], jnp.uint32)
+    wanted = np.eye(4, dtype=bool)
+    wanted[0, 2] = wanted[2, 0] = True
+    np.testing.assert_array_equal(same_pair(words, None), wanted)
+    images, texts = IMAGE[:4], TEXT[:4]
+    got = chunked_contrastive_loss(images, texts, LOG_SCALE, image_ids=words)
+    dense = contrastive_loss(images, texts, LOG_SCALE, jnp.asarray(wanted))
+    assert float(got) == pytest.approx(float(dense), rel=1e-6)
 
 
 def test_one_device_needs_no_mesh_and_scales_the_upstream_gradient():

@@ -31,13 +31,14 @@ IMAGE, TEXT = unit(RNG.normal(size=(BATCH, DIM))), unit(RNG.normal(size=(BATCH, 
 TEXT_IDS = jnp.asarray(RNG.integers(0, 6, BATCH))
 
 
-def reference(image, text, log_scale, positives=None):
-    """Both directions in float64, row by row, targets uniform over positives."""
+def reference(image, text, log_scale, positives=None, smoothing=0.0):
+    """Both directions in float64, row by row, targets uniform over positives, then smoothed."""
     logits = np.exp(float(log_scale)) * np.asarray(image, np.float64) @ np.asarray(text).T
     positives = np.eye(len(logits)) if positives is None else np.asarray(positives, np.float64)
 
     def direction(logits, positives):
         target = positives / positives.sum(axis=1, keepdims=True)
+        target = (1 - smoothing) * target + smoothing / len(logits)
         return np.mean(logsumexp(logits, axis=1) - (target * logits).sum(axis=1))
 
     return (direction(logits, positives) + direction(logits.T, positives.T)) / 2
@@ -55,19 +56,22 @@ def numeric_gradient(f, x, step=1e-6):
     return gradient
 
 
-@pytest.mark.parametrize("ids", [None, TEXT_IDS])
-def test_loss_and_gradients_equal_float64(ids):
+@pytest.mark.parametrize(("ids", "smoothing"), [(None, 0.0), (TEXT_IDS, 0.1)])
+def test_loss_and_gradients_equal_float64(ids, smoothing):
     positives = None if ids is None else same_pair(None, ids)
 
     def loss(image, text, log_scale):
-        return contrastive_loss(image, text, log_scale, positives)
+        return contrastive_loss(image, text, log_scale, positives, label_smoothing=smoothing)
+
+    def slow(image, text, log_scale):
+        return reference(image, text, log_scale, positives, smoothing)
 
     value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(IMAGE, TEXT, LOG_SCALE)
-    assert float(value) == pytest.approx(reference(IMAGE, TEXT, LOG_SCALE, positives), rel=1e-6)
+    assert float(value) == pytest.approx(slow(IMAGE, TEXT, LOG_SCALE), rel=1e-6)
     expected = (
-        numeric_gradient(lambda x: reference(x, TEXT, LOG_SCALE, positives), IMAGE),
-        numeric_gradient(lambda x: reference(IMAGE, x, LOG_SCALE, positives), TEXT),
-        numeric_gradient(lambda x: reference(IMAGE, TEXT, x, positives), LOG_SCALE),
+        numeric_gradient(lambda x: slow(x, TEXT, LOG_SCALE), IMAGE),
+        numeric_gradient(lambda x: slow(IMAGE, x, LOG_SCALE), TEXT),
+        numeric_gradient(lambda x: slow(IMAGE, TEXT, x), LOG_SCALE),
     )
     for got, want in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())

@@ -14,15 +14,24 @@ from hypothesis.extra import numpy as hnp
 
 from jaxlab import parallel
 from jaxlab.checkpoints.foreign.names import flatten
+from jaxlab.chinese_clip.accumulation import StepParts
 from jaxlab.chinese_clip.evaluate import encode
 from jaxlab.chinese_clip.model import ChineseClip, ChineseClipConfig, abstract_variables
-from jaxlab.chinese_clip.objective import LossConfig, text_fingerprints
+from jaxlab.chinese_clip.objective import (
+    LossConfig,
+    PairFeatures,
+    make_objective,
+    split_ids,
+    text_fingerprints,
+)
 from jaxlab.chinese_clip.train import (
     join_variables,
     make_clamp,
     make_loss_fn,
     make_original_decay_mask,
+    make_pair_step,
     split_variables,
+    with_batch_norm,
 )
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.resnet import ModifiedResNetConfig
@@ -366,6 +375,85 @@ def test_zero_features_give_a_finite_loss(losses):
         assert all(np.isfinite(g).all() for g in grads.values())
 
 
+def test_batch_statistics_of_each_device_are_those_of_its_rows():
+    mesh, images = parallel.make_mesh(), make_batch()["image"]
+    config = with_batch_norm(CONFIGS["resnet"], bn_sync=False, num_devices=8)
+    variables, rows = jax.tree.map(jnp.asarray, start("resnet")), ROWS // 8
+
+    def train_tower(config, images):
+        @jax.jit
+        def run(variables, images):
+            return ChineseClip(config).apply(
+                variables, images, train=True, method="encode_image", mutable=["batch_stats"]
+            )
+
+        return [jax.device_get(run(variables, x)) for x in images]
+
+    sharded = parallel.shard_batch(mesh, {"image": images})["image"]
+    ((features, updated),) = train_tower(config, [sharded])
+    found = train_tower(CONFIGS["resnet"], np.split(images, ROWS // rows))
+    wanted = np.concatenate([f[0] for f in found])
+    np.testing.assert_allclose(features, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *(f[1] for f in found))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), updated, mean)
+    synced = with_batch_norm(config, bn_sync=True, num_devices=8)
+    assert synced == CONFIGS["resnet"]  # over the global batch, as of one device
+
+
+def test_a_model_without_batch_norm_has_no_choice_of_statistics():
+    group = dataclasses.replace(RESNET, norm="group")
+    for config in (CONFIGS["vit"], dataclasses.replace(CONFIGS["resnet"], vision=group)):
+        assert with_batch_norm(config, bn_sync=False, num_devices=8) is config
+
+
+def test_a_pair_alone_is_allowed_and_warned_of(caplog):
+    features = PairFeatures(jnp.eye(1, 4), jnp.eye(1, 4, 1))
+    params, batch = {"logit_scale": jnp.float32(2.0)}, {"ids": jnp.ones((1, 3), jnp.int32)}
+    for config in (DENSE, LossConfig(kind="chunked")):
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="jaxlab"):
+            loss, metrics = make_objective(config)(params, {}, features, (), batch)
+        assert float(loss) == 0.0 and float(metrics["image_to_text_accuracy"]) == 1.0
+        assert "a pair has nothing to be compared with in a batch of 1" in caplog.text
+
+
+def test_equal_images_are_positives_where_batches_name_them():
+    image = jnp.asarray(features("vit")[0])
+    found, params = PairFeatures(image, image), {"logit_scale": jnp.float32(2.0)}
+    ids = np.arange(ROWS) + (np.int64(1) << 40)
+    ids[3] = ids[2]
+    batch = {"ids": jnp.asarray(make_batch()["ids"]), "image_id": jnp.asarray(split_ids(ids))}
+    same = np.eye(ROWS)
+    same[2, 3] = same[3, 2] = 1
+    wanted = info_nce(np.exp(2.0) * np.asarray(image, np.float64) @ np.asarray(image).T, same)
+    for kind in ("dense", "chunked"):
+        objective = make_objective(LossConfig(kind, chunk_size=5, equal_images_match=True))
+        loss, _ = objective(params, {}, found, (), batch)
+        assert float(loss) == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ValueError, match=r"needs batches with image_id; this one has \['ids'\]"):
+        objective(params, {}, found, (), {"ids": batch["ids"]})
+
+
+def test_parts_of_a_batch_are_compared_with_all_of_it_or_with_themselves():
+    parts = StepParts(
+        lambda params, frozen, extra, batch, key: (PairFeatures(batch["f"], batch["g"]), extra),
+        lambda *_: (),
+        make_objective(DENSE),
+    )
+    tx = make_optimizer(OptimizerConfig(name="sgd", schedule="constant"), 3)
+    state = TrainState.create({"logit_scale": jnp.float32(2.0)}, tx, jax.random.key(0))
+    f, g = (jnp.asarray(x) for x in features("vit"))
+    batch = {"f": f, "g": g, "ids": jnp.asarray(make_batch()["ids"])}
+    found = {}
+    for negatives in ("batch", "microbatch"):
+        step = make_pair_step(parts, tx, DENSE, num_microbatches=2, negatives=negatives)
+        found[negatives] = float(jax.jit(step)(state, {}, batch, jax.random.key(0))[1]["loss"])
+    logits = logits_of("vit")
+    assert found["batch"] == pytest.approx(info_nce(logits), rel=1e-5)
+    halves = [info_nce(logits[i::2, i::2]) for i in (0, 1)]
+    assert found["microbatch"] == pytest.approx(np.mean(halves), rel=1e-5)
+
+
 def test_prepare_gets_a_key_and_comes_before_the_tower():
     model, batch = ChineseClip(CONFIGS["vit"]), make_batch()
     parts = split_variables(start("vit"), image_locked=False)
@@ -425,6 +513,9 @@ def test_variables_survive_the_division_into_parts(kind, image_locked):
         ({"chunk_size": 0}, "chunk_size=0 and .* must be at least 1"),
         ({"max_scale": 0.5}, r"max_scale=0\.5 must be at least 1"),
         ({"kind": "local", "equal_texts_match": True}, "not offered with kind='local'"),
+        ({"kind": "local", "equal_images_match": True}, "not offered with kind='local'"),
+        ({"kind": "sigmoid", "label_smoothing": 0.1}, "label_smoothing is not offered with"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1\.0 is a share; use one in \[0, 1\)"),
     ],
 )
 def test_losses_that_do_not_exist_are_refused(fields, message):

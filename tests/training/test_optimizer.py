@@ -8,9 +8,11 @@ import pytest
 
 from jaxlab.training import (
     OptimizerConfig,
+    TrainState,
     at_step,
     decays,
     ema_params,
+    evaluation_params,
     learning_rate,
     make_optimizer,
     make_schedule,
@@ -136,6 +138,13 @@ def test_average_follows_the_updated_parameters():
         params = optax.apply_updates(params, updates)
         expected = 0.9 * expected + 0.1 * step
     np.testing.assert_allclose(ema_params(state)["w"], expected, rtol=1e-6)
+    run = TrainState.create(params, make_optimizer(config, 10), jax.random.key(0))
+    run = dataclasses.replace(run, params={"w": params["w"] + 9}, opt_state=state)
+    np.testing.assert_allclose(evaluation_params(run)["w"], expected, rtol=1e-6)
+    held = evaluation_params(run, lambda params: {"w": jnp.minimum(params["w"], 0.25)})
+    np.testing.assert_array_equal(held["w"], 0.25)
+    plain = TrainState.create(params, make_optimizer(OptimizerConfig(), 10), jax.random.key(0))
+    assert evaluation_params(plain) is plain.params
     with pytest.raises(ValueError, match="ema_decay > 0"):
         ema_params(make_optimizer(OptimizerConfig(), 10).init(params))
 

@@ -57,6 +57,17 @@ def test_rate_leaves_compiling_and_evaluating_out(clock):
     assert shown.line(4, 0.25) == "step 4/100 (4 %), loss 0.25, 5 examples/s, 0:03:12 left"
 
 
+def test_operations_a_second_are_shown_where_their_number_is_known(clock):
+    shown = Progress(100, 0, 10, flops_per_example=3e12)
+    shown.update(1, 1.0)
+    assert shown.rates == {}
+    clock.now += 2
+    shown.update(2, 1.0)
+    assert shown.rates == pytest.approx({"train/examples_per_s": 5, "train/tflops_per_s": 15})
+    assert "5 examples/s, 15 TFLOP/s, 0:03:16 left" in shown.line(2, 0.25)
+    assert Progress(100, 0, 10).tflops_per_s == 0
+
+
 def test_terminal_gets_a_bar_that_starts_where_the_run_continues(clock, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

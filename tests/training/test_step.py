@@ -9,7 +9,7 @@ import pytest
 
 from jaxlab.parallel import make_mesh, replicated, shard_batch, split_host_fields
 from jaxlab.training import OptimizerConfig, TrainState, make_optimizer, make_train_step
-from jaxlab.training.step import split_microbatches
+from jaxlab.training.step import join_microbatches, split_microbatches
 
 TOY = runpy.run_path(str(Path(__file__).with_name("toy.py")))
 SGD = OptimizerConfig(name="sgd", b1=0.0, learning_rate=0.1, schedule="constant")
@@ -48,6 +48,13 @@ def test_accumulated_step_equals_that_of_the_whole_batch(parts):
     for name, value in metrics.items():
         assert value.dtype == jnp.float32 and value.shape == ()
         np.testing.assert_allclose(value, whole_metrics[name], rtol=1e-5)
+
+
+def test_joined_parts_are_the_batch_in_its_order():
+    rows = {"x": np.arange(24).reshape(12, 2), "y": np.arange(12)}
+    for parts in (1, 3, 12):
+        joined = join_microbatches(split_microbatches(rows, parts))
+        jax.tree.map(np.testing.assert_array_equal, joined, rows)
 
 
 def test_gradients_of_parts_add_up_in_float32():
