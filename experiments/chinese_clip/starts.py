@@ -140,7 +140,7 @@ def stage_start(
     if source is None or _has_checkpoint(workdir):
         return _fresh(config, variables, tx)
     if source.is_file():
-        return _from_original(config, model, source, tx)
+        return _from_original(config, model, source, variables, tx)
     if not (config.reset_optimizer or config.reset_data_offset):
         return _fresh(config, variables, tx)  # the loop reads the other run
     start = _fresh(config, variables, tx)
@@ -161,6 +161,7 @@ def _from_original(
     config: StageConfig,
     model: clip.ChineseClipConfig,
     path: Path,
+    variables: PyTree,
     tx: optax.GradientTransformation,
 ) -> StageStart:
     if not config.reset_optimizer:
@@ -170,7 +171,9 @@ def _from_original(
         )
     step = 0 if config.reset_data_offset else _step_of(path)
     _check_step(config, step, path)
-    start = _fresh(config, whole_model(str(path), model), tx)
+    # What the loss itself learns is not in the file: it stays what it is.
+    others = {name: value for name, value in variables.items() if name == "objective"}
+    start = _fresh(config, {**whole_model(str(path), model), **others}, tx)
     logger.info("starting from the weights in %s, step %d", path, step)
     return start._replace(state=_at(start.state, step), config=_without_source(config))
 
