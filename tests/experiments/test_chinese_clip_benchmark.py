@@ -75,10 +75,10 @@ def test_our_side_runs_every_task(scan, monkeypatch):
     small = dataclasses.replace(tiny, vision=vision, text=text)
     monkeypatch.setattr(benchmark_speed, "published_config", lambda _: small)
     actions = benchmark_speed.make_ours(SpeedSettings(batch_size=3, scan=scan))
-    image, text, trimmed = (actions[task]() for task in benchmark_speed.TASKS[:3])
+    image, trimmed_text = (actions[task]() for task in benchmark_speed.TASKS[:3])
     assert image.shape == text.shape == (3, 512)
     np.testing.assert_allclose(trimmed, text, atol=1e-6)
-    losses = [actions["train, no dropout"]() for _ in range(2)]
+    losses = [actions["train_without_dropout"]() for _ in range(2)]
     assert np.isfinite(losses).all() and losses[0] != losses[1]
     assert np.isfinite(actions["train"]())
     assert actions["flops of train"]() > 3 * actions["flops of image"]() > 0
