@@ -64,7 +64,7 @@ def test_unknown_tasks_are_refused():
         SpeedSettings(tasks=("image", "video"))
 
 
-def test_our_side_runs_every_task(monkeypatch):
+def test_our_side_encodes_and_trains(monkeypatch):
     """At a small size; trimmed texts give the same features, training moves the loss."""
     tiny = MODELS["ViT-B-16"]
     vision = dataclasses.replace(
@@ -79,9 +79,7 @@ def test_our_side_runs_every_task(monkeypatch):
     np.testing.assert_allclose(trimmed, text, atol=1e-6)
     losses = [actions["train_without_dropout"]() for _ in range(2)]
     assert np.isfinite(losses).all() and losses[0] != losses[1]
-    assert np.isfinite(actions["train"]())
     assert actions["flops of train"]() > 3 * actions["flops of image"]() > 0
-    assert set(actions["compile"]()) == {"trace s", "compile s", "temporary GiB"}
 
 
 def make_two():
