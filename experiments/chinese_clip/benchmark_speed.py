@@ -17,7 +17,7 @@ import numpy as np
 from experiments.common.workers import Timed, Worker
 from jaxlab.layers.attention import AttentionImplementation
 
-TASKS = ("image", "text", "text, trimmed", "train", "train, no dropout")
+TASKS = ("image", "text", "trimmed_text", "train", "train_without_dropout")
 PEERS = ("original", "fused")
 ATTENTION = get_args(AttentionImplementation)
 MEAN_CHARACTERS = 7.4
@@ -134,7 +134,7 @@ def _check(task: str, ours: Worker, peer: Worker, settings: SpeedSettings) -> No
     """Compare what a task gives; a training step by its losses without dropout."""
     if task.startswith("train"):
         got, want = (
-            [worker.ask("train, no dropout").value for _ in range(2)] for worker in (ours, peer)
+            [worker.ask("train_without_dropout").value for _ in range(2)] for worker in (ours, peer)
         )
         allowed = _LOSS_ERROR[settings.dtype] * np.abs(want)
     else:
@@ -272,17 +272,17 @@ def make_ours(settings: SpeedSettings) -> dict[str, Callable[[], Any]]:
     actions: dict[str, Callable[[], Any]] = {
         "image": lambda: np.asarray(encoders().image(variables(), images_on_device())),
         "text": lambda: np.asarray(encoders().text(variables(), ids)),
-        "text, trimmed": lambda: np.asarray(encoders().text(variables(), trimmed)),
+        "trimmed_text": lambda: np.asarray(encoders().text(variables(), trimmed)),
         "train": lambda: step(True)(),
-        "train, no dropout": lambda: step(False)(),
+        "train_without_dropout": lambda: step(False)(),
         "compile": lambda: _time_compilation(settings, variables(), images, ids),
     }
     counts: dict[str, Callable[[], float]] = {
         "image": lambda: flops()[0],
         "text": lambda: flops()[1],
-        "text, trimmed": lambda: flops()[1],
+        "trimmed_text": lambda: flops()[1],
         "train": lambda: 3 * sum(flops()),
-        "train, no dropout": lambda: 3 * sum(flops()),
+        "train_without_dropout": lambda: 3 * sum(flops()),
     }
     return actions | {f"flops of {task}": count for task, count in counts.items()}
 
@@ -443,7 +443,7 @@ def make_peer(settings: SpeedSettings) -> dict[str, Callable[[], Any]]:
     return {
         "image": lambda: runner().encode_image(),
         "text": lambda: runner().encode_text(),
-        "text, trimmed": lambda: runner().encode_text(),
+        "trimmed_text": lambda: runner().encode_text(),
         "train": lambda: step(True)(),
-        "train, no dropout": lambda: step(False)(),
+        "train_without_dropout": lambda: step(False)(),
     }

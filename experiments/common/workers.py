@@ -96,5 +96,7 @@ def _serve(pipe: Any, threads: int, make: Callable[..., Actions], args: tuple[An
             value = actions[name]()
             end = time.perf_counter(), time.process_time()
             pipe.send(Timed(value, end[0] - start[0], end[1] - start[1]))
+        except BrokenPipeError:  # nobody asks any more
+            return
         except Exception as error:  # told to the process that asked
             pipe.send(error)

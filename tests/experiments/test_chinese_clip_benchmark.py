@@ -64,8 +64,7 @@ def test_unknown_tasks_are_refused():
         SpeedSettings(tasks=("image", "video"))
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_our_side_runs_every_task(scan, monkeypatch):
+def test_our_side_encodes_and_trains(monkeypatch):
     """At a small size; trimmed texts give the same features, training moves the loss."""
     tiny = MODELS["ViT-B-16"]
     vision = dataclasses.replace(
@@ -74,15 +73,13 @@ def test_our_side_runs_every_task(scan, monkeypatch):
     text = dataclasses.replace(tiny.text, width=32, num_heads=2, mlp_width=64, num_layers=1)
     small = dataclasses.replace(tiny, vision=vision, text=text)
     monkeypatch.setattr(benchmark_speed, "published_config", lambda _: small)
-    actions = benchmark_speed.make_ours(SpeedSettings(batch_size=3, scan=scan))
+    actions = benchmark_speed.make_ours(SpeedSettings(batch_size=3))
     image, text, trimmed = (actions[task]() for task in benchmark_speed.TASKS[:3])
     assert image.shape == text.shape == (3, 512)
     np.testing.assert_allclose(trimmed, text, atol=1e-6)
-    losses = [actions["train, no dropout"]() for _ in range(2)]
+    losses = [actions["train_without_dropout"]() for _ in range(2)]
     assert np.isfinite(losses).all() and losses[0] != losses[1]
-    assert np.isfinite(actions["train"]())
     assert actions["flops of train"]() > 3 * actions["flops of image"]() > 0
-    assert set(actions["compile"]()) == {"trace s", "compile s", "temporary GiB"}
 
 
 def make_two():

@@ -21,7 +21,8 @@ def test_live_cn_clip_gives_the_same_ids():
         strings = json.loads(file["strings"].tobytes())
     rng = np.random.default_rng(1)
     pairs = [strings[i] + strings[j] for i, j in rng.integers(len(strings), size=(3000, 2))]
-    strings = strings[:30] + strings[30::5] + pairs  # the golden test has all of them
+    strings = strings + pairs
+    assert len(strings) >= 16_000
     rows = ours.tokenize(strings, context_length=512)
     for text, row in zip(strings, rows, strict=True):
         ids = [101, *peer["cn_clip_ids"](original, text)[:510], 102]
