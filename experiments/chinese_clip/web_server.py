@@ -298,6 +298,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 refusal.headers,
             )
             self.close_connection = True  # the body of the request may not have been read
+        except (TimeoutError, ConnectionError):
+            raise  # the client is silent or gone: the connection ends
         except Exception:
             logger.exception("a request failed")
             body = json.dumps({"error": "the server failed", "code": "other"}).encode()

@@ -118,7 +118,16 @@ class LoadedModel:
 
     @functools.cached_property
     def scale(self) -> float:
-        """Multiplier of the cosines, `exp(logit_scale)`."""
+        """Multiplier of the cosines, `exp(logit_scale)`.
+
+        Raises:
+          ValueError: if the weights hold none, as those of an image tower alone.
+        """
+        if "logit_scale" not in self.variables["params"]:
+            raise ValueError(
+                f"{self.name} holds no logit_scale, so that cosines have no multiplier; load a "
+                "whole model, or compare features by their inner products"
+            )
         return float(np.exp(np.float32(self.variables["params"]["logit_scale"])))
 
     @functools.cached_property

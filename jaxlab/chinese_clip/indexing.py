@@ -300,8 +300,7 @@ def _decode_part(
 
 
 def _decode_one(path: Path, entry: Listed, model: LoadedModel, formats: tuple[str, ...]) -> Decoded:
-    with Image.open(path, formats=formats) as header:  # the header alone, and no refused format
-        logger.debug("%s is %s", path, header.format)
+    Image.open(path, formats=formats).close()  # the header alone: no picture, or a refused format
     image = decode_image(
         path.read_bytes(), example_id=path, compat=model.compat, apply_exif=model.apply_exif
     )
