@@ -33,18 +33,19 @@ from jaxlab.checkpoints.foreign.names import flatten
 from jaxlab.chinese_clip.calibration import MatchCalibration
 from jaxlab.chinese_clip.downloads import find_checkpoint
 from jaxlab.chinese_clip.inputs import (
+    TEXT_LENGTH_STEP,
     as_pictures,
     check_ids,
     check_transformed,
     chunks,
     open_picture,
     pad_rows,
-    shorten_rows,
     split_rows,
 )
 from jaxlab.chinese_clip.loading import load_weights
 from jaxlab.chinese_clip.model import ChineseClip, ChineseClipConfig, normalize
 from jaxlab.chinese_clip.published import Weights, config_to_dict
+from jaxlab.chinese_clip.texts import trim_padding
 from jaxlab.data import images as pictures
 from jaxlab.parallel import DATA_AXIS, make_mesh, place, shard_batch
 from jaxlab.text import WordPieceTokenizer
@@ -269,9 +270,8 @@ class LoadedModel:
             ids = check_ids(texts, self.config)
         else:
             ids = self.tokenize(texts, clean=clean)
-        return self._encode(
-            split_rows(shorten_rows(ids), self.batch_size), "encode_text", normalized
-        )
+        short = trim_padding(ids, TEXT_LENGTH_STEP) if len(ids) else ids
+        return self._encode(split_rows(short, self.batch_size), "encode_text", normalized)
 
     def similarity(self, images: Any, texts: Any, *, clean: bool = True) -> Similarity:
         """Cosines, logits and probabilities of all images with all texts.

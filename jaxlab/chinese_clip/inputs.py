@@ -13,7 +13,7 @@ from PIL import Image
 from jaxlab.chinese_clip.model import ChineseClipConfig
 from jaxlab.data.images import decode_image, to_rgb
 
-MIN_TEXT_LENGTH = 16  # tokens; batches of shorter texts are padded to this
+TEXT_LENGTH_STEP = 16  # tokens; texts are padded to a multiple, so that few programs compile
 
 
 def open_picture(picture: Any, compat: str, apply_exif: bool) -> Image.Image:
@@ -117,19 +117,6 @@ def check_ids(ids: np.ndarray, config: ChineseClipConfig) -> Int[np.ndarray, "te
             f"ids lie in {ids.min()} to {ids.max()}; the vocabulary has {entries} entries"
         )
     return ids.astype(np.int32)
-
-
-def shorten_rows(ids: Int[np.ndarray, "texts time"]) -> Int[np.ndarray, "texts fewer"]:
-    """Rows without the padding that all of them have, at a length that few programs share.
-
-    Padded keys have no weight, so the features do not depend on how many there are; but a row that
-    holds nothing else attends to all of them, and then all stay.
-    """
-    used = ids != 0
-    if not len(ids) or not used.any(axis=1).all():
-        return ids
-    longest = int(np.flatnonzero(used.any(axis=0))[-1]) + 1
-    return ids[:, : min(_power_of_two(max(longest, MIN_TEXT_LENGTH)), ids.shape[1])]
 
 
 def _power_of_two(number: int) -> int:
