@@ -43,6 +43,7 @@ from jaxlab.chinese_clip.feature_cache import (
     file_size,
     tower_fingerprint,
 )
+from jaxlab.chinese_clip.texts import encode_texts
 from jaxlab.chinese_clip.train import Prepare
 from jaxlab.data.emoji import (
     STYLES,
@@ -471,7 +472,7 @@ def _make_retrieval(
             ]
         )
         ids = tokenizer.tokenize(split.texts, context_length=length, clean=True)
-        texts = encode_all(encode_text, ids, batch_size)
+        texts = encode_texts(encode_text, ids, batch_size)
         recall = two_way_recalls(images, texts, split.images_of_text)
         # What the original reports of MUGE, whose queries are texts only.
         one_way = {
