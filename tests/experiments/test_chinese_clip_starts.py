@@ -1,6 +1,7 @@
 """What a stage starts from, and the length of stages given in epochs."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxlab.checkpoints.foreign.names import flatten
 from jaxlab.checkpoints.foreign.torch_zip import write_torch_zip
 from jaxlab.checkpoints.run import RunCheckpoints
 from jaxlab.chinese_clip.model import abstract_variables
+from jaxlab.chinese_clip.published import config_to_dict
 from jaxlab.chinese_clip.weights import original_state_dict
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.positions import resize_positions
@@ -118,10 +120,11 @@ def test_a_run_of_ones_own_comes_before_any_other(tmp_path, mine, other_run):
 
 @pytest.fixture
 def trainer_file(tmp_path, theirs):
-    """What the original's trainer leaves: names with `module.`, epoch, step, optimizer."""
+    """What the original's trainer leaves, with our sizes, which its own files do not need."""
     tensors = original_state_dict(theirs, MODEL)
     state_dict = {f"module.{name}": array for name, array in tensors.items()}
     tree = {"epoch": 2, "step": 7, "name": "run", "state_dict": state_dict, "optimizer": {}}
+    tree["config"] = json.dumps(config_to_dict(MODEL))
     write_torch_zip(tmp_path / "epoch_latest.pt", tree)
     return tmp_path / "epoch_latest.pt"
 
