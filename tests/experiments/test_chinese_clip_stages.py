@@ -17,6 +17,7 @@ from experiments.chinese_clip.settings import RunConfig, StageConfig
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel
 from jaxlab.checkpoints.foreign.names import flatten
+from jaxlab.checkpoints.run import RunCheckpoints
 from jaxlab.chinese_clip.data import PairDataConfig, prepare_pixels
 from jaxlab.chinese_clip.emoji import compose_inputs, make_prepare
 from jaxlab.chinese_clip.evaluate import encode
@@ -28,7 +29,7 @@ from jaxlab.data.images import decode_image, normalize, squash_resize
 from jaxlab.data.pairs import ImageRecord, TextRecord, write_images_tsv, write_texts
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.resnet import ModifiedResNetConfig
-from jaxlab.training import OptimizerConfig, read_metrics
+from jaxlab.training import OptimizerConfig, read_metrics, read_results
 
 ROWS, STEPS = 16, 4
 MODEL = clip.ChineseClipConfig(
@@ -158,6 +159,29 @@ def test_eight_devices_train_both_stages_to_the_numbers_of_one(tmp_path, start, 
         ]
         np.testing.assert_allclose(*losses, rtol=1e-5)
         assert len(losses[0]) == STEPS and losses[0][-1] < losses[0][0]
+
+
+def test_the_best_model_by_validation_is_the_result_of_a_stage_in_epochs(
+    tmp_path, start, unbroken, one_device
+):
+    measured = iter([50.0, 60.0, 55.0, 54.0])
+    task = make_task()._replace(
+        steps_per_epoch=lambda stage: 1,
+        validate=lambda model, variables: {"valid/mean_recall": next(measured)},
+    )
+    stage = dataclasses.replace(
+        STAGE, num_steps=0, num_epochs=4, eval_every_epochs=1, save_every_steps=0, keep_best=1,
+        best_metric="valid/mean_recall", result="best",
+    )  # fmt: skip
+    first = unbroken[1][0]
+    model = clip.ChineseClip(MODEL)
+    after = train.run_stage(CONFIG, stage, tmp_path, task, model, first, one_device)
+    # That of step 2, where the unbroken run has a checkpoint too.
+    with RunCheckpoints(unbroken[0] / "stage_2/checkpoints", read_only=True) as checkpoints:
+        wanted = checkpoints.restore_params(2)
+    jax.tree.map(np.testing.assert_array_equal, after["params"], wanted)
+    results = read_results(tmp_path)
+    assert results["best/step"] == 2 and results["step"] == 4
 
 
 # Killed inside the first stage; between them, before the second has done a step; inside it.
