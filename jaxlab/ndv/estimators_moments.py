@@ -245,15 +245,15 @@ def _smoothed_coefficients(n: Numbers, t: Numbers) -> Stepped:
     scaled = choose + hits * xp.log(2 / (2 / t + 1))[..., None]
     scaled = xp.exp(scaled - misses * xp.log1p(2 / t)[..., None])
     scaled = xp.where(hits <= trials, scaled, 0.0)
-    return _decayed_sums(scaled, 1 / t)
+    sums = _decayed_sums(scaled, 1 / t)
+    return xp.concatenate([sums, xp.zeros_like(sums[..., :1])], axis=-1)
 
 
 def _decayed_sums(terms: Stepped, decay: Numbers) -> Stepped:
-    """Sums over l >= i of terms_l decay^(l - i), and a 0 behind them; from the last one on."""
-    nothing = namespace(decay).zeros_like(decay)
+    """Sums over l >= i of terms_l decay^(l - i), from the last one on: one multiplication each."""
     if isinstance(terms, np.ndarray):
-        sums = [nothing]
-        for one in np.moveaxis(terms, -1, 0)[::-1]:
+        sums = [terms[..., -1]]
+        for one in np.moveaxis(terms, -1, 0)[-2::-1]:
             sums.append(one + decay * sums[-1])
         return np.stack(sums[::-1], axis=-1)
 
@@ -261,8 +261,8 @@ def _decayed_sums(terms: Stepped, decay: Numbers) -> Stepped:
         total = one + decay * total
         return total, total
 
-    _, found = jax.lax.scan(step, nothing, jnp.moveaxis(terms, -1, 0), reverse=True)
-    return jnp.concatenate([jnp.moveaxis(found, 0, -1), nothing[..., None]], axis=-1)
+    start, steps = jnp.zeros_like(decay), jnp.moveaxis(terms, -1, 0)
+    return jnp.moveaxis(jax.lax.scan(step, start, steps, reverse=True)[1], 0, -1)
 
 
 def _goodman(i: np.ndarray, f: np.ndarray, n: float, d: float, N: float, d_tail: float) -> float:
