@@ -29,9 +29,10 @@ Rooms: `profile` (the frequency of frequencies), `populations` (expected profile
 and `estimators_coverage`, `estimators_jackknife`, `estimators_shlosser`, `estimators_moments`,
 `estimators_hybrid` (the formulas), `intervals`, `choice` (which estimator, and why); `fusion` (the
 learned choice), `learned`, `estndv`, and what trains it: `synthetic`, `train`; `sampling`,
-`blocks`, `mixed_rates`; `hashing`, `columns`; the sketches `hll`, `registers`, `bottom_k`,
-`mask_sketch`, `count_sketch`, `leave_one_out` (the paper's method), what they share (`sketch`) and
-their bytes (`formats`, `datasketches`); `column_sketch`, `packing`, `compact`, `table`; `spark`.
+`blocks`, `mixed_rates`; `hashing`, `columns`, `streams` and, for speed, `fused`; the sketches
+`hll`, `registers`, `bottom_k`, `mask_sketch`, `count_sketch`, `leave_one_out` (the paper's method),
+what they share (`sketch`) and their bytes (`formats`, `datasketches`); `column_sketch`, `packing`,
+`compact`, `table`; `spark`.
 
 References:
   Li, Wei, Ding, Dai, Lu, Zhou 2022, "Sampling-based estimation of the number of distinct values in

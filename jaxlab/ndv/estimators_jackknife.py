@@ -75,7 +75,7 @@ def duj2a(profile: Profile, cut: int = DEFAULT_CUT) -> Numbers:
     xp = namespace(t.f)
     frequent = t.i > cut
     f = xp.where(frequent, t.f, 0.0)
-    sizes = _class_sizes(xp.where(frequent, t.i, cut + 1.0), t.q[..., None])
+    sizes = _class_sizes(xp.where(frequent, t.i, cut + 1.0), t.q[..., None], cut)
     rare_f = xp.where(frequent, 0.0, t.f)
     n = xp.sum(t.i * rare_f, axis=-1)
     rare = t._replace(
@@ -141,12 +141,15 @@ def _seen_share(t: Terms) -> Numbers:
     return t.repeated_rows / t.n + t.q * (t.f1 / t.n)
 
 
-def _class_sizes(i: Numbers, q: Numbers) -> Numbers:
-    """The root x of q x / (1 - (1 - q)^x) = i, by Newton from i / q down (convex, monotone)."""
+def _class_sizes(i: Numbers, q: Numbers, cut: int) -> Numbers:
+    """The root x of q x / (1 - (1 - q)^x) = i, by Newton from i / q down (convex, monotone).
+
+    For i above `cut` (1 - q)^x is less than e^-cut: above 37 that is below the rounding of 1.
+    """
     xp = namespace(i)
     rate = xp.log1p(-q)
     x = i / q
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(_NEWTON_STEPS if cut < 37 else 0):
         missed = xp.exp(rate * x)
         x = x - (q * x - i * (1 - missed)) / (q + i * rate * missed)
     return x

@@ -7,6 +7,8 @@ All take a `Profile` and give real numbers with its batch axes, before clamping.
 import math
 from decimal import Decimal, localcontext
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.ndv.profile import Profile
@@ -243,11 +245,24 @@ def _smoothed_coefficients(n: Numbers, t: Numbers) -> Stepped:
     scaled = choose + hits * xp.log(2 / (2 / t + 1))[..., None]
     scaled = xp.exp(scaled - misses * xp.log1p(2 / t)[..., None])
     scaled = xp.where(hits <= trials, scaled, 0.0)
-    # Sum over l >= i of these divided by t^(l - i).
-    steps = np.arange(_MAX_TRIALS + 1)[None, :] - np.arange(_MAX_TRIALS + 2)[:, None]
-    steps = steps.reshape((1,) * t.ndim + steps.shape)
-    decay = xp.exp(-np.maximum(steps, 0).astype(dtype) * xp.log(t)[..., None, None])
-    return xp.sum(xp.where(steps >= 0, decay * scaled[..., None, :], 0.0), axis=-1)
+    sums = _decayed_sums(scaled, 1 / t)
+    return xp.concatenate([sums, xp.zeros_like(sums[..., :1])], axis=-1)
+
+
+def _decayed_sums(terms: Stepped, decay: Numbers) -> Stepped:
+    """Sums over l >= i of terms_l decay^(l - i), from the last one on: one multiplication each."""
+    if isinstance(terms, np.ndarray):
+        sums = [terms[..., -1]]
+        for one in np.moveaxis(terms, -1, 0)[-2::-1]:
+            sums.append(one + decay * sums[-1])
+        return np.stack(sums[::-1], axis=-1)
+
+    def step(total: Numbers, one: Numbers) -> tuple[Numbers, Numbers]:
+        total = one + decay * total
+        return total, total
+
+    start, steps = jnp.zeros_like(decay), jnp.moveaxis(terms, -1, 0)
+    return jnp.moveaxis(jax.lax.scan(step, start, steps, reverse=True)[1], 0, -1)
 
 
 def _goodman(i: np.ndarray, f: np.ndarray, n: float, d: float, N: float, d_tail: float) -> float:

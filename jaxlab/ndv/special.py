@@ -137,7 +137,9 @@ def hit_slope(x: Numbers, n: Numbers, N: Numbers) -> Numbers:
     xp = namespace(x)
     low = xp.maximum(N - x - n, 0.0)
     high = low + n
-    terms = xp.sum(_shifted(n) / (_steps(low) * _steps(high)), axis=-1)
+    terms = xp.zeros_like(low)
+    for k in range(1, _SHIFT + 1):
+        terms = terms + n / ((low + k) * (high + k))
     low, high = low + _SHIFT, high + _SHIFT
     halves = 0.5 * n / (low * high)
     return xp.log1p(n / low) + terms - halves + _digamma_tail(low) - _digamma_tail(high)
@@ -157,8 +159,9 @@ def hit_curvature(x: Numbers, n: Numbers, N: Numbers) -> Numbers:
     xp = namespace(x)
     low = xp.maximum(N - x - n, 0.0)
     high = low + n
-    lows, highs = _steps(low), _steps(high)
-    terms = xp.sum(_shifted(n) / lows / highs * (1 / lows + 1 / highs), axis=-1)
+    terms = xp.zeros_like(low)
+    for k in range(1, _SHIFT + 1):
+        terms = terms + n / (low + k) / (high + k) * (1 / (low + k) + 1 / (high + k))
     low, high = low + _SHIFT, high + _SHIFT
     difference = n / low / high
     squares = 0.5 * difference * (1 / low + 1 / high)
@@ -211,12 +214,17 @@ def _miss_corrections(
     """What -ln h has beyond -small ln(1 - large / shifted): the curvature, and the rest."""
     xp = namespace(small)
     left = shifted - large
-    # Undoes the shift, by the recurrence of the gamma function.
-    steps = (_shifted(small) / _steps(N)) * (_shifted(large) / _steps(rest - _SHIFT))
     half = 0.5 * xp.log1p((small / shifted) * (large / rest))
     stirling = _stirling_tail(shifted - small) + _stirling_tail(left)
     stirling = stirling - _stirling_tail(shifted) - _stirling_tail(rest)
-    return _bend(small, large, shifted), xp.sum(xp.log1p(steps), axis=-1) - half - stirling
+    # Undoes the shift, by the recurrence of the gamma function. Term by term, since a sum over an
+    # axis of ten keeps a compiler from using its wide registers.
+    back = xp.zeros_like(left)
+    for k in range(1, _SHIFT + 1, 2):
+        one = (small / (N + k)) * (large / (rest - _SHIFT + k))
+        two = (small / (N + k + 1)) * (large / (rest - _SHIFT + k + 1))
+        back = back + xp.log1p(one + two + one * two)
+    return _bend(small, large, shifted), back - half - stirling
 
 
 def _bend(small: Numbers, large: Numbers, shifted: Numbers) -> Numbers:
@@ -236,18 +244,6 @@ def _bend(small: Numbers, large: Numbers, shifted: Numbers) -> Numbers:
     series = small * low * (large / left) * (value + slope * low)
     direct = left * _entropy_excess(high) - shifted * _entropy_excess(low)
     return xp.where(high < _SERIES_BELOW, series, direct)
-
-
-def _shifted(x: Numbers) -> Stepped:
-    """`x` with a last axis for the steps of the shift."""
-    return namespace(x).asarray(x)[..., None]
-
-
-def _steps(x: Numbers) -> Stepped:
-    """Values x + 1, ..., x + 10 on a last axis."""
-    xp = namespace(x)
-    added = np.arange(1, _SHIFT + 1).astype(x.dtype).reshape((1,) * x.ndim + (_SHIFT,))
-    return _shifted(x) + xp.asarray(added)
 
 
 def _zero_beyond(log_h: Numbers, x: Numbers, n: Numbers, N: Numbers) -> Numbers:

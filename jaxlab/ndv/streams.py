@@ -219,7 +219,8 @@ class _Work:
         """Hashes of the values of some rows."""
         if self.hasher.hash_id not in (0, 1):
             return self.hash_by_rows(column)
-        if (arrays := fused.arrays_of(column, self.hasher)) is not None:
+        arrays = fused.arrays_of(column, self.hasher) if self.limit is None else None
+        if arrays is not None:
             return block_of_array(arrays[0], self.hasher)
         if not isinstance(column, np.ndarray) and column.null_count:
             column = column.drop_null()
