@@ -146,7 +146,8 @@ def test_memory_of_each_of_eight_devices_grows_linearly(transport):
 )
 def test_impossible_options_are_refused(options, message):
     # The written error is what callers without a type checker see.
-    function = getattr(chunked_contrastive_loss, "__wrapped__", chunked_contrastive_loss)
+    loss = chunked_loss_and_accuracies
+    function = getattr(loss, "__wrapped__", loss)
     with pytest.raises(ValueError, match=message):
         function(IMAGE, TEXT, LOG_SCALE, **options)
 
