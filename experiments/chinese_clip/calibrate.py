@@ -15,7 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments.chinese_clip.models import encode_drawings, load_model, run_model_folder
+from experiments.chinese_clip.models import (
+    WEIGHTS_HELP,
+    encode_drawings,
+    load_model,
+    run_model_folder,
+)
 from experiments.common import print_grid, run
 from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.api import CALIBRATION_FILE
@@ -25,9 +30,7 @@ from jaxlab.data.emoji import load_emoji, standard_split
 LEVELS = ("unseen_drawing", "unseen_concept")
 PRECISION = 0.9
 
-_WEIGHTS = flags.DEFINE_string(
-    "weights", None, "File or folder of weights, or a released name.", allow_override=True
-)
+_WEIGHTS = flags.DEFINE_string("weights", None, WEIGHTS_HELP, allow_override=True)
 _PAIRS = flags.DEFINE_string("pairs", None, "File of pairs, path<TAB>text a line.")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file to write, instead of beside the weights.", allow_override=True

@@ -12,7 +12,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from experiments.chinese_clip.models import define_weights_flag, load_run_model, open_weights
+from experiments.chinese_clip.models import WEIGHTS_HELP, load_run_model, open_weights
 from experiments.chinese_clip.published_results import model_name, published_recalls
 from experiments.chinese_clip.settings import RunConfig
 from experiments.chinese_clip.tasks import make_task
@@ -20,7 +20,7 @@ from experiments.chinese_clip.train import besides
 from experiments.common import print_results, run, start
 from jaxlab import chinese_clip as clip
 
-_WEIGHTS = define_weights_flag()
+_WEIGHTS = flags.DEFINE_string("weights", None, WEIGHTS_HELP, allow_override=True)
 
 
 def main(config: RunConfig, workdir: Path) -> None:

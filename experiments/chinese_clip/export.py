@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from absl import flags
 
-from experiments.chinese_clip.models import define_weights_flag, load_run_model, open_weights
+from experiments.chinese_clip.models import WEIGHTS_HELP, load_run_model, open_weights
 from experiments.common import run
 from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.detection import model_name
@@ -40,7 +40,7 @@ PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The formats, and what each can be written in."""
 
 # Other programs have flags of these names; tests import several into one process.
-_WEIGHTS = define_weights_flag()
+_WEIGHTS = flags.DEFINE_string("weights", None, WEIGHTS_HELP, allow_override=True)
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,

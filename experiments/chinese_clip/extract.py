@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments.chinese_clip.models import define_weights_flag, open_weights
+from experiments.chinese_clip.models import WEIGHTS_HELP, open_weights
 from experiments.common import run, start
 from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.features import (
@@ -34,7 +34,7 @@ from jaxlab.data.pairs.features import Kind
 from jaxlab.data.pairs.records import OnError
 from jaxlab.parallel import broadcast_from_main, is_main_process
 
-_WEIGHTS = define_weights_flag()
+_WEIGHTS = flags.DEFINE_string("weights", None, WEIGHTS_HELP, allow_override=True)
 _IMAGES = flags.DEFINE_string("images", None, "{split}_imgs.tsv, or the LMDB folder imgs.")
 _TEXTS = flags.DEFINE_string("texts", None, "{split}_texts.jsonl.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the features.")

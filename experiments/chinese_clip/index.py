@@ -13,13 +13,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.chinese_clip.models import load_model
+from experiments.chinese_clip.models import WEIGHTS_HELP, load_model
 from experiments.common import print_grid, run
 from jaxlab import chinese_clip as clip
 
-_WEIGHTS = flags.DEFINE_string(
-    "weights", None, "File or folder of weights, or a released name.", allow_override=True
-)
+_WEIGHTS = flags.DEFINE_string("weights", None, WEIGHTS_HELP, allow_override=True)
 _FOLDER = flags.DEFINE_string(
     "folder", None, "Folder of pictures, searched with its subfolders.", allow_override=True
 )

@@ -9,22 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
 from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.downloads import find_checkpoint
 from jaxlab.chinese_clip.emoji import compose_inputs
 from jaxlab.chinese_clip.loading import MODEL_FOLDER
 
-
-def define_weights_flag() -> flags.FlagHolder:
-    """The flag `--weights`, the same in every program that has it."""
-    return flags.DEFINE_string(
-        "weights",
-        None,
-        "File or folder of weights in any form, or the name of a released model (ViT-B-16).",
-        allow_override=True,
-    )
+WEIGHTS_HELP = "File or folder of weights in any form, or the name of a released model (ViT-B-16)."
 
 
 def open_weights(path_or_name: str) -> clip.Weights:

@@ -25,7 +25,12 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments.chinese_clip.models import encode_drawings, load_index_model, load_model
+from experiments.chinese_clip.models import (
+    WEIGHTS_HELP,
+    encode_drawings,
+    load_index_model,
+    load_model,
+)
 from experiments.common import print_grid, run
 from experiments.common.pictures import (
     CaptionResult,
@@ -44,9 +49,7 @@ PICTURE = "search.png"
 THUMBNAIL = 160  # pixels
 
 _INDEX = flags.DEFINE_string("index", None, "Index of pictures to search.", allow_override=True)
-_WEIGHTS = flags.DEFINE_string(
-    "weights", None, "File or folder of weights, or a released name.", allow_override=True
-)
+_WEIGHTS = flags.DEFINE_string("weights", None, WEIGHTS_HELP, allow_override=True)
 _QUERY = flags.DEFINE_string("query", None, "Text that looks for pictures.")
 _IMAGE = flags.DEFINE_string("image", None, "Picture file that looks for captions, or pictures.")
 _FOLDER = flags.DEFINE_string(

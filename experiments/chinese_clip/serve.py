@@ -64,14 +64,16 @@ def serve(server: Server, announcement: str) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # SIGINT too: a shell that starts the program in the background has it ignored.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         print(announcement, flush=True)
         server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:
         print("Stopped.", flush=True)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         server.server_close()
 
 

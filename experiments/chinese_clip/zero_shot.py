@@ -18,7 +18,7 @@ from absl import flags
 from jaxtyping import Float
 
 from experiments.chinese_clip.confusion import draw_confusion, worst_confusions
-from experiments.chinese_clip.models import define_weights_flag, open_weights
+from experiments.chinese_clip.models import WEIGHTS_HELP, open_weights
 from experiments.chinese_clip.published_results import model_name, zero_shot_accuracy
 from experiments.common import print_grid, print_results, run, start
 from experiments.common.pictures import save_png
@@ -34,7 +34,7 @@ from jaxlab.chinese_clip.zero_shot import (
 from jaxlab.data.class_folders import ClassFolders, read_class_folders
 from jaxlab.parallel import is_main_process
 
-_WEIGHTS = define_weights_flag()
+_WEIGHTS = flags.DEFINE_string("weights", None, WEIGHTS_HELP, allow_override=True)
 _FOLDER = flags.DEFINE_string("folder", None, "The data set.")
 _DATASET = flags.DEFINE_string(
     "dataset", None, "Key of the data set, such as food-101; by default the folder's name."

@@ -67,7 +67,7 @@ def test_a_stage_takes_all_parts_of_a_step_from_its_settings(tmp_path):
         stage_2=STAGE,
     )
     nothing = types.SimpleNamespace()
-    task = tasks.Task(prepare_pixels, make_batches, nothing, nothing, nothing)
+    task = tasks.Task(prepare_pixels, make_batches, *[nothing] * 5)
     mesh = parallel.make_mesh(devices=jax.devices()[:2])
     workdir = tmp_path / "stage_2"
     student, start = clip.ChineseClip(STUDENT), draw(STUDENT)
