@@ -12,6 +12,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+from absl import flags
+
 from experiments.chinese_clip.models import WEIGHTS_HELP, load_run_model, open_weights
 from experiments.chinese_clip.published_results import model_name, published_recalls
 from experiments.chinese_clip.settings import RunConfig

@@ -234,8 +234,8 @@ def background_percentile(cosines: Any, background: Any) -> Float[np.ndarray, ".
       float64 in [0, 1].
 
     Example:
-      >>> background_percentile([0.0, 0.15, 0.9], [0.1, 0.2, 0.3]).tolist()
-      [0.0, 0.25, 1.0]
+      >>> background_percentile([0.0, 0.2, 0.9], [0.1, 0.2, 0.3]).tolist()
+      [0.0, 0.5, 1.0]
     """
     quantiles = np.asarray(background, np.float64)
     shares = np.linspace(0.0, 1.0, len(quantiles))
