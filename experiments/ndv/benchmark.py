@@ -22,6 +22,7 @@ from experiments.ndv.benchmark_bytes import (
 from experiments.ndv.benchmark_speed import estimators, speed, throughput
 from experiments.ndv.json_file import json_target, write_json
 from jaxlab.ndv.choice import METHODS
+from jaxlab.ndv.table import DEFAULT_BUDGET_BYTES
 
 Grid = dict[str, dict[str, float]]
 
@@ -34,6 +35,10 @@ _ROWS = flags.DEFINE_float(
 _TEXT_ROWS = flags.DEFINE_float("text_rows", 10e6, "Rows of a column of texts.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs, of which the median counts.", 1)
 _PARTITIONS = flags.DEFINE_integer("partitions", 512, "Machines of the communication suite.", 1)
+_BUDGET = flags.DEFINE_integer(
+    "budget_bytes", DEFAULT_BUDGET_BYTES, "Most bytes of a message of the communication suite.",
+    lower_bound=256, allow_override=True,
+)  # fmt: skip
 _PROFILES = flags.DEFINE_integer("profiles", 20_000, "Profiles of a batch of estimates.", 1)
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "Estimators of the estimators suite.")
 _MACHINES = flags.DEFINE_integer("machines", 64, "Machines of the leave-one-out suite.", 2)
@@ -75,7 +80,8 @@ def _run_communication() -> dict[str, Grid]:
         raise ValueError(f"--rows={rows} is less than --partitions={_PARTITIONS.value}")
     num_keys = NUM_KEYS * rows // 10**9 or 1
     with _bar(len(KEYS) * (rows // _PARTITIONS.value) * _PARTITIONS.value, "row") as bar:
-        return {"Bytes": communication(rows, _PARTITIONS.value, num_keys, bar.update)}
+        found = communication(rows, _PARTITIONS.value, num_keys, bar.update, _BUDGET.value)
+    return {"Bytes": found}
 
 
 def _run_leave_one_out() -> dict[str, Grid]:

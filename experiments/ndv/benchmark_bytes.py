@@ -19,6 +19,7 @@ from jaxlab.ndv import bottom_k, hll, leave_one_out, registers
 from jaxlab.ndv.column_sketch import PROFILE_LENGTH
 from jaxlab.ndv.hashing import FAST, hash_words, join_words, split_words
 from jaxlab.ndv.streams import block_of
+from jaxlab.ndv.table import DEFAULT_BUDGET_BYTES
 
 RATE = 0.01
 KEYS = {"near-unique": 0.0, "Zipf 0.5": 0.5, "Zipf 1": 1.0}
@@ -123,7 +124,11 @@ def expected_profile(ranks: Ranks, rows: int, population: int) -> ndv.Profile:
 
 
 def communication(
-    rows: int, partitions: int, num_keys: int, on_partition: Callable[[int], object]
+    rows: int,
+    partitions: int,
+    num_keys: int,
+    on_partition: Callable[[int], object],
+    budget_bytes: int = DEFAULT_BUDGET_BYTES,
 ) -> dict[str, dict[str, float]]:
     """Bytes of messages and of dictionaries, and q-errors of the answers, for every kind of keys.
 
@@ -135,6 +140,7 @@ def communication(
       partitions: number of machines.
       num_keys: number of different keys.
       on_partition: called with the number of rows of every finished partition.
+      budget_bytes: most bytes of a message.
     """
     each = rows // partitions
     population = round(each * partitions / RATE)
@@ -144,7 +150,7 @@ def communication(
     ) as pool:
         for name, exponent in KEYS.items():
             jobs = [
-                pool.submit(sketch_partition, exponent, num_keys, each, index)
+                pool.submit(sketch_partition, exponent, num_keys, each, index, budget_bytes)
                 for index in range(partitions)
             ]
             merged = None
@@ -173,7 +179,9 @@ def communication(
     return found
 
 
-def sketch_partition(exponent: float, num_keys: int, rows: int, partition: int) -> bytes:
+def sketch_partition(
+    exponent: float, num_keys: int, rows: int, partition: int, budget_bytes: int
+) -> bytes:
     """The message of one partition, whose rows are drawn as they are read.
 
     Args:
@@ -181,6 +189,7 @@ def sketch_partition(exponent: float, num_keys: int, rows: int, partition: int) 
       num_keys: number of different keys.
       rows: sampled rows.
       partition: its number, the seed of its rows.
+      budget_bytes: most bytes of the message.
     """
     import pyarrow as pa
 
@@ -192,7 +201,9 @@ def sketch_partition(exponent: float, num_keys: int, rows: int, partition: int) 
             keys = draw_keys(exponent, num_keys, min(step, rows - start), rng)
             yield pa.table({"key": keys})
 
-    sketch = ndv.table.sketch(batches(), rate=RATE, is_sampled=True, partition=partition)
+    sketch = ndv.table.sketch(
+        batches(), rate=RATE, is_sampled=True, partition=partition, budget_bytes=budget_bytes
+    )
     return ndv.table_to_bytes(sketch)
 
 

@@ -61,8 +61,9 @@ _SAMPLE = flags.DEFINE_enum(
     "sample", "rows", ["rows", "blocks"], "Draw single rows, or read whole blocks and no others."
 )
 _BUDGET = flags.DEFINE_integer(
-    "budget_bytes", DEFAULT_BUDGET_BYTES, "Bytes that a partition may send for a column."
-)
+    "budget_bytes", DEFAULT_BUDGET_BYTES, "Bytes that a partition may send for a column.",
+    allow_override=True,
+)  # fmt: skip
 _METHOD = flags.DEFINE_string("method", "auto", "Estimator, such as GEE; auto chooses one.")
 _LEVEL = flags.DEFINE_float("level", 0.95, "Probability of the intervals.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the sample and of the intervals.", 0)
