@@ -267,7 +267,7 @@ def assert_one_error(result, message):
         (
             "evaluate",
             [f"--config={CONFIG}", "--workdir={new}", "--weights={new}/a.pt"],
-            "'a.pt' is neither a path that exists nor a released model",
+            "a.pt' is neither a path that exists nor a released model",
         ),
         ("train", ["--workdir={new}"], "--config is missing"),
         (
