@@ -261,10 +261,14 @@ def test_towers_of_transformers_are_starts(tmp_path):
 
 def test_traced_clip_of_openai_is_a_start(tmp_path):
     """A traced module in half precision, as OpenAI's archives are."""
-    sys.modules.setdefault("torchvision", mock.MagicMock())
-    sys.modules.setdefault("torchvision.transforms", mock.MagicMock())
     import torch
+
+    stand_ins = {name: mock.MagicMock() for name in ("torchvision", "torchvision.transforms")}
+    sys.modules.update(stand_ins)
     from cn_clip.clip.model import VisualTransformer
+
+    for name in stand_ins:  # transformers asks whether it is installed
+        del sys.modules[name]
 
     class Clip(torch.nn.Module):
         def __init__(self):

@@ -43,10 +43,14 @@ def sizes(name: str) -> ChineseClipConfig:
 
 def original(config: ChineseClipConfig):
     """The original with random weights: its own start, no parameter left at exactly 0 or 1."""
-    sys.modules.setdefault("torchvision", mock.MagicMock())
-    sys.modules.setdefault("torchvision.transforms", mock.MagicMock())
     import torch
+
+    stand_ins = {name: mock.MagicMock() for name in ("torchvision", "torchvision.transforms")}
+    sys.modules.update(stand_ins)
     from cn_clip.clip.model import CLIP
+
+    for name in stand_ins:  # others ask whether it is installed
+        del sys.modules[name]
 
     vision, text = config.vision, config.text
     if isinstance(vision, ModifiedResNetConfig):

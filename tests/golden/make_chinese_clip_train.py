@@ -82,12 +82,14 @@ def weights(sizes, shapes):
 
 
 def import_original():
-    for name in ("torchvision", "torchvision.transforms"):
-        sys.modules.setdefault(name, mock.MagicMock())
+    stand_ins = {name: mock.MagicMock() for name in ("torchvision", "torchvision.transforms")}
+    sys.modules.update(stand_ins)
     from cn_clip.clip.model import CLIP
     from cn_clip.training.scheduler import cosine_lr
     from cn_clip.training.train import get_loss
 
+    for name in stand_ins:  # tests in the same process ask whether it is installed
+        del sys.modules[name]
     return CLIP, get_loss, cosine_lr
 
 
