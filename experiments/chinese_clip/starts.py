@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -17,7 +16,6 @@ from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
 from jaxlab.checkpoints.foreign.torch_zip import read_torch_zip
 from jaxlab.checkpoints.run import RunCheckpoints
-from jaxlab.layers.positions import resize_positions
 from jaxlab.layers.vit import VisionTransformerConfig
 from jaxlab.training.resume import CHECKPOINTS
 
@@ -82,7 +80,7 @@ def whole_model(path: str, config: clip.ChineseClipConfig) -> PyTree:
             f"weights={path!r} do not fit config.model: {'; '.join(listed)}. Take the sizes of the "
             "weights, or weights of this size"
         )
-    return _with_positions(weights.variables, config)
+    return clip.with_image_size(weights, config.vision.image_size).variables
 
 
 def _differences(ours: Any, theirs: Any) -> list[tuple[str, Any, Any]]:
@@ -96,16 +94,6 @@ def _differences(ours: Any, theirs: Any) -> list[tuple[str, Any, Any]]:
         if field.name not in _TRAINING_ONLY + resizable
         and getattr(ours, field.name) != getattr(theirs, field.name)
     ]
-
-
-def _with_positions(variables: PyTree, config: clip.ChineseClipConfig) -> PyTree:
-    """Variables whose image position table has the grid of the config."""
-    if not isinstance(config.vision, VisionTransformerConfig):
-        return variables
-    visual = variables["params"]["visual"]
-    table = np.asarray(visual["positional_embedding"])
-    visual = {**visual, "positional_embedding": resize_positions(table, config.vision.grid_size)}
-    return {**variables, "params": {**variables["params"], "visual": visual}}
 
 
 def stage_start(
