@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxlab import ndv
 from jaxlab.ndv import bottom_k, hll, leave_one_out, registers
-from jaxlab.ndv.column_sketch import PROFILE_LENGTH
+from jaxlab.ndv.column_records import PROFILE_LENGTH
 from jaxlab.ndv.hashing import FAST, hash_words, join_words, split_words
 from jaxlab.ndv.streams import block_of
 from jaxlab.ndv.table import DEFAULT_BUDGET_BYTES

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxlab import ndv
-from jaxlab.ndv import bottom_k, fused, hll, registers
+from jaxlab.ndv import bottom_k, column_records, fused, hll, registers
 from jaxlab.ndv.choice import METHODS
 from jaxlab.ndv.learned import find_estimator
 from jaxlab.ndv.streams import hashed_blocks
@@ -238,7 +238,7 @@ def _ours(column: Any) -> dict[str, Callable[[], float]]:
 
     def whole_profile() -> float:
         record = ndv.table.sketch([table]).columns["x"].record
-        return float(ndv.column_sketch.read_profile(record, len(column)).profile.d)
+        return float(column_records.read_profile(record, len(column)).profile.d)
 
     return {
         "hll": lambda: float(

@@ -5,7 +5,7 @@ Samples of known data sets are spread over machines and sent in several ways, ea
 * `exact dictionary`: every machine's values and counts, as the paper counts its bytes; no error;
 * `two HLL a machine`: the paper's scheme, from which d and f1 are known and answered by CHAO3;
 * `registers`, `bottom-k`: sketches of the whole profile, of which every machine sends all slots;
-* `our message`: what `jaxlab.ndv.table` sends: a dictionary while that is smaller, then registers;
+* `our message`: what `jaxlab.ndv.table` sends: all values while they fit, then a bottom-k;
 * `HLL of all rows`: no sample at all, every machine reads all its rows: D, and nothing about f1.
 
 The first four read the share of the rows that the rate says and are answered by the automatic
@@ -36,10 +36,10 @@ from experiments.ndv.machines import (
 from experiments.ndv.published import make_population
 from experiments.ndv.real_columns import Column, draw_sample
 from experiments.ndv.settings import BytesConfig
-from jaxlab.ndv import bottom_k, column_sketch, hll, registers
+from jaxlab.ndv import bottom_k, column_records, column_sketch, hll, registers
 from jaxlab.ndv.bottom_k import BottomK
 from jaxlab.ndv.choice import Sample, estimate_columns
-from jaxlab.ndv.column_sketch import registers_of_counts, settings_for_budget
+from jaxlab.ndv.column_sketch import settings_for_budget
 from jaxlab.ndv.estimators import estimate
 from jaxlab.ndv.hashing import FAST, Hasher, hash_words, join_words, split_words
 from jaxlab.ndv.leave_one_out import singletons
@@ -219,7 +219,7 @@ def _sketches(
 ) -> Iterator[Sent]:
     """Merged registers and bottom-k: what merging the machines' sketches gives, bit for bit."""
     for precision in config.register_precisions:
-        sketch = registers_of_counts(words, counts.astype(np.uint64), precision, hasher)
+        sketch = registers.from_counts(words, counts, precision, hasher=hasher)
         found, retained = registers.profile(sketch, _LENGTH), int((sketch.count > 0).sum())
         size = config.machines * 2**precision * _REGISTER_BYTES
         f1 = _f1_ratio(float(found.f[0]), profile)
@@ -246,7 +246,7 @@ def _messages(
             empty = column_sketch.empty_column()
             states.append(column_sketch.add_rows(empty, block_of(part), settings))
         merged, size = finish_messages(states, settings, float(profile.q))
-        read = column_sketch.read_profile(merged, float(profile.N))
+        read = column_records.read_profile(merged, float(profile.N))
         f1 = _f1_ratio(singletons_of(read.profile), profile)
         yield Sent(MESSAGE, budget, size, f1, Sample(read.profile, read.num_retained))
 

@@ -18,7 +18,7 @@ from jaxtyping import Int, UInt64
 from experiments.ndv.published import make_population
 from experiments.ndv.real_columns import Column, draw_sample
 from experiments.ndv.settings import MachinesConfig
-from jaxlab.ndv import column_sketch, compact, count_sketch, hll
+from jaxlab.ndv import column_records, column_sketch, compact, count_sketch, hll
 from jaxlab.ndv.choice import Sample, estimate_columns
 from jaxlab.ndv.column_sketch import ColumnState, Settings, settings_for_budget
 from jaxlab.ndv.columns import hash_column
@@ -166,7 +166,7 @@ def finish_messages(
         population = record.num_rows / rate
         shared = compact.shared_of(record, round(population), record.num_rows)
         sent += len(compact.column_to_bytes(compact.Column(record, population), shared))
-        merged = record if merged is None else column_sketch.merge_columns(merged, record)
+        merged = record if merged is None else column_records.merge_columns(merged, record)
     assert merged is not None, "there is at least one machine"
     return merged, sent
 
@@ -206,7 +206,7 @@ def _read(column: Column, exact: Profile, machines: _Machines) -> dict[str, floa
     s2 = float(count_sketch.excess_moment(machines.moments, float(exact.n)))
     paper = two_numbers(d, f1, exact, s2)
     merged, sent = finish_messages(machines.states, machines.settings, config.rate)
-    ours = column_sketch.read_profile(merged, column.num_rows)
+    ours = column_records.read_profile(merged, column.num_rows)
     numbers = {
         "rows": float(column.num_rows),
         "values": float(column.num_distinct),

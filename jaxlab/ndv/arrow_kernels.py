@@ -377,51 +377,62 @@ def _long_rank(word: Any, seed: Any, precision: Any) -> Any:
 
 
 @_compiled
-def fill_registers(
+def count_below(
     source: Source,
     start: int,
     stop: int,
     seed: int,
-    minimum: UInt32[np.ndarray, " registers"],
-    rows: Int64[np.ndarray, " registers"],
-    heavy: UInt64[np.ndarray, " slots"],
-    heavy_rows: Int64[np.ndarray, " slots"],
-) -> int:
-    """Add the values of some rows to registers with counts; gives their number.
-
-    Rows of heavy values are counted apart: the caller adds them to the registers.
+    upper: np.uint32,
+    hashes: UInt64[np.ndarray, " slots"],
+    rows: Int64[np.ndarray, " slots"],
+    used: int,
+    most: int,
+    heavy: UInt64[np.ndarray, " heavy_slots"],
+    heavy_rows: Int64[np.ndarray, " heavy_slots"],
+) -> tuple[int, int, int]:
+    """Count the rows of every value below a threshold in a table, until that has many values.
 
     Args:
       source: the array.
       start: the first row.
       stop: the row behind the last.
       seed: of the hash.
-      minimum: smallest remaining hash of every register; changed.
-      rows: rows that had it; changed.
-      heavy: table of the hashes of heavy values, see `fused.heavy_table`.
+      upper: the upper half of the threshold, which hashes may have, too.
+      hashes: a power of two of slots, more than `most` and a tile; changed.
+      rows: of every slot, 0 if it is free; changed.
+      used: slots in use.
+      most: values after which no further tile is read.
+      heavy: table of the hashes of heavy values, which are counted apart.
       heavy_rows: rows of every slot of that table, -1 if there is no value in it; changed.
+
+    Returns:
+      The first row that was not read, the number of values that were, and the slots in use.
     """
     words, hi, lo = np.empty(TILE, _U64), np.empty(TILE, _U32), np.empty(TILE, _U32)
-    precision, mask = 0, _U32(len(heavy) - 1)
-    while (1 << precision) < len(minimum):
-        precision += 1
-    up, down = _U32(precision), _U32(32 - precision)
+    mask, heavy_mask = _U32(len(hashes) - 1), _U32(len(heavy) - 1)
     total = 0
     for first in range(start, stop, TILE):
         number = _read_words(source, first, min(TILE, stop - first), seed, words)
         _hash_tile(words, number, seed, hi, lo)
         total += number
         if len(heavy):
-            number = _count_heavy(hi, lo, number, mask, heavy, heavy_rows)
-        _split_tile(hi, lo, number, up, down)
+            number = _count_heavy(hi, lo, number, heavy_mask, heavy, heavy_rows)
+        near = 0
         for i in range(number):
-            slot, rest = hi[i], lo[i]
-            if rest <= minimum[slot]:
-                if rest < minimum[slot]:
-                    minimum[slot] = rest
-                    rows[slot] = 0
-                rows[slot] += 1
-    return total
+            words[near] = (_U64(hi[i]) << _U64(32)) | _U64(lo[i])
+            near += hi[i] <= upper
+        for i in range(near):
+            word = words[i]
+            slot = _U32(word) & mask
+            while rows[slot] and hashes[slot] != word:
+                slot = (slot + _U32(1)) & mask
+            if not rows[slot]:
+                used += 1
+                hashes[slot] = word
+            rows[slot] += 1
+        if used > most:
+            return min(first + TILE, stop), total, used
+    return stop, total, used
 
 
 @_compiled

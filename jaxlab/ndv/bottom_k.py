@@ -8,13 +8,19 @@ The relative standard deviation of d is about 1 / sqrt(K), that of f_i about sqr
 Only rows below theta are sorted. Sketches of K + 1 slots merge in any order to the same bits: a
 hash among the K + 1 smallest of all rows is among those of every part that has it.
 
+`merge` keeps K hashes of all. `union` keeps every hash below the smallest theta, on the host: of
+many machines with K hashes each it makes one sketch of many times K, in as many slots as needed.
+
 References:
   Gibbons, "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001;
-  Bar-Yossef et al., "Counting distinct elements in a data stream", RANDOM 2002.
+  Bar-Yossef et al., "Counting distinct elements in a data stream", RANDOM 2002;
+  Dasgupta, Lang, Rhodes, Thaler, "A framework for estimating stream expression cardinalities", ICDT
+  2016, for the union below the smallest theta.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +41,7 @@ from jaxlab.ndv.sketch import (
 )
 
 MAX_COUNT = 2**32 - 1
+_MIN_SLOTS = 3
 _MIN_BLOCK = 1024
 
 
@@ -139,11 +146,103 @@ def from_counts(
     return BottomK(hi, lo, count, hasher)
 
 
-def union_profile(sketches: Sequence[BottomK], length: int) -> SketchProfile:
-    """Profile of the rows of many machines from sketches that together are large enough.
+class Held(NamedTuple):
+    """The values below a threshold, on the host.
 
-    A merge keeps K + 1 hashes of all. Here all hashes below the smallest theta stay, so that
-    sketches of few values of many machines make one of many values; on the host.
+    Attributes:
+      words: their hashes, ascending.
+      counts: their rows, at least 1.
+      limit: the threshold, above all of them; None if there is none, so that these are all values.
+    """
+
+    words: UInt64[np.ndarray, " values"]
+    counts: Int[np.ndarray, " values"]
+    limit: int | None
+
+
+def held(sketch: BottomK) -> Held:
+    """What a sketch of one column holds; a last slot in use is its threshold."""
+    words, counts = join_words(Lanes(sketch.hi, sketch.lo)), np.asarray(sketch.count)
+    if counts[-1]:
+        return Held(words[:-1], counts[:-1].astype(np.int64), int(words[-1]))
+    used = counts > 0
+    return Held(words[used], counts[used].astype(np.int64), None)
+
+
+def from_held(values: Held, hasher: Hasher = FAST) -> BottomK:
+    """The sketch of some values in as many slots as needed, 3 at least, on the host.
+
+    The slot of a threshold has the count `MAX_COUNT`, whatever was counted of it: the values below
+    and the threshold alone decide the bits.
+
+    Args:
+      values: at least two if there is a threshold.
+      hasher: the hash.
+    """
+    number, has_limit = len(values.words), values.limit is not None
+    slots = max(number + 1, _MIN_SLOTS)
+    hi, lo = (np.full(slots, EMPTY_HASH, np.uint32) for _ in range(2))
+    count = np.zeros(slots, np.uint32)
+    hi[:number], lo[:number] = split_words(values.words)
+    count[:number] = np.minimum(values.counts, MAX_COUNT)
+    if has_limit:
+        hi[-1:], lo[-1:] = split_words(np.array([values.limit], np.uint64))
+        count[-1] = MAX_COUNT
+    return BottomK(hi, lo, count, hasher)
+
+
+def cut(values: Held, most: int) -> Held:
+    """The smallest `most` values at most; the next one then is the threshold."""
+    if len(values.words) <= most:
+        return values
+    return Held(values.words[:most], values.counts[:most], int(values.words[most]))
+
+
+def add_counts(values: Held, more: Held) -> Held:
+    """All values of two below the lower threshold, with the counts added."""
+    limit = min((x.limit for x in (values, more) if x.limit is not None), default=None)
+    a, b = (_below(x, limit) for x in (values, more))
+    if len(a.words) < len(b.words):
+        a, b = b, a
+    if not len(b.words):
+        return Held(a.words, a.counts, limit)
+    place = np.searchsorted(a.words, b.words)
+    is_new = np.append(a.words, np.uint64(0))[place] != b.words
+    is_new |= place == len(a.words)
+    counts = a.counts.copy()
+    counts[place[~is_new]] += b.counts[~is_new]
+    if not is_new.any():
+        return Held(a.words, counts, limit)
+    words = np.insert(a.words, place[is_new], b.words[is_new])
+    return Held(words, np.insert(counts, place[is_new], b.counts[is_new]), limit)
+
+
+def union(a: BottomK, b: BottomK, most: int) -> BottomK:
+    """The sketch of all values below the smaller threshold; associative and commutative.
+
+    Any capacities. The threshold of the result is F, the smaller of T, the lowest threshold of all
+    parts, and the (most + 1)-th smallest value below T of all rows. A partial union stops at F or
+    above, since its parts are some of the parts, and its values some of the values; so it holds all
+    that F needs, and any order of merging with one `most` ends in the same bits.
+
+    Args:
+      a: of one column; NumPy or JAX.
+      b: likewise.
+      most: values to keep, at least 2; of more the smallest.
+
+    Returns:
+      In NumPy, in as many slots as needed, see `from_held`. Counts stop at 2^32 - 1.
+
+    Raises:
+      ValueError: if the hashers differ or `most` is out of range.
+    """
+    check_same_hasher(a.hasher, b.hasher)
+    check_capacity(most)
+    return from_held(cut(add_counts(held(a), held(b)), most), a.hasher)
+
+
+def union_profile(sketches: Sequence[BottomK], length: int) -> SketchProfile:
+    """Profile of the rows of many machines from the union of their sketches.
 
     Args:
       sketches: of one column, of any capacities, NumPy or JAX.
@@ -151,27 +250,20 @@ def union_profile(sketches: Sequence[BottomK], length: int) -> SketchProfile:
 
     Raises:
       ValueError: if there is none, hashers differ or length is not positive.
-
-    Reference:
-      Dasgupta, Lang, Rhodes, Thaler, "A framework for estimating stream expression cardinalities",
-      ICDT 2016, for the union below the smallest theta.
     """
     if not sketches:
         raise ValueError("sketches is empty; wanted at least one")
-    words, counts, least = [], [], 2**64
     for sketch in sketches:
         check_same_hasher(sketches[0].hasher, sketch.hasher)
-        every = join_words(Lanes(sketch.hi, sketch.lo))
-        used = np.asarray(sketch.count)
-        least = min(least, int(every[-1])) if used[-1] else least
-        words.append(every[used > 0])
-        counts.append(used[used > 0].astype(np.int64))
-    values, place = np.unique(np.concatenate(words), return_inverse=True)
-    total = np.bincount(place, np.concatenate(counts), len(values)).astype(np.int64)
-    retained = total[values < np.uint64(least)] if least < 2**64 else total
-    return count_profile(
-        np.minimum(retained, MAX_COUNT), np.float64(2**64 / least), length, MAX_COUNT
-    )
+    parts = [held(sketch) for sketch in sketches]
+    limit = min((part.limit for part in parts if part.limit is not None), default=None)
+    parts = [_below(part, limit) for part in parts]
+    words = np.concatenate([part.words for part in parts])
+    values, place = np.unique(words, return_inverse=True)
+    counts = np.concatenate([part.counts for part in parts])
+    total = np.bincount(place, counts, len(values)).astype(np.int64)
+    scale = np.float64(1 if limit is None else 2**64 / limit)
+    return count_profile(np.minimum(total, MAX_COUNT), scale, length, MAX_COUNT)
 
 
 def merge_over_axis(sketch: BottomK, axis_name: str) -> BottomK:
@@ -217,6 +309,13 @@ def profile(sketch: BottomK, length: int) -> SketchProfile:
       ValueError: if length is not positive.
     """
     return count_profile(sketch.count[:-1], 1.0 / theta(sketch), length, MAX_COUNT)
+
+
+def _below(values: Held, limit: int | None) -> Held:
+    if limit is None or limit == values.limit:
+        return values
+    end = int(np.searchsorted(values.words, np.uint64(limit)))
+    return Held(values.words[:end], values.counts[:end], limit)
 
 
 def _less(a: Lanes, b: Lanes) -> Array:

@@ -8,14 +8,14 @@ repeated in each.
 
 A column is a byte and what it announces, numbers as `packing.varint`:
 
-    bits 0, 1  form: 0 record, 1 dictionary, 2 registers
+    bits 0, 1  form: 0 record, 1 dictionary of values, 2 hashes
     bits 2, 3  population: 0 rows with a value / rate, 1 all rows of the table, 2 a number follows,
                how many fewer; 3 a float64 follows
     bit 4      the number of nulls follows (else there are none)
     bit 5      the number of rows with a value follows (else rows read - nulls)
     bit 6      the bytes sent for the column follow (else those of the column itself, so far)
-    bit 7      weights follow: float32 of the entries or registers with one row, by their hash or
-               place (else they follow from the rate)
+    bit 7      weights follow: float32 of the entries with one row, by their hash (else they follow
+               from the rate)
 
 Record: number of bytes, the bytes of `formats.to_bytes`; bits 4, 5 and 7 are not used.
 
@@ -26,8 +26,10 @@ and 7 of the first byte of the values tell the heavy entries: 0 none, 1 all, 2 a
 the last entries; 3 likewise, and a code and a packed list of the rows, as `packing` writes them,
 by which their counts beside the dictionary fall short.
 
-Registers: a code and the packed list of counts; u32 minima of those that are not 0; number of heavy
-values, and if there are any, their hashes as values, a code and the packed list of their counts.
+Hashes: twice their number, plus 1 if there is a threshold, which then is one more of the hashes; if
+there are any, the hashes as `packing.pack_ascending`, a code and the packed list of the counts less
+1; number of heavy values, and if there are any, their hashes as values, a code and the packed list
+of their counts. A dictionary takes this form if that is shorter: of many long texts.
 """
 
 import dataclasses
@@ -37,26 +39,27 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt64
 
-from jaxlab.ndv.bottom_k import BottomK
+from jaxlab.ndv import bottom_k
+from jaxlab.ndv.bottom_k import MAX_COUNT, BottomK, Held
 from jaxlab.ndv.formats import Reader, Record, from_bytes, to_bytes
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes, fmix32, hash_words, join_words, split_words
 from jaxlab.ndv.mixed_rates import singleton_weights
 from jaxlab.ndv.packing import (
+    pack_ascending,
     pack_numbers,
     pack_values,
+    read_ascending,
     read_numbers,
     read_values,
     read_varint,
     varint,
 )
-from jaxlab.ndv.registers import MAX_PRECISION, MIN_PRECISION, Registers
-from jaxlab.ndv.sketch import EMPTY_HASH
+from jaxlab.ndv.sketch import EMPTY_HASH, MAX_CAPACITY
 
-_RECORD, _DICTIONARY, _REGISTERS = range(3)
+_RECORD, _DICTIONARY, _HASHES = range(3)
 _OF_ROWS, _OF_TABLE, _FEWER, _FLOAT = range(4)
 _NULLS, _ROWS, _SENT, _WEIGHTS = 16, 32, 64, 128
 _NO_HEAVY, _ALL_HEAVY, _SOME_HEAVY, _OTHER_COUNTS = range(4)
-_COUNT_TYPE = np.dtype(np.uint16)
 
 
 class Shared(NamedTuple):
@@ -68,7 +71,6 @@ class Shared(NamedTuple):
       rate: sampling rate.
       partitions: ids of the partitions inside, ascending.
       hasher: the hash.
-      precision: log2 of the registers; dictionaries have half as many entries at most.
       has_weights: whether the columns carry weights.
     """
 
@@ -77,7 +79,6 @@ class Shared(NamedTuple):
     rate: float
     partitions: UInt64[np.ndarray, " partitions"]
     hasher: Hasher
-    precision: int
     has_weights: bool
 
 
@@ -105,30 +106,35 @@ def shared_of(record: Record | None, num_rows: int, num_read: int) -> Shared:
     """
     if record is None:
         nothing = np.zeros(0, np.uint64)
-        return Shared(num_rows, num_read, 1.0, nothing, FAST, MIN_PRECISION, False)
-    precision = _precision(record) or MIN_PRECISION
+        return Shared(num_rows, num_read, 1.0, nothing, FAST, False)
     return Shared(
-        num_rows, num_read, record.rate, record.partitions, record.sketch.hasher, precision,
+        num_rows, num_read, record.rate, record.partitions, record.sketch.hasher,
         record.weights is not None,
     )  # fmt: skip
+
+
+def payload_bytes(record: Record) -> int:
+    """Bytes of the values of a partition's record and their counts, without the heavy ones."""
+    packed = [len(_packed_hashes(record))]
+    if _is_whole_dictionary(record):
+        packed.append(len(_dictionary_to_bytes(record)))
+    return min(packed)
 
 
 def column_to_bytes(column: Column, shared: Shared) -> bytes:
     """A column in the layout of the module."""
     record = column.record
-    form = _form(record, shared)
+    form, payload = _form(record, shared)
     body = [_population(column, shared)[1]]
     first = form | _population(column, shared)[0] << 2
     if form == _RECORD:
-        whole = to_bytes(record)
-        body += [varint(len(whole)), whole]
+        body += [varint(len(payload)), payload]
     else:
         if record.num_nulls:
             first, body = first | _NULLS, [*body, varint(record.num_nulls)]
         if record.num_rows != shared.num_read - record.num_nulls:
             first, body = first | _ROWS, [*body, varint(record.num_rows)]
-        write = _dictionary_to_bytes if form == _DICTIONARY else _registers_to_bytes
-        body.append(write(record))
+        body.append(payload)
         if not _weights_follow_from_rate(record):
             assert record.weights is not None
             first |= _WEIGHTS
@@ -154,12 +160,16 @@ def read_column(reader: Reader, shared: Shared) -> Column:
         amount = read_varint(reader) if mode == _FEWER else reader.real()
     if form == _RECORD:
         record = from_bytes(reader.take(read_varint(reader)))
-    elif form in (_DICTIONARY, _REGISTERS):
+        if not isinstance(record.sketch, BottomK):
+            raise ValueError(
+                f"a column at offset {start} is a {type(record.sketch).__name__}; wanted a BottomK"
+            )
+    elif form in (_DICTIONARY, _HASHES):
         nulls = read_varint(reader) if first & _NULLS else 0
         rows = read_varint(reader) if first & _ROWS else shared.num_read - nulls
         if rows < 0:
             raise ValueError(f"{nulls} nulls of {shared.num_read} rows before {reader.offset}")
-        read = _read_dictionary if form == _DICTIONARY else _read_registers
+        read = _read_dictionary if form == _DICTIONARY else _read_hashes
         record = _with_weights(reader, read(reader, shared, rows, nulls), shared, first & _WEIGHTS)
     else:
         raise ValueError(f"form {form} of a column at offset {start} is unknown; wanted 0 to 2")
@@ -190,33 +200,39 @@ def _values(hashes: UInt64[np.ndarray, " values"], hasher: Hasher) -> tuple[int,
     return pack_values(words_of_hashes(hashes, hasher.seed) if hasher.hash_id == 0 else hashes)
 
 
-def _precision(record: Record) -> int | None:
-    """Of the settings that the record was built with; None if it is of no such kind."""
-    sketch = record.sketch
-    if isinstance(sketch, Registers) and sketch.count.dtype == _COUNT_TYPE:
-        return sketch.count.shape[-1].bit_length() - 1
-    if isinstance(sketch, BottomK) and not sketch.count[-1]:
-        precision = (sketch.count.shape[-1] - 1).bit_length()
-        return precision if sketch.count.shape[-1] - 1 == 2 ** (precision - 1) else None
-    return None
-
-
-def _form(record: Record, shared: Shared) -> int:
-    """How to write a record; as such if anything in it does not follow from what is shared."""
+def _form(record: Record, shared: Shared) -> tuple[int, bytes]:
+    """How to write a record, and the bytes; as such if not all follows from what is shared."""
     own = shared_of(record, shared.num_rows, shared.num_read)
-    same = _precision(record) == shared.precision and np.array_equal(
-        record.partitions, shared.partitions
-    )
+    same = _is_plain(record) and np.array_equal(record.partitions, shared.partitions)
     if not same or own._replace(partitions=shared.partitions) != shared:
-        return _RECORD
+        return _RECORD, to_bytes(record)
     if record.weights is not None and (record.weights[_used_counts(record) != 1] != 1).any():
-        return _RECORD
-    if isinstance(record.sketch, Registers):
-        return _REGISTERS
+        return _RECORD, to_bytes(record)
+    hashes = _hashes_to_bytes(record)
+    if not _is_whole_dictionary(record):
+        return _HASHES, hashes
+    return min((_DICTIONARY, _dictionary_to_bytes(record)), (_HASHES, hashes), key=_length)
+
+
+def _length(written: tuple[int, bytes]) -> int:
+    return len(written[1])
+
+
+def _is_plain(record: Record) -> bool:
+    """Whether a sketch is as `bottom_k.from_held` makes it."""
+    sketch = record.sketch
+    if not isinstance(sketch, BottomK):
+        return False
+    plain = bottom_k.from_held(bottom_k.held(sketch), sketch.hasher)
+    return np.array_equal(plain.count, sketch.count)
+
+
+def _is_whole_dictionary(record: Record) -> bool:
+    """Whether counts add up to the rows, and hold those of the heavy values."""
     assert isinstance(record.sketch, BottomK)
-    place = _entry_places(record)
-    is_whole = int(record.sketch.count.sum(dtype=np.uint64)) == record.num_rows
-    return _DICTIONARY if is_whole and place is not None else _RECORD
+    count = np.asarray(record.sketch.count)
+    is_whole = not count[-1] and int(count.sum(dtype=np.uint64)) == record.num_rows
+    return is_whole and _entry_places(record) is not None
 
 
 def _population(column: Column, shared: Shared) -> tuple[int, bytes]:
@@ -233,10 +249,10 @@ def _population(column: Column, shared: Shared) -> tuple[int, bytes]:
 
 
 def _used_counts(record: Record) -> np.ndarray:
-    """Counts in the order of the weights: of the slots in use, or of all registers."""
-    assert isinstance(record.sketch, (BottomK, Registers))
+    """Counts in the order of the weights: of the slots in use."""
+    assert isinstance(record.sketch, BottomK)
     count = np.asarray(record.sketch.count)
-    return count if isinstance(record.sketch, Registers) else count[count > 0]
+    return count[count > 0]
 
 
 def _weights_follow_from_rate(record: Record) -> bool:
@@ -305,9 +321,8 @@ def _dictionary_to_bytes(record: Record) -> bytes:
 
 
 def _read_dictionary(reader: Reader, shared: Shared, rows: int, nulls: int) -> Record:
-    start, number, capacity = reader.offset, read_varint(reader), 2 ** (shared.precision - 1)
-    if number > capacity:
-        raise ValueError(f"{number} entries in a dictionary of at most {capacity}")
+    start, number = reader.offset, read_varint(reader)
+    _check_number(reader, number)
     first = reader.number("<B") if number else 0
     hashes = _hashes_of_words(read_values(reader, first, number), shared.hasher)
     counts = np.zeros(number, np.uint64)
@@ -331,57 +346,67 @@ def _read_dictionary(reader: Reader, shared: Shared, rows: int, nulls: int) -> R
     hashes, counts, is_heavy, short = hashes[order], counts[order], is_heavy[order], short[order]
     if (hashes[1:] == hashes[:-1]).any():
         raise ValueError(f"a value is twice in the dictionary at offset {start}")
-    lanes = np.full((2, capacity + 1), EMPTY_HASH, np.uint32)
-    lanes[:, :number] = split_words(hashes)
-    count = np.zeros(capacity + 1, np.uint32)
-    count[:number] = counts
+    sketch = bottom_k.from_held(Held(hashes, counts.astype(np.int64), None), shared.hasher)
     return Record(
-        BottomK(lanes[0], lanes[1], count, shared.hasher), rows, nulls, shared.rate,
-        shared.partitions, hashes[is_heavy], (counts - short)[is_heavy],
+        sketch, rows, nulls, shared.rate, shared.partitions, hashes[is_heavy],
+        (counts - short)[is_heavy],
     )  # fmt: skip
 
 
-def _registers_to_bytes(record: Record) -> bytes:
-    sketch = record.sketch
-    assert isinstance(sketch, Registers)
-    packed = pack_numbers(np.asarray(sketch.count).astype(np.uint64))
-    minimum = np.asarray(sketch.minimum)[np.asarray(sketch.count) > 0]
-    parts = [bytes([packed.code]), packed.data, minimum.astype("<u4").tobytes()]
-    parts.append(varint(len(record.heavy_hashes)))
+def _packed_hashes(record: Record) -> bytes:
+    """The hashes below the threshold, and it, if there is one, with their counts."""
+    assert isinstance(record.sketch, BottomK)
+    words, counts, limit = bottom_k.held(record.sketch)
+    parts = [varint(2 * len(words) + (limit is not None))]
+    if limit is not None:
+        words = np.append(words, np.uint64(limit))
+    if len(words):
+        packed = pack_numbers(counts.astype(np.uint64) - np.uint64(1))
+        parts += [pack_ascending(words), bytes([packed.code]), packed.data]
+    return b"".join(parts)
+
+
+def _hashes_to_bytes(record: Record) -> bytes:
+    parts = [_packed_hashes(record), varint(len(record.heavy_hashes))]
     if len(record.heavy_hashes):
-        first, values = _values(record.heavy_hashes, sketch.hasher)
+        first, values = _values(record.heavy_hashes, record.sketch.hasher)
         packed = pack_numbers(record.heavy_counts)
         parts += [bytes([first]), values, bytes([packed.code]), packed.data]
     return b"".join(parts)
 
 
-def _read_registers(reader: Reader, shared: Shared, rows: int, nulls: int) -> Record:
-    size = 2**shared.precision
-    counts = read_numbers(reader, reader.number("<B"), size)
-    if counts.max() >= 2**16:
-        raise ValueError(f"a count before offset {reader.offset} is above 65535")
-    minimum = np.full(size, EMPTY_HASH, np.uint32)
-    minimum[counts > 0] = reader.array("<u4", int((counts > 0).sum()))
-    number = read_varint(reader)
-    if number > len(reader.data):
-        raise ValueError(f"{number} heavy values before offset {reader.offset}")
-    first = reader.number("<B") if number else 0
-    hashes = _hashes_of_words(read_values(reader, first, number), shared.hasher)
-    heavy_counts = read_numbers(reader, reader.number("<B"), number) if number else hashes
-    order = np.argsort(hashes)
+def _read_hashes(reader: Reader, shared: Shared, rows: int, nulls: int) -> Record:
+    number, has_limit = divmod(read_varint(reader), 2)
+    _check_number(reader, number)
+    if has_limit and number < 2:
+        raise ValueError(f"{number} hashes below a threshold before offset {reader.offset}")
+    words, counts, limit = np.zeros(0, np.uint64), np.zeros(0, np.int64), None
+    if number:
+        words = read_ascending(reader, number + has_limit)
+        counts = read_numbers(reader, reader.number("<B"), number)
+        if counts.max() >= MAX_COUNT:
+            raise ValueError(f"a count before offset {reader.offset} is above {MAX_COUNT}")
+        counts = counts.astype(np.int64) + 1
+    if has_limit:
+        words, limit = words[:-1], int(words[-1])
+    heavy_number = read_varint(reader)
+    _check_number(reader, heavy_number)
+    first = reader.number("<B") if heavy_number else 0
+    heavy = _hashes_of_words(read_values(reader, first, heavy_number), shared.hasher)
+    heavy_counts = heavy
+    if heavy_number:
+        heavy_counts = read_numbers(reader, reader.number("<B"), heavy_number)
+    order = np.argsort(heavy)
     return Record(
-        Registers(minimum, counts.astype(_COUNT_TYPE), shared.hasher), rows, nulls, shared.rate,
-        shared.partitions, hashes[order], heavy_counts[order],
+        bottom_k.from_held(Held(words, counts, limit), shared.hasher), rows, nulls, shared.rate,
+        shared.partitions, heavy[order], heavy_counts[order],
     )  # fmt: skip
 
 
-def check_precision(precision: int) -> None:
-    """Refuse a number of registers that no table sketch has.
-
-    Raises:
-      ValueError: naming it.
-    """
-    if not MIN_PRECISION <= precision <= MAX_PRECISION:
+def _check_number(reader: Reader, number: int) -> None:
+    """Refuse more values than any sketch has, before room is made for them."""
+    if number > MAX_CAPACITY:
         raise ValueError(
-            f"2^{precision} registers; a table sketch has 2^{MIN_PRECISION} to 2^{MAX_PRECISION}"
+            f"{number} values are announced before offset {reader.offset}; a sketch has at most "
+            f"{MAX_CAPACITY}"
         )

@@ -121,11 +121,18 @@ class Record:
             raise ValueError(f"bad record: {'; '.join(errors)}")
 
 
-def merge_records(a: Record, b: Record) -> Record:
+def merge_records(
+    a: Record, b: Record, merge: Callable[[Any, Any], Sketch] | None = None
+) -> Record:
     """The record of the rows of both.
 
     Rows and nulls add, so do the counts of equal heavy values. Sampling rates must agree unless the
     records carry weights; the rate is then that of all rows, by what each stands for.
+
+    Args:
+      a: a record.
+      b: of other rows.
+      merge: of the sketches; by default the `merge` of their module.
 
     Raises:
       ValueError: if the sketches do not merge, a partition is in both, only one tracks partitions,
@@ -145,7 +152,8 @@ def merge_records(a: Record, b: Record) -> Record:
             f"cannot merge: sampling rates {a.rate} and {b.rate}; records of different rates need "
             "weights"
         )
-    sketch = jax.tree.map(np.asarray, _MERGES[type(a.sketch)](a.sketch, b.sketch))
+    merge = _MERGES[type(a.sketch)] if merge is None else merge
+    sketch = jax.tree.map(np.asarray, merge(a.sketch, b.sketch))
     hashes, counts = _add_heavy(a, b)
     return Record(
         sketch, a.num_rows + b.num_rows, a.num_nulls + b.num_nulls, _joint_rate(a, b),
@@ -407,11 +415,17 @@ def _merge_weights(a: Record, b: Record, sketch: Sketch) -> np.ndarray | None:
         kept = [_holds(record.sketch, sketch) for record in (a, b)]
         alone = np.where(kept[0], a.weights, np.where(kept[1], b.weights, np.float32(1)))
         return np.where(kept[0] & kept[1], np.float32(1), alone).astype(np.float32)
-    known: dict[int, np.float32] = {}
+    words = _slot_words(sketch)
+    merged, times = np.ones(len(words), np.float32), np.zeros(len(words), np.int64)
     for part, weights in ((a.sketch, a.weights), (b.sketch, b.weights)):
-        for word, weight in zip(_slot_words(part), weights, strict=True):
-            known[word] = np.float32(1) if word in known else weight
-    return np.array([known[word] for word in _slot_words(sketch)], np.float32)
+        own = _slot_words(part)
+        order = np.argsort(own)
+        place = np.searchsorted(own, words, sorter=order)
+        inside = np.flatnonzero(place < len(own))
+        inside = inside[own[order[place[inside]]] == words[inside]]
+        merged[inside] = weights[order[place[inside]]]
+        times[inside] += 1
+    return np.where(times == 1, merged, np.float32(1))
 
 
 def _holds(part: Sketch, whole: Registers) -> np.ndarray:
@@ -419,6 +433,6 @@ def _holds(part: Sketch, whole: Registers) -> np.ndarray:
     return np.asarray((part.count > 0) & (part.minimum == whole.minimum))
 
 
-def _slot_words(sketch: Sketch) -> list[int]:
+def _slot_words(sketch: Sketch) -> UInt64[np.ndarray, " slots"]:
     assert isinstance(sketch, (BottomK, MaskSketch))
-    return join_words(Lanes(sketch.hi, sketch.lo))[_used(sketch)].tolist()
+    return join_words(Lanes(sketch.hi, sketch.lo))[_used(sketch)]

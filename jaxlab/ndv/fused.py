@@ -12,6 +12,7 @@ So a process starts the usual way, and goes over when that has taken as long as 
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -28,8 +29,10 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Int64, UInt8, UInt32, UInt64
+from jaxtyping import Int64, UInt8, UInt64
 
+from jaxlab.ndv import bottom_k
+from jaxlab.ndv.bottom_k import Held
 from jaxlab.ndv.hashing import Hasher, Lanes
 from jaxlab.packages import cache_dir
 
@@ -37,23 +40,22 @@ _LOAD_S, _COMPILE_S = 1.0, 15.0
 _PIECE_ROWS = 2**18
 _MAX_THREADS = 4
 _SLOTS_PER_VALUE = 4
+_MIN_BELOW = 1024
 _LOCK = threading.Lock()
 _taken_s = 0.0
 State = TypeVar("State")
 
 
-class RegisterRows(NamedTuple):
-    """What the rows of a column make of registers with counts.
+class BelowRows(NamedTuple):
+    """The rows of a column below a threshold.
 
     Attributes:
-      minimum: smallest remaining hash of every register, those before included.
-      rows: rows of the column that had it, heavy values left out.
-      heavy_rows: rows of every heavy value.
-      num_values: rows with a value.
+      values: their values, perhaps below a lower threshold, and how many rows have each.
+      heavy_rows: rows of every heavy value, which are not among the others.
+      num_values: rows with a value, whether below or not.
     """
 
-    minimum: UInt32[np.ndarray, " registers"]
-    rows: Int64[np.ndarray, " registers"]
+    values: Held
     heavy_rows: Int64[np.ndarray, " heavy"]
     num_values: int
 
@@ -163,39 +165,72 @@ def raise_registers(
     return functools.reduce(np.maximum, (state[0] for state in states), registers)
 
 
-def fill_registers(
-    array: Any,
-    hasher: Hasher,
-    minimum: UInt32[np.ndarray, " registers"],
-    heavy: UInt64[np.ndarray, " heavy"],
-) -> RegisterRows:
-    """What the rows of an array make of registers with counts.
+def count_below(
+    array: Any, hasher: Hasher, limit: int, capacity: int, heavy: UInt64[np.ndarray, " heavy"]
+) -> BelowRows:
+    """Count the rows of the values below a threshold, which falls when they are too many.
 
     Args:
       array: of `arrays_of`.
       hasher: the hash.
-      minimum: smallest remaining hash of every register before.
+      limit: the threshold.
+      capacity: values that are wanted, of the smallest hashes; others may be there, too.
       heavy: hashes of values that are counted apart.
     """
     kernels, (table, place) = _load(), _heavy_table(heavy)
+    # A table as large as what is expected, so that few rows do not pay for many slots.
+    expected = len(array) * limit >> 64
+    most = min(2 * capacity, max(_MIN_BELOW, 2 * expected))
+    num_slots = 1 << (2 * (most + kernels.TILE) - 1).bit_length()
 
-    def start() -> list[Any]:
-        counts = np.full(len(table), -1)
-        counts[place] = 0
-        return [0, minimum.copy(), np.zeros(len(minimum), np.int64), counts]
+    def start() -> _Below:
+        heavy_rows = np.full(len(table), -1)
+        heavy_rows[place] = 0
+        nothing = Held(np.zeros(0, np.uint64), np.zeros(0, np.int64), limit)
+        slots = np.zeros(num_slots, np.uint64), np.zeros(num_slots, np.int64)
+        return _Below(nothing, *slots, heavy_rows)
 
-    def work(state: list[Any], piece: Any) -> None:
-        _, least, rows, counts = state
-        given = _rows_of(kernels, piece)
-        state[0] += kernels.fill_registers(*given, hasher.seed, least, rows, table, counts)
+    def work(state: _Below, piece: Any) -> None:
+        source, first, stop = _rows_of(kernels, piece)
+        while first < stop:
+            assert state.values.limit is not None
+            upper = np.uint32(state.values.limit >> 32)
+            first, number, used = kernels.count_below(
+                source, first, stop, hasher.seed, upper, state.words, state.rows, state.used, most,
+                table, state.heavy_rows,
+            )  # fmt: skip
+            state.num_values, state.used = state.num_values + number, used
+            if used > most:
+                state.empty_table(2 * capacity, capacity)
 
     states = _in_threads(_pieces([array]), start, work)
-    least = functools.reduce(np.minimum, (state[1] for state in states), minimum)
-    rows = sum(
-        (np.where(state[1] == least, state[2], 0) for state in states), np.zeros_like(least, int)
-    )
-    heavy_rows = sum((state[3][place] for state in states), np.zeros(len(heavy), int))
-    return RegisterRows(least, rows, heavy_rows, sum(state[0] for state in states))
+    for state in states:
+        state.empty_table(2 * capacity, capacity)
+    values = functools.reduce(bottom_k.add_counts, (state.values for state in states))
+    heavy_rows = sum((state.heavy_rows[place] for state in states), np.zeros(len(heavy), int))
+    return BelowRows(values, heavy_rows, sum(state.num_values for state in states))
+
+
+@dataclasses.dataclass
+class _Below:
+    """What a thread has found below its threshold: values that are sorted, and a table of more."""
+
+    values: Held
+    words: UInt64[np.ndarray, " slots"]
+    rows: Int64[np.ndarray, " slots"]
+    heavy_rows: Int64[np.ndarray, " heavy_slots"]
+    used: int = 0
+    num_values: int = 0
+
+    def empty_table(self, most: int, capacity: int) -> None:
+        """Sort what the table has; of more than `most` values keep the `capacity` smallest."""
+        used = np.flatnonzero(self.rows)
+        used = used[np.argsort(self.words[used])]
+        more = Held(self.words[used], self.rows[used], None)
+        self.values = bottom_k.add_counts(self.values, more)
+        if len(self.values.words) > most:
+            self.values = bottom_k.cut(self.values, capacity)
+        self.rows[:], self.used = 0, 0
 
 
 def count_values(array: Any, hasher: Hasher, most: int) -> list[tuple[Any, CountedRows | None]]:
@@ -243,7 +278,7 @@ def _compile() -> ModuleType:
     limits = np.zeros(16, np.uint32)
     kernels.hash_rows(*given, limits, limits)
     kernels.fill_hll(*given, np.zeros(16, np.uint8), limits)
-    kernels.fill_registers(*given, limits, np.zeros(16, np.int64), words, rows)
+    kernels.count_below(*given, np.uint32(0), words, rows, 0, 1, words, rows)
     kernels.count_rows(*given, words, rows, 1)
     with contextlib.suppress(OSError):  # then the next process takes longer
         _marker().parent.mkdir(parents=True, exist_ok=True)

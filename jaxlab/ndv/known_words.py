@@ -42,7 +42,7 @@ class KnownWords(NamedTuple):
 
 
 def know_words(
-    words: UInt64[np.ndarray, " values"], counts: UInt64[np.ndarray, " values"], capacity: int
+    words: UInt64[np.ndarray, " values"], counts: Int[np.ndarray, " values"], capacity: int
 ) -> KnownWords:
     """A table of values.
 

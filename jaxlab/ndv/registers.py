@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int32, UInt32
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt32, UInt64
 
 from jaxlab.ndv.hashing import FAST, Hasher, Lanes
 from jaxlab.ndv.sketch import (
@@ -37,7 +37,7 @@ from jaxlab.ndv.sketch import (
     count_profile,
     register_sketch,
 )
-from jaxlab.ndv.streams import HashedBlock, is_compiled
+from jaxlab.ndv.streams import HashedBlock, block_of, is_compiled
 
 MIN_PRECISION, MAX_PRECISION = 4, 20
 COUNT_TYPES = {8: np.uint8, 16: np.uint16}
@@ -77,6 +77,31 @@ def empty(precision: int, *, count_bits: int = 16, hasher: Hasher = FAST) -> Reg
     return Registers(
         jnp.full(size, EMPTY_HASH, jnp.uint32), jnp.zeros(size, COUNT_TYPES[count_bits]), hasher
     )
+
+
+def from_counts(
+    words: UInt64[np.ndarray, " values"],
+    counts: Int[np.ndarray, " values"],
+    precision: int,
+    *,
+    count_bits: int = 16,
+    hasher: Hasher = FAST,
+) -> Registers:
+    """The sketch of values that were counted already, on the host.
+
+    Args:
+      words: different hashes by the hasher, in any order.
+      counts: their rows, at least 1.
+      precision: log2 of the number of registers, 4 to 20.
+      count_bits: 8 or 16; counts stop at 2^count_bits - 1.
+      hasher: the hash.
+
+    Raises:
+      ValueError: if precision or count_bits is out of range.
+    """
+    sketch = jax.tree.map(np.asarray, empty(precision, count_bits=count_bits, hasher=hasher))
+    block = dataclasses.replace(block_of(words), num_values=int(counts.sum()), counts=counts)
+    return update_on_host(sketch, block)
 
 
 def update(

@@ -33,6 +33,7 @@ Spark itself writes by default is read in nanoseconds by Arrow, unless
 import functools
 import importlib
 import inspect
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ import jax
 
 from jaxlab.ndv import table
 from jaxlab.ndv.choice import Rule, learned_rule
+from jaxlab.ndv.column_records import MAX_VALUES
 from jaxlab.ndv.formats import missing_partitions
 from jaxlab.ndv.sampling import check_rate
 from jaxlab.ndv.table import (
@@ -76,6 +78,7 @@ def estimate(
     level: float = 0.95,
     num_draws: int = 256,
     seed: int = 0,
+    max_values: int = MAX_VALUES,
     **options: Any,
 ) -> list[ColumnEstimate]:
     """Number of distinct values of every column of a DataFrame, in one pass over it.
@@ -90,6 +93,7 @@ def estimate(
       level: probability of the intervals.
       num_draws: bootstrap draws.
       seed: of the sample and of the bootstrap.
+      max_values: of `merge_messages`.
       **options: of `table.sketch`, as for `partition_messages`.
 
     Raises:
@@ -101,7 +105,7 @@ def estimate(
         raise ValueError(
             f"unique_columns has {unknown}; there are {', '.join(columns or df.columns)}"
         )
-    found = sketch(df, columns=columns, rate=rate, seed=seed, **options)
+    found = sketch(df, columns=columns, rate=rate, seed=seed, max_values=max_values, **options)
     return estimate_table(
         found, unique_columns=unique, method=method, rule=rule, level=level, num_draws=num_draws,
         seed=seed,
@@ -109,7 +113,12 @@ def estimate(
 
 
 def sketch(
-    df: Any, *, columns: Sequence[str] | None = None, rate: Rates = 1.0, **options: Any
+    df: Any,
+    *,
+    columns: Sequence[str] | None = None,
+    rate: Rates = 1.0,
+    max_values: int = MAX_VALUES,
+    **options: Any,
 ) -> TableSketch:
     """The merged sketch of all partitions of a DataFrame, on the driver.
 
@@ -117,6 +126,7 @@ def sketch(
       df: the DataFrame.
       columns: names; all by default.
       rate: sampling rate in (0, 1], or one for each partition.
+      max_values: of `merge_messages`.
       **options: as for `partition_messages`.
 
     Raises:
@@ -133,7 +143,8 @@ def sketch(
             "for each, or one number for all"
         )
     first = options.get("first_partition", 0)
-    return merge_messages(messages, partitions=range(first, first + num_partitions))
+    partitions = range(first, first + num_partitions)
+    return merge_messages(messages, partitions=partitions, max_values=max_values)
 
 
 def partition_messages(
@@ -183,26 +194,34 @@ def partition_messages(
     return plain.select([f"c{i}" for i in positions]).mapInArrow(function, MESSAGES)
 
 
-def merge_messages(messages: Any, *, partitions: Iterable[int] | None = None) -> TableSketch:
+def merge_messages(
+    messages: Any,
+    *,
+    partitions: Iterable[int] | None = None,
+    max_values: int = MAX_VALUES,
+) -> TableSketch:
     """The merge of a DataFrame of messages, done by the cluster up to the last few.
 
     Args:
       messages: what `partition_messages` gave, perhaps written and read again.
       partitions: ids that must all be inside.
+      max_values: of `table.merge`: values of a column that are kept, and sent from one merging task
+        to the next in 5 to 7 bytes each.
 
     Raises:
       ValueError: if there is no message, messages do not merge, a partition is in two of them, or
         one is missing or was not declared.
       TypeError: on Spark Connect, which has no RDDs.
     """
-    parts = sorted(_merge_on_cluster(messages), key=lambda part: part[0])
-    found = merge_all(table_from_bytes(message) for _, message in parts)
+    parts = sorted(_merge_on_cluster(messages, max_values), key=lambda part: part[0])
+    tables = (table_from_bytes(message) for _, message in parts)
+    found = merge_all(tables, max_values=max_values)
     if partitions is not None:
         _check_complete(found, list(partitions))
     return found
 
 
-def _merge_on_cluster(messages: Any) -> list[tuple[int, bytes]]:
+def _merge_on_cluster(messages: Any, max_values: int) -> list[tuple[int, bytes]]:
     """At most `FAN_IN` messages with their keys, on the driver."""
     rdd = _rdd(messages)
     number = rdd.getNumPartitions()
@@ -213,7 +232,7 @@ def _merge_on_cluster(messages: Any) -> list[tuple[int, bytes]]:
     while number > FAN_IN:
         number = -(-number // FAN_IN)
         sent = merged.repartitionAndSortWithinPartitions(number, functools.partial(_group, number))
-        merged = sent.mapPartitions(functools.partial(_merge_group, number))
+        merged = sent.mapPartitions(functools.partial(_merge_group, number, max_values))
     return merged.collect()
 
 
@@ -290,15 +309,22 @@ def _group(number: int, key: int) -> int:
     return key % number
 
 
-def _merge_group(number: int, messages: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+def _merge_group(
+    number: int, max_values: int, messages: Iterable[tuple[int, bytes]]
+) -> Iterator[tuple[int, bytes]]:
     """The merge of the messages of a group, which come in the order of their keys."""
     _prepare_worker()
-    merged, group = None, 0
-    for key, message in messages:
-        part, group = table_from_bytes(message), _group(number, key)
-        merged = part if merged is None else table.merge(merged, part)
-    if merged is not None:
-        yield group, table_to_bytes(merged)
+    groups = set()
+
+    def tables() -> Iterator[TableSketch]:
+        for key, message in messages:
+            groups.add(_group(number, key))
+            yield table_from_bytes(message)
+
+    first = next(parts := tables(), None)
+    if first is not None:
+        merged = merge_all(itertools.chain([first], parts), max_values=max_values)
+        yield groups.pop(), table_to_bytes(merged)
 
 
 def _rdd(messages: Any) -> Any:

@@ -53,10 +53,11 @@ _MIN_LIMIT_SHARE = 8
 
 
 class Limit(NamedTuple):
-    """The rows that may change a sketch of registers.
+    """The rows that may change a sketch.
 
     Attributes:
-      precision: log2 of the number of registers, which the top bits of a hash choose.
+      precision: log2 of the number of registers, which the top bits of a hash choose; 0 if it has
+        none.
       most: the largest that the 32 bits behind them may be.
     """
 
@@ -272,9 +273,10 @@ def is_within(
       hasher: the hash.
       is_float: whether the words are the bits of any floats.
       most: of the limit.
-      precision: of the limit, at least 1.
+      precision: of the limit.
     """
     hashes = _hash_halves(halves, hasher, is_float)
+    # A shift by 32, where there are no registers, leaves nothing.
     rest = (hashes.hi << precision) | (hashes.lo >> (np.uint32(32) - precision))
     return rest <= most
 

@@ -3,7 +3,7 @@
 Two functions are all that an engine needs: every partition calls `sketch` on its record batches
 and sends `table_to_bytes` of the result; whoever collects calls `merge` in any order. Then::
 
-    table = functools.reduce(merge, map(table_from_bytes, messages))
+    table = merge_all(map(table_from_bytes, messages))
     for column in estimate_table(table):
         print(column.column, column.result.estimate, column.result.method)
 
@@ -14,17 +14,14 @@ missing.
 """
 
 import dataclasses
-import functools
-import itertools
-import struct
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlab.ndv.bottom_k import BottomK
 from jaxlab.ndv.choice import NdvEstimate, Rule, Sample, estimate_columns, learned_rule
+from jaxlab.ndv.column_records import MAX_VALUES, merge_columns, read_profile
 from jaxlab.ndv.column_sketch import (
     ColumnState,
     Settings,
@@ -32,71 +29,27 @@ from jaxlab.ndv.column_sketch import (
     add_rows,
     empty_column,
     finish_column,
-    merge_columns,
-    read_profile,
     settings_for_budget,
 )
-from jaxlab.ndv.compact import (
-    Column,
-    Shared,
-    check_precision,
-    column_to_bytes,
-    read_column,
-    shared_of,
-)
-from jaxlab.ndv.formats import Reader, Record, missing_partitions
+from jaxlab.ndv.formats import Record, missing_partitions
 from jaxlab.ndv.hashing import FAST, Hasher
 from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
-from jaxlab.ndv.packing import read_varint, varint
-from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sampling import bernoulli_rows, check_rate
 from jaxlab.ndv.streams import HashedBlock, block_of, hashed_blocks
+from jaxlab.ndv.table_bytes import (
+    TableColumn,
+    TableSketch,
+    table_from_bytes,
+    table_to_bytes,
+    with_sizes,
+)
+
+__all__ = [
+    "DEFAULT_BUDGET_BYTES", "ColumnEstimate", "TableColumn", "TableSketch", "estimate_table",
+    "merge", "merge_all", "sketch", "table_from_bytes", "table_to_bytes",
+]  # fmt: skip
 
 DEFAULT_BUDGET_BYTES = 2**16
-MAGIC, VERSION = b"JXNT", 2
-_MAGIC = struct.Struct("<4sB")
-_BLOCKS, _WEIGHTED, _SHARED, _RATE = 1, 2, 4, 8
-
-
-class TableColumn(NamedTuple):
-    """The partial result of one column.
-
-    Attributes:
-      record: sketch or dictionary of the sampled rows.
-      population: rows of the scanned partitions that are not null; collapsed rows / rate for block
-        samples.
-      sent_bytes: bytes that the partitions sent, or would send, for this column alone.
-    """
-
-    record: Record
-    population: float
-    sent_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class TableSketch:
-    """Partial results of the columns of a table.
-
-    Attributes:
-      columns: by name.
-      num_rows: rows of the table, as far as it was scanned; num_read / rate if only a sample was
-        given.
-      num_read: rows in the sample, nulls included.
-      is_block_sample: whether batches were blocks, each collapsed to its distinct values.
-      shared_bytes: bytes that the partitions sent, or would send, for what no column has alone:
-        settings, names, checksums.
-    """
-
-    columns: Mapping[str, TableColumn]
-    num_rows: int
-    num_read: int
-    is_block_sample: bool = False
-    shared_bytes: int = 0
-
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes of the messages of all partitions, everything included."""
-        return self.shared_bytes + sum(column.sent_bytes for column in self.columns.values())
 
 
 class ColumnEstimate(NamedTuple):
@@ -152,7 +105,7 @@ def sketch(
       partition: id of the partition, which also makes its sample differ from the others'. None for
         a table in one piece: nothing then detects a repeated or lost one.
       seed: of the sample, the same in all partitions.
-      budget_bytes: what the partition may send for a column.
+      budget_bytes: what the partition may send for a column; a merge of partitions takes more.
       block_rows: rows that go to the device at a time.
       hasher: the hash, the same in all partitions.
       serialize_nested: whether lists, structs and maps are hashed by their serialisation.
@@ -186,11 +139,21 @@ def sketch(
         population = scan.non_null[name] if is_scan else record.num_rows / drawn.rate
         found[name] = TableColumn(record, float(population), 0)
     num_rows = round(scan.num_rows / drawn.rate) if drawn.is_given else scan.num_rows
-    return _with_sizes(TableSketch(found, num_rows, scan.num_read, collapse))
+    return with_sizes(TableSketch(found, num_rows, scan.num_read, collapse))
 
 
-def merge(a: TableSketch, b: TableSketch) -> TableSketch:
+def merge(a: TableSketch, b: TableSketch, *, max_values: int = MAX_VALUES) -> TableSketch:
     """Partial result of the rows of both; associative and commutative.
+
+    A column keeps the values of both, so that its message may be larger than the budget of a
+    partition: twice as large at first, and 5 to 7 bytes a value for up to `max_values` in the end.
+
+    Args:
+      a: a partial result.
+      b: of other partitions.
+      max_values: values of a column to keep, at most; the same in all merges, or their order shows
+        in the result. Fewer make smaller messages between machines, and larger errors: the number
+        of sampled values is known to about 1 / sqrt(max_values).
 
     Raises:
       ValueError: if they have other columns or settings, one is a block sample and the other not, a
@@ -205,7 +168,7 @@ def merge(a: TableSketch, b: TableSketch) -> TableSketch:
     for name, left in a.columns.items():
         right = b.columns[name]
         try:
-            record = merge_columns(left.record, right.record)
+            record = merge_columns(left.record, right.record, max_values)
         except ValueError as error:
             raise ValueError(f"column {name!r}: {error}") from error
         columns[name] = TableColumn(
@@ -220,16 +183,28 @@ def merge(a: TableSketch, b: TableSketch) -> TableSketch:
     )
 
 
-def merge_all(tables: Iterable[TableSketch]) -> TableSketch:
-    """`merge` of one or more.
+def merge_all(tables: Iterable[TableSketch], *, max_values: int = MAX_VALUES) -> TableSketch:
+    """`merge` of one or more, pairwise as they come: a few of them are held at a time.
+
+    Args:
+      tables: partial results.
+      max_values: of `merge`.
 
     Raises:
       ValueError: if there is none, or two do not merge.
     """
-    tables = list(tables)
-    if not tables:
+    merged: list[tuple[int, TableSketch]] = []  # of 2^level tables each, lower levels last
+    for table in tables:
+        level = 0
+        while merged and merged[-1][0] == level:
+            table, level = merge(merged.pop()[1], table, max_values=max_values), level + 1
+        merged.append((level, table))
+    if not merged:
         raise ValueError("tables is empty; wanted at least one table sketch to merge")
-    return functools.reduce(merge, tables)
+    _, whole = merged.pop()
+    while merged:
+        whole = merge(merged.pop()[1], whole, max_values=max_values)
+    return whole
 
 
 def estimate_table(
@@ -278,128 +253,6 @@ def estimate_table(
             )
         )  # fmt: skip
     return answers
-
-
-def table_to_bytes(table: TableSketch) -> bytes:
-    """The table sketch as a message, little-endian, numbers as `packing.varint`.
-
-    Magic "JXNT", u8 version, u8 flags (bit 0: blocks were sampled; bit 1: columns have weights; bit
-    2: the shared bytes stand here, else they are those of this message; bit 3: the rate follows,
-    else it is 1); u8 hash id, hash seed; u8 log2 of the registers; rows, rows read; f64 rate, if
-    announced; number of partitions, their ids, each as the difference to the one before; shared
-    bytes, if announced; number of columns. For each column the length of its name, the name in
-    UTF-8, and what `compact.column_to_bytes` writes. A CRC-32 of all before.
-    """
-    shared = _shared(table)
-    own = _shared_bytes(table, shared)
-    parts = [
-        _head_to_bytes(table, shared, None if own == table.shared_bytes else table.shared_bytes)
-    ]
-    for name, column in table.columns.items():
-        parts += [_name_to_bytes(name), column_to_bytes(Column(*column), shared)]
-    message = b"".join(parts)
-    return message + struct.pack("<I", zlib.crc32(message))
-
-
-def table_from_bytes(data: bytes) -> TableSketch:
-    """The table sketch that `table_to_bytes` wrote.
-
-    Raises:
-      ValueError: for anything else, with the offset where bytes are missing.
-    """
-    reader = Reader(data)
-    magic, version = reader.unpack(_MAGIC)
-    if (magic, version) != (MAGIC, VERSION):
-        raise ValueError(
-            f"bytes start with {magic!r}, version {version}; a table sketch of this release starts "
-            f"with {MAGIC!r}, version {VERSION}"
-        )
-    # Everything behind is taken at its word only if nothing was changed on the way.
-    checksum = zlib.crc32(data[:-4])
-    tail = Reader(data, max(len(data) - 4, reader.offset))
-    tail.finish(checksum, tail.number("<I"))
-    flags, shared, shared_bytes = _read_head(reader)
-    columns = {}
-    for _ in range(read_varint(reader)):
-        name = reader.take(read_varint(reader)).decode()
-        column = read_column(reader, shared)
-        assert column.sent_bytes is not None
-        columns[name] = TableColumn(column.record, column.population, column.sent_bytes)
-    reader.finish(checksum, reader.number("<I"))
-    is_block_sample = bool(flags & _BLOCKS)
-    table = TableSketch(columns, shared.num_rows, shared.num_read, is_block_sample)
-    if shared_bytes is None:
-        shared_bytes = _shared_bytes(table, shared)
-    return dataclasses.replace(table, shared_bytes=shared_bytes)
-
-
-def _shared(table: TableSketch) -> Shared:
-    first = next((column.record for column in table.columns.values()), None)
-    return shared_of(first, table.num_rows, table.num_read)
-
-
-def _with_sizes(table: TableSketch) -> TableSketch:
-    """The table sketch of one partition with the bytes of its own message."""
-    shared = _shared(table)
-    columns = {
-        name: column._replace(
-            sent_bytes=len(column_to_bytes(Column(column.record, column.population), shared))
-        )
-        for name, column in table.columns.items()
-    }
-    return dataclasses.replace(table, columns=columns, shared_bytes=_shared_bytes(table, shared))
-
-
-def _shared_bytes(table: TableSketch, shared: Shared) -> int:
-    """Bytes of a message beside its columns: head, names, checksum."""
-    names = sum(len(_name_to_bytes(name)) for name in table.columns)
-    return len(_head_to_bytes(table, shared, None)) + names + 4
-
-
-def _name_to_bytes(name: str) -> bytes:
-    text = name.encode()
-    return varint(len(text)) + text
-
-
-def _head_to_bytes(table: TableSketch, shared: Shared, shared_bytes: int | None) -> bytes:
-    flags = (_BLOCKS if table.is_block_sample else 0) | (_WEIGHTED if shared.has_weights else 0)
-    flags |= (0 if shared_bytes is None else _SHARED) | (0 if shared.rate == 1 else _RATE)
-    ids = shared.partitions.tolist()
-    steps = [after - before for before, after in itertools.pairwise([0, *ids])]
-    numbers = [len(ids), *steps, *([] if shared_bytes is None else [shared_bytes])]
-    return b"".join(
-        [
-            _MAGIC.pack(MAGIC, VERSION),
-            bytes([flags, shared.hasher.hash_id]),
-            varint(shared.hasher.seed),
-            bytes([shared.precision]),
-            varint(shared.num_rows),
-            varint(shared.num_read),
-            b"" if shared.rate == 1 else struct.pack("<d", shared.rate),
-            *map(varint, [*numbers, len(table.columns)]),
-        ]
-    )
-
-
-def _read_head(reader: Reader) -> tuple[int, Shared, int | None]:
-    """Flags, what the columns share, and the shared bytes if they are announced."""
-    flags, hash_id = reader.number("<B"), reader.number("<B")
-    if flags >= 2 * _RATE:
-        raise ValueError(f"flags {flags:#04x} of the message are unknown")
-    seed, precision = read_varint(reader), reader.number("<B")
-    check_precision(precision)
-    num_rows, num_read = read_varint(reader), read_varint(reader)
-    rate = reader.real() if flags & _RATE else 1.0
-    steps = [read_varint(reader) for _ in range(read_varint(reader))]
-    ids = list(itertools.accumulate(steps))
-    if ids and ids[-1] >= 2**64:
-        raise ValueError(f"partition {ids[-1]} before offset {reader.offset} is above 2^64 - 1")
-    shared_bytes = read_varint(reader) if flags & _SHARED else None
-    shared = Shared(
-        num_rows, num_read, rate, np.array(ids, np.uint64), Hasher(hash_id, seed), precision,
-        bool(flags & _WEIGHTED),
-    )  # fmt: skip
-    return flags, shared, shared_bytes
 
 
 class _Draw(NamedTuple):
@@ -488,10 +341,9 @@ def _finish(
     record = finish_column(state, settings)
     sketch, weights = record.sketch, None
     if mixed_rates:
-        assert isinstance(sketch, BottomK | Registers)
+        assert isinstance(sketch, BottomK)
         count = np.asarray(sketch.count)
-        count = count if isinstance(sketch, Registers) else count[count > 0]
-        weights = singleton_weights(count, rate)
+        weights = singleton_weights(count[count > 0], rate)
     ids = np.array([] if partition is None else [partition], np.uint64)
     return dataclasses.replace(record, rate=rate, partitions=ids, weights=weights)
 

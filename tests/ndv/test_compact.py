@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlab.ndv.bottom_k import BottomK
+from jaxlab.ndv.column_records import is_dictionary
 from jaxlab.ndv.compact import Column, column_to_bytes, read_column, shared_of, words_of_hashes
 from jaxlab.ndv.formats import Reader
 from jaxlab.ndv.hashing import FAST, INTERCHANGE, Hasher, hash_words, join_words, split_words
-from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.table import merge, merge_all, sketch, table_from_bytes, table_to_bytes
 
 
@@ -58,7 +58,7 @@ COLUMNS = {
     "nothing": pa.array([None, None], pa.int64()),
     "heavy": np.repeat([3, 4, 5], [2000, 1500, 2]),
     "only heavy": np.repeat([3, 4], [2000, 1500]),
-    "registers": np.repeat(np.arange(9000), np.where(np.arange(9000) == 5, 3000, 1)),
+    "hashes": np.repeat(np.arange(9000), np.where(np.arange(9000) == 5, 3000, 1)),
 }
 
 
@@ -154,7 +154,7 @@ def test_a_column_never_takes_more_bytes_than_its_values(name, hasher):
             assert found.columns["x"].sent_bytes <= dictionary_bytes(rows), (parts, index)
     for times in (2**10, 2**18):
         record = record_of(values, hasher=hasher)
-        if isinstance(record.sketch, Registers):
+        if not is_dictionary(record):
             continue
         count = record.sketch.count.astype(np.uint64) * np.uint64(times)
         many = with_counts(record, count)
@@ -230,20 +230,20 @@ def test_a_table_of_many_partitions_takes_less_than_its_values():
         assert merged.sent_bytes < values
 
 
-def test_registers_take_the_bytes_they_need():
-    few, many = (
-        sketch([pa.table({"x": np.arange(number)})]).columns["x"].sent_bytes
-        for number in (4_097, 400_000)
-    )
-    # Empty registers take half a byte; full ones 4 bytes and those of their counts.
-    assert few < 20_000 and many < 49_152
+def test_hashes_take_the_bits_of_their_gaps():
+    """Between 8,765 of d hashes lie 64 - log2(d) bits, of which each takes 2 more on average."""
+    for number in (10_000, 400_000):
+        column = sketch([pa.table({"x": np.arange(number)})]).columns["x"]
+        held = column.record.sketch.count.shape[-1] - 1
+        gap = np.log2(2**64 / number)
+        assert held > 8_500 and gap < 8 * column.sent_bytes / held < gap + 2.1
 
 
 def test_a_message_says_once_what_columns_share():
     columns = {f"column {i:02}": ["A"] * 5 for i in range(40)}
     one, all_ = (sketch([pa.table(c)]) for c in ({"column 00": ["A"] * 5}, columns))
-    # Magic and version; flags, hash, seed, registers; rows, rows read, partitions, columns; CRC.
-    assert one.shared_bytes == 5 + 4 + 4 + (1 + 9) + 4
+    # Magic and version; flags, hash, seed; rows, rows read, partitions, columns; CRC.
+    assert one.shared_bytes == 5 + 3 + 4 + (1 + 9) + 4
     assert all_.shared_bytes == one.shared_bytes + 39 * (1 + 9)
     for found in (one, all_):
         assert len(table_to_bytes(found)) == found.sent_bytes

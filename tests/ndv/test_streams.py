@@ -81,17 +81,18 @@ def test_blocks_hold_the_hashes_of_the_values_in_order(name, hasher, monkeypatch
     assert sum(block.num_values for block in blocks) == hashed.valid.sum()
 
 
+@pytest.mark.parametrize("precision", [0, 10])
 @pytest.mark.parametrize("name", ["nulls", "unique doubles", "short texts"])
-def test_a_limit_leaves_out_rows_above_it_only(name, monkeypatch):
+def test_a_limit_leaves_out_rows_above_it_only(name, precision, monkeypatch):
     monkeypatch.setattr(streams, "_PROBE_VALUES", 0)
-    limit = streams.Limit(10, 2**27)
+    limit = streams.Limit(precision, 2**27)
     column = COLUMNS[name]
     blocks = list(streams.hashed_blocks(column, limit=lambda: limit))
     found = np.concatenate([block.words() for block in blocks])
     hashed = hash_column(column)
     words = join_words(hashed.lanes)[hashed.valid]
-    rest = (words << np.uint64(10)) >> np.uint64(32)
-    found_rest = (found << np.uint64(10)) >> np.uint64(32)
+    rest = (words << np.uint64(precision)) >> np.uint64(32)
+    found_rest = (found << np.uint64(precision)) >> np.uint64(32)
     np.testing.assert_array_equal(found[found_rest <= 2**27], words[rest <= 2**27])
     assert len(found) < len(words) == sum(block.num_values for block in blocks)
 

@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlab.ndv import column_sketch, table
-from jaxlab.ndv.bottom_k import BottomK
+from jaxlab.ndv import bottom_k, column_records, column_sketch, table
 from jaxlab.ndv.columns import hash_column
-from jaxlab.ndv.hashing import Lanes, join_words
-from jaxlab.ndv.registers import Registers
+from jaxlab.ndv.hashing import join_words
 from jaxlab.ndv.table import (
     estimate_table,
     merge,
@@ -23,7 +21,7 @@ from jaxlab.ndv.table import (
     table_to_bytes,
 )
 
-# 64 registers, dictionaries of up to 32 entries, blocks of 128 rows.
+# Up to 77 values, blocks of 128 rows.
 SMALL = {"budget_bytes": 700, "block_rows": 128}
 SMALL_SETTINGS = column_sketch.settings_for_budget(**SMALL)
 
@@ -56,12 +54,29 @@ def assert_equal(a, b):
 
 
 def test_the_budget_decides_the_sizes():
-    assert SMALL_SETTINGS.precision == 6 and SMALL_SETTINGS.capacity == 32
+    assert SMALL_SETTINGS.capacity == 77
     for budget in (256, 700, 5000, 2**16, 2**20):
         chosen = column_sketch.settings_for_budget(budget)
-        used = 6 * 2**chosen.precision + 16 * chosen.num_heavy + 80
-        assert used <= budget < 2.2 * used + 100
-        assert 12 * chosen.capacity == 6 * 2**chosen.precision
+        assert chosen.max_bytes + 16 * chosen.num_heavy + 80 == budget
+        assert 7 * chosen.capacity <= chosen.max_bytes < 7 * (chosen.capacity + 1)
+
+
+@pytest.mark.parametrize("repeats", [1, 1000])
+@pytest.mark.parametrize("budget", [256, 4096])
+def test_a_message_fits_its_budget_whatever_the_counts(budget, repeats):
+    """Counts of two bytes leave room for fewer values; the rest stays a bottom-k."""
+    capacity = column_sketch.settings_for_budget(budget).capacity
+    for number in (capacity // 2, capacity, 3 * capacity):
+        values = np.repeat([f"a long text, number {i}" for i in range(number)], repeats)
+        column = sketch([pa.table({"x": values})], budget_bytes=budget).columns["x"]
+        assert column.sent_bytes <= budget
+        held = bottom_k.held(column.record.sketch)
+        words = np.sort(join_words(hash_column(np.unique(values)).lanes))
+        np.testing.assert_array_equal(held.words, words[: len(held.words)])
+        assert (held.counts == repeats).all() and len(held.words) > capacity // 3
+        if len(held.words) < number:
+            assert held.limit == words[len(held.words)]
+            assert column_records.read_profile(column.record, number).num_retained is not None
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +89,8 @@ def columns():
 
 def test_a_full_scan_is_exact_for_small_columns_and_near_for_others(columns):
     found = sketch(batches_of(columns), **SMALL)
-    kinds = {name: type(column.record.sketch) for name, column in found.columns.items()}
-    assert kinds == {"skewed": Registers, "few": BottomK, "key": Registers, "void": BottomK}
+    whole = [n for n, c in found.columns.items() if column_records.is_dictionary(c.record)]
+    assert whole == ["few", "void"]
     answers = {answer.column: answer for answer in estimate_table(found)}
     few = answers["few"]
     assert (few.result.estimate, few.result.method) == (3, "EXACT")
@@ -95,8 +110,8 @@ def test_heavy_values_are_counted_exactly(columns):
     record = sketch(batches_of(columns), **SMALL).columns["skewed"].record
     sevens = int((columns["skewed"] == 7).sum())
     assert record.heavy_counts.tolist() == [sevens]
-    read = column_sketch.read_profile(record, 1500)
-    # With the heavy value apart the rows are near; without, one of 64 registers stands for it.
+    read = column_records.read_profile(record, 1500)
+    # With the heavy value apart the rows are near; without, one of 77 values stands for it.
     assert float(read.profile.n) == pytest.approx(1500, rel=0.2)
     assert float(read.profile.n_tail) >= sevens
 
@@ -111,12 +126,16 @@ def test_the_cut_into_batches_does_not_matter(columns, cuts, rate):
     assert_equal(sketch(parts, **options), sketch([whole], **options))
 
 
-ROWS = st.lists(st.sampled_from([*range(60), *[5] * 40]), max_size=400)
+ROWS = st.lists(st.sampled_from([*range(300), *[5] * 100]), max_size=400)
 
 
-@given(parts=st.lists(ROWS, min_size=3, max_size=3), mixed=st.booleans())
-@settings(max_examples=25, deadline=None)
-def test_merging_is_associative_and_commutative(parts, mixed):
+@given(
+    parts=st.lists(ROWS, min_size=3, max_size=3),
+    mixed=st.booleans(),
+    most=st.sampled_from([20, 100, 2**20]),
+)
+@settings(max_examples=40, deadline=None)
+def test_merging_is_associative_and_commutative(parts, mixed, most):
     a, b, c = (
         sketch(
             [pa.table({"x": pa.array(rows, pa.int64())})], partition=index, mixed_rates=mixed,
@@ -124,29 +143,44 @@ def test_merging_is_associative_and_commutative(parts, mixed):
         )
         for index, rows in enumerate(parts)
     )  # fmt: skip
-    left, right = merge(merge(a, b), c), merge(a, merge(b, c))
+
+    def both(x, y):
+        return merge(x, y, max_values=most)
+
+    left, right = both(both(a, b), c), both(a, both(b, c))
     # The joint rate of mixed ones is a quotient of floats; everything else is the same bits.
     rates = [t.columns["x"].record.rate for t in (left, right)]
     assert rates[0] == pytest.approx(rates[1])
     if not mixed:
         assert_equal(left, right)
-    assert_equal(merge(a, b), merge(b, a))
-    counts = np.unique(sum(parts, []), return_counts=True)[1]
-    record = left.columns["x"].record
-    if len(counts) <= 32:
-        assert column_sketch.is_dictionary(record)
-        kept = record.sketch.count[record.sketch.count > 0]
-        assert sorted(kept.tolist()) == sorted(counts.tolist())
-    else:
-        assert isinstance(record.sketch, Registers)
-        assert_equal_registers(record.sketch, sum(parts, []))
+        assert_equal(left, merge_all([c, a, b], max_values=most))
+    assert_equal(both(a, b), both(b, a))
+    # Exactly the rows of all values below the smallest threshold of a message, at most so many.
+    held = bottom_k.held(left.columns["x"].record.sketch)
+    limits = [bottom_k.held(part.columns["x"].record.sketch).limit for part in (a, b, c)]
+    values, counts = np.unique(np.array(sum(parts, []), np.int64), return_counts=True)
+    words = join_words(hash_column(values).lanes)
+    least = min([limit for limit in limits if limit is not None], default=2**64 - 1)
+    below = words < np.uint64(least)
+    order = np.argsort(words[below])
+    np.testing.assert_array_equal(held.words, words[below][order][:most])
+    np.testing.assert_array_equal(held.counts, counts[below][order][:most])
+    assert column_records.is_dictionary(left.columns["x"].record) == (
+        limits == [None] * 3 and len(values) <= most
+    )
 
 
-def assert_equal_registers(found, values):
-    """Registers of the whole rows at once, whatever way their parts were merged."""
-    whole = sketch([pa.table({"x": values})], **SMALL).columns["x"].record.sketch
-    np.testing.assert_array_equal(found.minimum, whole.minimum)
-    np.testing.assert_array_equal(found.count, whole.count)
+def test_the_union_of_many_partitions_holds_all_of_their_values():
+    """Partitions of different values: 20 times the values of a message, and their precision."""
+    parts = [sketch([pa.table({"x": np.arange(i, 40_000, 20)})], partition=i, **SMALL)
+             for i in range(20)]  # fmt: skip
+    record = merge_all(parts).columns["x"].record
+    retained = column_records.read_profile(record, 40_000).num_retained
+    least = min(bottom_k.held(part.columns["x"].record.sketch).limit for part in parts)
+    words = join_words(hash_column(np.arange(40_000)).lanes)
+    assert retained == (words < np.uint64(least)).sum() > 10 * 77
+    few = merge_all(parts, max_values=77).columns["x"].record
+    assert column_records.read_profile(few, 40_000).num_retained == 77
 
 
 def test_messages_round_trip_and_refuse_every_damage(columns):
@@ -251,11 +285,9 @@ def test_partitions_of_different_rates_are_estimated_by_gee_mixed():
             "cannot merge: sampling rates 0.5 and 0.25",
         ),
         (
-            lambda: merge(
-                sketch([pa.table({"x": [1]})]), sketch([pa.table({"x": [1]})], budget_bytes=700)
-            ),
+            lambda: merge(*[sketch([pa.table({"x": [1]})])] * 2, max_values=1),
             ValueError,
-            "cannot merge: capacities 4096 and 32",
+            "column 'x': capacity=1 is not from 2 to",
         ),
         (
             lambda: merge(
@@ -311,18 +343,14 @@ def test_large_columns_equal_a_sort_of_all_rows(kind):
     ends = range(2**14, rows + 2**14, 2**14)
     too_large = [end for end in ends if len(np.unique(words[:end])) > chosen.capacity]
     distinct, counts = np.unique(words, return_counts=True)
+    kept = len(distinct) if not too_large else min(len(distinct), chosen.capacity)
+    held = bottom_k.held(found.sketch)
+    kept = min(kept, len(held.words)) if len(held.words) > 0.8 * kept else kept
+    np.testing.assert_array_equal(held.words, distinct[:kept])
+    np.testing.assert_array_equal(held.counts, counts[:kept])
+    assert held.limit == (int(distinct[kept]) if kept < len(distinct) else None)
     if not too_large:
-        assert isinstance(found.sketch, BottomK)
-        used = np.asarray(found.sketch.count) > 0
-        held = join_words(Lanes(found.sketch.hi, found.sketch.lo))[used]
-        np.testing.assert_array_equal(held, distinct)
-        np.testing.assert_array_equal(np.asarray(found.sketch.count)[used], counts)
         return
-    expected = column_sketch.registers_of_counts(
-        distinct, counts.astype(np.uint64), chosen.precision, chosen.hasher
-    )
-    np.testing.assert_array_equal(found.sketch.minimum, expected.minimum)
-    np.testing.assert_array_equal(found.sketch.count, expected.count)
     early, early_counts = np.unique(words[: too_large[0]], return_counts=True)
     share = early_counts * 4 * chosen.num_heavy >= early_counts.sum()
     heavy = early[share & (early_counts >= 16)]
