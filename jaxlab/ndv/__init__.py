@@ -31,8 +31,8 @@ and `estimators_coverage`, `estimators_jackknife`, `estimators_shlosser`, `estim
 learned choice), `learned`, `estndv`, and what trains it: `synthetic`, `train`; `sampling`,
 `blocks`, `mixed_rates`; `hashing`, `columns`, `streams` and, for speed, `fused`; the sketches
 `hll`, `registers`, `bottom_k`, `mask_sketch`, `count_sketch`, `leave_one_out` (the paper's method),
-what they share (`sketch`) and their bytes (`formats`, `datasketches`); `column_sketch`, `packing`,
-`compact`, `table`; `spark`.
+what they share (`sketch`) and their bytes (`formats`, `datasketches`); `column_sketch`,
+`column_records`, `packing`, `compact`, `table`, `table_bytes`; `spark`.
 
 References:
   Li, Wei, Ding, Dai, Lu, Zhou 2022, "Sampling-based estimation of the number of distinct values in

@@ -417,13 +417,10 @@ def count_below(
         total += number
         if len(heavy):
             number = _count_heavy(hi, lo, number, heavy_mask, heavy, heavy_rows)
-        near = 0
         for i in range(number):
-            words[near] = (_U64(hi[i]) << _U64(32)) | _U64(lo[i])
-            near += hi[i] <= upper
-        for i in range(near):
-            word = words[i]
-            slot = _U32(word) & mask
+            if hi[i] > upper:
+                continue
+            word, slot = (_U64(hi[i]) << _U64(32)) | _U64(lo[i]), lo[i] & mask
             while rows[slot] and hashes[slot] != word:
                 slot = (slot + _U32(1)) & mask
             if not rows[slot]:
