@@ -24,7 +24,7 @@ from jaxlab.ndv.sketch import count_profile
 
 PROFILE_LENGTH = 256
 """Frequencies kept apart in the profile of a sketch."""
-MAX_VALUES = 2**20
+MAX_VALUES = 2**22
 """Values that a merged record keeps, at most, by default: 12 bytes each in memory."""
 
 
