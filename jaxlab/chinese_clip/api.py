@@ -42,7 +42,7 @@ from jaxlab.chinese_clip.inputs import (
     pad_rows,
     split_rows,
 )
-from jaxlab.chinese_clip.loading import load_weights
+from jaxlab.chinese_clip.loading import MODEL_FOLDER, load_weights
 from jaxlab.chinese_clip.model import ChineseClip, ChineseClipConfig, normalize
 from jaxlab.chinese_clip.published import Weights, config_to_dict
 from jaxlab.chinese_clip.texts import trim_padding
@@ -101,6 +101,15 @@ class LoadedModel:
     compat: str = "white"
     apply_exif: bool = False
     calibration: MatchCalibration | None = None
+
+    def __repr__(self) -> str:
+        """One line, without the weights."""
+        towers = ["image"] * self.has_image_tower + ["text"] * self.has_text_tower
+        return (
+            f"LoadedModel({self.name!r}, towers={'+'.join(towers)}, embed_dim={self.embed_dim}, "
+            f"dtype={np.dtype(self.dtype).name}, devices={self.mesh.size}, "
+            f"calibrated={self.calibration is not None})"
+        )
 
     @property
     def has_image_tower(self) -> bool:
@@ -454,8 +463,10 @@ def load(
 
 
 def _calibration_beside(path: Path) -> MatchCalibration | None:
-    file = (path if path.is_dir() else path.parent) / CALIBRATION_FILE
-    return MatchCalibration.load(file) if file.is_file() else None
+    """The calibration in the folder of the weights, which in that of a run is `model`."""
+    folders = (path, path / MODEL_FOLDER) if path.is_dir() else (path.parent,)
+    files = (folder / CALIBRATION_FILE for folder in folders)
+    return next((MatchCalibration.load(file) for file in files if file.is_file()), None)
 
 
 def _select(variables: PyTree, towers: str, name: str) -> PyTree:

@@ -308,6 +308,14 @@ def test_models_load_from_folders_and_files_with_their_calibration(model, tmp_pa
     calibration = clip.fit_calibration(np.array([0.5, 0.6]), np.array([0.1, 0.2]))
     calibration.save(tmp_path / "ours" / "calibration.json")
     assert clip.load(tmp_path / "ours", mesh=one).calibration == calibration
+    (tmp_path / "run").mkdir()
+    (tmp_path / "ours").rename(tmp_path / "run" / "model")
+    assert clip.load(tmp_path / "run", mesh=one).calibration == calibration
+
+
+def test_models_print_as_one_line_without_their_weights(model):
+    assert repr(model).startswith("LoadedModel(") and "towers=image+text" in repr(model)
+    assert len(repr(model)) < 200 and "\n" not in repr(model)
 
 
 @pytest.mark.parametrize(
