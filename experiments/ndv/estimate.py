@@ -15,7 +15,7 @@ import csv
 import dataclasses
 import difflib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from experiments.ndv.json_file import json_target, write_json
 from experiments.ndv.readers import Partition, open_partitions, select_columns
 from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_blocks
 from jaxlab.ndv.choice import METHODS
-from jaxlab.ndv.columns import hash_column
+from jaxlab.ndv.columns import check_kinds, hash_column
 from jaxlab.ndv.hashing import join_words
 from jaxlab.ndv.sampling import check_rate
 from jaxlab.ndv.table import (
@@ -141,17 +141,35 @@ def sketch_partitions(partitions: Sequence[Partition], names: Sequence[str]) -> 
 
     known = [partition.num_rows for partition in partitions]
     total = None if None in known else sum(rows or 0 for rows in known)
+    kinds: dict[str, tuple[str, str]] = {}
     with tqdm(total=total, unit="row", unit_scale=True, disable=None, dynamic_ncols=True) as bar:
 
         def one(index: int, partition: Partition) -> TableSketch:
             bar.set_postfix_str(Path(partition.name).name)
+            batches = of_one_kind(partition.batches(names), kinds, names, partition.name)
             return sketch(
-                partition.batches(names), columns=names, rate=_RATE.value, partition=index,
+                batches, columns=names, rate=_RATE.value, partition=index,
                 seed=_SEED.value, budget_bytes=_BUDGET.value, on_batch=bar.update,
                 serialize_nested=_NESTED.value,
             )  # fmt: skip
 
         return merge_all(one(index, partition) for index, partition in enumerate(partitions))
+
+
+def of_one_kind(
+    batches: Iterable[Any], seen: dict[str, tuple[str, str]], names: Sequence[str], where: str
+) -> Iterator[Any]:
+    """The same batches; a column that held another kind of values before is refused.
+
+    Args:
+      batches: Arrow record batches or tables.
+      seen: what columns have held so far; it is changed.
+      names: columns to look at.
+      where: what the batches are called, such as the name of a file.
+    """
+    for batch in batches:
+        check_kinds(seen, batch.schema, names, where)
+        yield batch
 
 
 class BlockWatch:
@@ -221,14 +239,16 @@ def sketch_blocks(
             f"tell nothing of the others: {len(chosen)} are read"
         )
     starts = np.cumsum([0, *counts])
+    kinds: dict[str, tuple[str, str]] = {}
     with tqdm(total=len(chosen), unit="block", disable=None, dynamic_ncols=True) as bar:
 
         def one(index: int) -> TableSketch:
             part, inside = parts[index], (chosen >= starts[index]) & (chosen < starts[index + 1])
             assert part is not None
             numbers = (chosen[inside] - starts[index]).tolist()
+            read = of_one_kind(part.read(names, numbers), kinds, names, partitions[index].name)
             return sketch(
-                watch.through(part.read(names, numbers)), columns=names, collapse=True,
+                watch.through(read), columns=names, collapse=True,
                 rate=len(chosen) / sum(counts), partition=index, budget_bytes=_BUDGET.value,
                 on_batch=lambda _: bar.update(1), serialize_nested=_NESTED.value,
             )  # fmt: skip

@@ -17,6 +17,7 @@ values.
 
 import dataclasses
 import struct
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,6 +124,66 @@ def canonical_column(column: Any, *, serialize_nested: bool = False) -> Canonica
             "Arrow chunked array"
         )
     return _canonical_arrow(column, serialize_nested)
+
+
+def value_kind(kind: Any) -> str | None:
+    """What values of an Arrow type are to the hash: types of one kind may be mixed in a column.
+
+    Equal numbers of two kinds have different hashes, as 1 and 1.0, or 2.50 of scale 2 and 2.500 of
+    scale 3, and would be counted twice.
+
+    Args:
+      kind: an Arrow type.
+
+    Returns:
+      A name for messages, such as `texts`; None for the type of nulls, which goes with all.
+    """
+    import pyarrow.types as types
+
+    if types.is_null(kind):
+        return None
+    if types.is_dictionary(kind):
+        return value_kind(kind.value_type)
+    if types.is_boolean(kind) or types.is_integer(kind):
+        return "integers"
+    if types.is_floating(kind):
+        return "floats"
+    if types.is_date(kind):
+        return "dates"
+    if types.is_timestamp(kind) or types.is_time(kind) or types.is_duration(kind):
+        name = "timestamps" if types.is_timestamp(kind) else str(kind).split("[")[0]
+        return f"{name} in {kind.unit}"
+    if types.is_decimal(kind):
+        return f"decimals of scale {kind.scale}"
+    if types.is_fixed_size_binary(kind) or _is_text(kind):
+        return "texts"
+    return str(kind)
+
+
+def check_kinds(
+    seen: dict[str, tuple[str, str]], schema: Any, names: Iterable[str], where: str
+) -> None:
+    """Checks that columns have the kind of values that they had before, and takes note of new ones.
+
+    Args:
+      seen: name of a column -> its kind and where it was seen; it is changed.
+      schema: Arrow schema of the next rows.
+      names: columns to look at.
+      where: what the next rows are called, such as the name of a file.
+
+    Raises:
+      ValueError: naming the first column whose values are of another kind.
+    """
+    for name in names:
+        kind = value_kind(schema.field(name).type)
+        if kind is None:
+            continue
+        before, place = seen.setdefault(name, (kind, where))
+        if before != kind:
+            raise ValueError(
+                f"column {name!r} holds {before} in {place} and {kind} in {where}: equal values "
+                "would be counted twice; cast them to one type"
+            )
 
 
 def _hash_canonical(column: CanonicalColumn, hasher: Hasher) -> HashedColumn:

@@ -31,6 +31,7 @@ from jaxlab.ndv.column_sketch import (
     finish_column,
     settings_for_budget,
 )
+from jaxlab.ndv.columns import check_kinds
 from jaxlab.ndv.formats import Record, missing_partitions
 from jaxlab.ndv.hashing import FAST, Hasher
 from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
@@ -112,8 +113,8 @@ def sketch(
       on_batch: called with the number of rows after each batch.
 
     Raises:
-      ValueError: if an argument is out of range, a column does not exist, or there is no batch and
-        no list of columns.
+      ValueError: if an argument is out of range, a column does not exist or holds numbers in one
+        batch and texts in another, or there is no batch and no list of columns.
       TypeError: if a column has a type without canonical form; it is named.
     """
     check_rate(rate)
@@ -282,6 +283,8 @@ class _Scan:
         self.names, self.num_rows, self.num_read = names, 0, 0
         self.states: dict[str, ColumnState] = {name: empty_column() for name in names or ()}
         self.non_null: dict[str, int] = dict.fromkeys(names or (), 0)
+        self._kinds: dict[str, tuple[str, str]] = {}
+        self._num_batches = 0
 
     def start(self, batch: Any) -> list[str]:
         """The names of the columns, all of the first batch by default."""
@@ -298,6 +301,8 @@ class _Scan:
             raise ValueError(
                 f"columns {missing} do not exist; the table has {', '.join(batch.schema.names)}"
             )
+        check_kinds(self._kinds, batch.schema, self.names, f"batch {self._num_batches}")
+        self._num_batches += 1
         return self.names
 
     def add(

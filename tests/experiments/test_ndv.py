@@ -283,3 +283,11 @@ def test_a_missing_engine_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(partitions.importlib, "import_module", refuse)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[ndv\]'"):
         readers.open_partitions([str(tmp_path / "a.csv")])
+
+
+def test_files_whose_types_differ_are_refused_by_name(run, tmp_path):
+    pa.parquet.write_table(pa.table({"a": [1, 2]}), tmp_path / "one.parquet")
+    pa.parquet.write_table(pa.table({"a": [1.0, 2.0]}), tmp_path / "two.parquet")
+    for extra in ([], ["--sample=blocks"]):
+        code, _, errors = run(f"--input={tmp_path}/*.parquet", "--rate=1", *extra)
+        assert code == 2 and "one.parquet and floats in" in errors and "cast them" in errors

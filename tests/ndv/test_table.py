@@ -358,3 +358,27 @@ def test_large_columns_equal_a_sort_of_all_rows(kind):
     np.testing.assert_array_equal(
         found.heavy_counts, counts[np.searchsorted(distinct, found.heavy_hashes)]
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (pa.array([1, 2]), pa.array([1.0, 2.0]), "'a' holds integers in batch 0 and floats in"),
+        (pa.array([1, 2]), pa.array(["1"]), "integers in batch 0 and texts in batch 1"),
+        (pa.array([1], pa.timestamp("us")), pa.array([1], pa.timestamp("ns")), "timestamps in us"),
+        (pa.array([1], pa.decimal128(9, 2)), pa.array([1], pa.decimal128(9, 3)), "scale 2"),
+        (pa.array([1], pa.date32()), pa.array([1], pa.timestamp("s")), "dates in batch 0"),
+    ],
+)
+def test_columns_of_two_kinds_of_values_are_refused(first, second, message):
+    with pytest.raises(ValueError, match=message):
+        sketch([pa.table({"a": first}), pa.table({"a": second})])
+
+
+def test_types_of_one_kind_of_values_mix():
+    texts = [pa.array(["x", "y"]), pa.array(["y"], pa.large_string()), pa.array(["z"])]
+    parts = [*texts, pa.nulls(2), pa.array(["x", "w"]).dictionary_encode()]
+    found = estimate_table(sketch([pa.table({"a": part}) for part in parts]))["a"]
+    assert found.estimate == 4
+    numbers = [pa.array([1, 2], kind) for kind in (pa.int8(), pa.int64(), pa.uint32())]
+    assert estimate_table(sketch([pa.table({"a": n}) for n in numbers]))["a"].estimate == 2
