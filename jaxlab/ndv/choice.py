@@ -168,7 +168,9 @@ def choose(sample: Sample, rule: Rule = learned_rule) -> Choice:
     if sample.is_block_sample:
         return Choice(COLLAPSE, "whole blocks were read: one row per value and block, then DUJ1")
     if t.repeated_rows == 0:
-        return Choice(ALL_UNIQUE, "every sampled value is unique")
+        if sample.num_retained is None:
+            return Choice(ALL_UNIQUE, "every sampled value is unique")
+        return Choice(ALL_UNIQUE, f"every one of {sample.num_retained} retained values is unique")
     choice = rule(profile)
     if choice.method == "AE" and t.f2 == 0:
         return Choice("CHAO_BC", "AE was chosen and f2 = 0, where it runs away")
@@ -281,14 +283,15 @@ def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstim
     """The answer of the cases that need no estimator of a row sample; None for the others."""
     profile, most = sample.profile, _most(sample)
     d, n, N = float(profile.d), float(profile.n), most
-    low_unique = _birthday_bound(n, N, level)
+    kept = 1.0 if sample.num_retained is None else min(sample.num_retained / max(d, 1.0), 1.0)
+    low_unique = max(_birthday_bound(n, N, level, kept), _sketch_ends(d, sample, level, most)[0])
     answers = {
         EMPTY: (0.0, 0.0, float(profile.N), "empty"),  # N is 0 if there are only nulls
         UNIQUE_KEY: (N, N, N, "unique_key"),
         EXACT: (d, d, d, "full_scan"),
         SKETCH: (min(d, N), *_sketch_ends(d, sample, level, most), "full_scan"),
         COMPLETE: (min(d, N), *_sketch_ends(d, sample, level, most), "all_repeated"),
-        ALL_UNIQUE: (N, min(max(d, low_unique), N), N, "all_unique"),
+        ALL_UNIQUE: (N, min(low_unique, N), N, "all_unique"),
     }
     if choice.method == COLLAPSE:
         value = float(estimate(profile, "DUJ1").value)
@@ -322,14 +325,15 @@ def _coverage(profile: Profile) -> float:
     return float(sample_coverage(profile))
 
 
-def _birthday_bound(n: float, population: float, level: float) -> float:
-    """Fewest values with which n rows are all different with a probability of at least 1 - level.
+def _birthday_bound(n: float, population: float, level: float, kept: float) -> float:
+    """Fewest values with which n rows show no repetition with a probability of at least 1 - level.
 
-    Equal classes repeat least: their chance of no repetition is exp(-n^2 / 2 (1 / D - 1 / N)).
+    Equal classes repeat least: their chance of no repetition is exp(-n^2 / 2 (1 / D - 1 / N)), or
+    its power `kept` where only that share of the values is looked at.
     """
     if n < 2:
         return n
-    return 1 / (1 / population + 2 * math.log(1 / (1 - level)) / (n * n))
+    return 1 / (1 / population + 2 * math.log(1 / (1 - level)) / (kept * n * n))
 
 
 def _sketch_ends(d: float, sample: Sample, level: float, most: float) -> tuple[float, float]:

@@ -378,7 +378,7 @@ def test_columns_of_two_kinds_of_values_are_refused(first, second, message):
 def test_types_of_one_kind_of_values_mix():
     texts = [pa.array(["x", "y"]), pa.array(["y"], pa.large_string()), pa.array(["z"])]
     parts = [*texts, pa.nulls(2), pa.array(["x", "w"]).dictionary_encode()]
-    found = estimate_table(sketch([pa.table({"a": part}) for part in parts]))["a"]
-    assert found.estimate == 4
+    found = estimate_table(sketch([pa.table({"a": part}) for part in parts]))[0]
+    assert found.result.estimate == 4
     numbers = [pa.array([1, 2], kind) for kind in (pa.int8(), pa.int64(), pa.uint32())]
-    assert estimate_table(sketch([pa.table({"a": n}) for n in numbers]))["a"].estimate == 2
+    assert estimate_table(sketch([pa.table({"a": n}) for n in numbers]))[0].result.estimate == 2
