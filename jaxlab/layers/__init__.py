@@ -14,16 +14,18 @@ Example:
   >>> hidden.shape
   (1, 3, 8)
 
-Rooms: `activations`, `attention`, `bert`, `convolution`, `initializers`, `normalization`,
-`positions`, `resnet`, `stacking`, `vit`.
+Rooms: `activations`, `attention`, `bert`, `convolution`, `dense`, `initializers`, `normalization`,
+`positions`, `precision`, `resnet`, `stacking`, `vit`.
 """
 
 from jaxlab.layers.activations import ACTIVATIONS, gelu, quick_gelu
 from jaxlab.layers.attention import AttentionOutput, MultiHeadAttention, attention
 from jaxlab.layers.bert import BertConfig, BertEncoder
 from jaxlab.layers.convolution import Conv, average_pool
+from jaxlab.layers.dense import Dense
 from jaxlab.layers.normalization import BatchNorm, LayerNorm
 from jaxlab.layers.positions import resize_positions
+from jaxlab.layers.precision import full_precision
 from jaxlab.layers.resnet import ModifiedResNet, ModifiedResNetConfig
 from jaxlab.layers.stacking import Taps, stack_layers, unstack_layers
 from jaxlab.layers.vit import VisionTransformer, VisionTransformerConfig, drop_patches
@@ -35,6 +37,7 @@ __all__ = [
     "BertConfig",
     "BertEncoder",
     "Conv",
+    "Dense",
     "LayerNorm",
     "ModifiedResNet",
     "ModifiedResNetConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "attention",
     "average_pool",
     "drop_patches",
+    "full_precision",
     "gelu",
     "quick_gelu",
     "resize_positions",

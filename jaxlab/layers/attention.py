@@ -14,7 +14,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-AttentionImplementation = Literal["einsum", "xla", "cudnn"]
+from jaxlab.layers.dense import Dense
+
+AttentionImplementation = Literal["auto", "einsum", "xla", "cudnn"]
+
+_HALF = (jnp.bfloat16, jnp.float16)
+_MAX_CUDNN_HEAD = 128
 
 
 class AttentionOutput(NamedTuple):
@@ -84,14 +89,16 @@ def attention(
       dropout_rate: share of the probabilities that is dropped (the rest is scaled up).
       dropout_key: key of the dropout; needed when the rate is positive.
       implementation: `einsum`, or `xla` / `cudnn` of `jax.nn.dot_product_attention`, which know
-        neither dropout nor scores: with a positive rate or `return_scores` einsum is used.
+        neither dropout nor scores: with a positive rate or `return_scores` einsum is used. `cudnn`
+        is flash attention on NVIDIA GPUs, in half precision, in which it adds bias and mask, too.
+        `auto` is that where it exists (for the default device), else `einsum`.
       return_scores: return scores and probabilities too.
 
     Returns:
       The attended values in the query's dtype, or an `AttentionOutput`.
 
     Raises:
-      ValueError: if the rate is positive and there is no key.
+      ValueError: if the rate is positive and there is no key, or for `cudnn` in float32.
 
     References:
       Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
@@ -100,7 +107,11 @@ def attention(
         raise ValueError(
             f"dropout_rate={dropout_rate} needs a dropout_key; pass one, or a rate of 0 to evaluate"
         )
+    if implementation == "auto":
+        implementation = "cudnn" if _has_cudnn(query) else "einsum"
     if implementation != "einsum" and dropout_rate == 0.0 and not return_scores:
+        if implementation == "cudnn":
+            return _attend_by_cudnn(query, key, value, bias, mask)
         return jax.nn.dot_product_attention(
             query, key, value, bias, mask, implementation=implementation
         )
@@ -131,6 +142,62 @@ def attention(
     if return_scores:
         return AttentionOutput(output, scores, exponentials / total)
     return output
+
+
+def _has_cudnn(query: jax.Array) -> bool:
+    """Whether the default device attends to these queries by cuDNN: NVIDIA's from Ampere on do."""
+    if jax.default_backend() != "gpu" or query.dtype not in _HALF or query.shape[-1] % 8:
+        return False
+    device = jax.devices()[0]
+    generation = str(getattr(device, "compute_capability", "0")).partition(".")[0]
+    is_nvidia = "nvidia" in device.device_kind.lower() and generation.isdecimal()
+    return is_nvidia and int(generation) >= 8 and query.shape[-1] <= _MAX_CUDNN_HEAD
+
+
+def _attend_by_cudnn(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None,
+    mask: jax.Array | None,
+) -> jax.Array:
+    """Attend with cuDNN, which wants half precision, full biases and (for gradients) even lengths.
+
+    An odd length gets one more row, which nobody attends to.
+    """
+    if query.dtype not in _HALF:
+        raise ValueError(
+            f"attention by cudnn was asked for in {query.dtype}; it exists in bfloat16 and float16 "
+            "only: compute in bfloat16, or choose einsum"
+        )
+    batch, queries = query.shape[:2]
+    keys = key.shape[1]
+    lengths = None
+    if bias is not None or mask is not None:
+        bias = _pad_bias(bias, mask, queries, keys, query.dtype)
+    elif keys % 2:
+        lengths = jnp.full(batch, keys, jnp.int32)
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
+    attended = jax.nn.dot_product_attention(
+        query, key, value, bias, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return attended[:, :queries]
+
+
+def _pad_bias(
+    bias: jax.Array | None, mask: jax.Array | None, queries: int, keys: int, dtype: DTypeLike
+) -> jax.Array:
+    """Bias and mask as one bias with a row for every query, of even lengths."""
+    # Half of the lowest number: the sum with a score stays finite.
+    lowest = jnp.finfo(dtype).min / 2
+    total = jnp.zeros((1, 1, 1, keys), dtype) if bias is None else bias.astype(dtype)
+    if mask is not None:
+        total = jnp.where(mask, total, lowest)
+    total = jnp.broadcast_to(total, (*total.shape[:2], queries, keys))
+    added = ((0, 0), (0, 0), (0, queries % 2), (0, keys % 2))
+    return jnp.pad(total, added, constant_values=lowest)
 
 
 class MultiHeadAttention(nn.Module):
@@ -190,7 +257,7 @@ class MultiHeadAttention(nn.Module):
         context = inputs if context is None else context
         split = (self.num_heads, width // self.num_heads)
         query, key, value = (
-            nn.Dense(
+            Dense(
                 width,
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
@@ -225,7 +292,7 @@ class MultiHeadAttention(nn.Module):
                 dropout_key=dropout_key,
                 implementation=self.implementation,
             )
-        output = nn.Dense(
+        output = Dense(
             self.out_features or width,
             dtype=self.dtype,
             kernel_init=self.out_kernel_init,

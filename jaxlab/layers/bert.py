@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlab.layers.activations import ACTIVATIONS, check_activation
 from jaxlab.layers.attention import AttentionImplementation, MultiHeadAttention, check_heads
+from jaxlab.layers.dense import Dense
 from jaxlab.layers.normalization import LayerNorm
 from jaxlab.layers.stacking import LayerOutput, Taps, run_layers
 
@@ -119,9 +120,9 @@ class BertLayer(nn.Module):
             name="attention",
         )(x, bias=bias, train=self.train, return_scores=self.return_scores)
         x = LayerNorm(config.layer_norm_epsilon, name="attention_norm")(x + drop(attended))
-        h = nn.Dense(config.mlp_width, dtype=self.dtype, kernel_init=kernel_init, name="mlp_in")(x)
+        h = Dense(config.mlp_width, dtype=self.dtype, kernel_init=kernel_init, name="mlp_in")(x)
         h = ACTIVATIONS[config.activation](h)
-        h = nn.Dense(config.width, dtype=self.dtype, kernel_init=kernel_init, name="mlp_out")(h)
+        h = Dense(config.width, dtype=self.dtype, kernel_init=kernel_init, name="mlp_out")(h)
         x = LayerNorm(config.layer_norm_epsilon, name="output_norm")(x + drop(h))
         if extras is None:
             return LayerOutput(x)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxlab.layers.activations import ACTIVATIONS, check_activation
 from jaxlab.layers.attention import AttentionImplementation, MultiHeadAttention, check_heads
+from jaxlab.layers.dense import Dense
 from jaxlab.layers.initializers import torch_uniform, uniform
 from jaxlab.layers.normalization import LayerNorm
 from jaxlab.layers.stacking import LayerOutput, Taps, run_layers
@@ -118,7 +119,7 @@ class VisionTransformerLayer(nn.Module):
             ("mlp_out", config.mlp_width, width),
         ):
             init = torch_uniform(fan_in)
-            h = nn.Dense(features, dtype=self.dtype, kernel_init=init, bias_init=init, name=name)(h)
+            h = Dense(features, dtype=self.dtype, kernel_init=init, bias_init=init, name=name)(h)
             h = ACTIVATIONS[config.activation](h) if name == "mlp_in" else h
         x = x + h
         if extras is None:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,3 +113,67 @@ def test_module_attends_from_inputs_to_context():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match=r"width=770 .*num_heads=12.*768 and 780"):
         MultiHeadAttention(12).init(jax.random.key(0), jnp.zeros((1, 2, 770)))
+
+
+def _attend_as_cudnn(query, key, value, bias=None, *, key_value_seq_lengths, implementation):
+    """What cuDNN takes, computed by XLA."""
+    assert implementation == "cudnn"
+    shape = (query.shape[1], key.shape[1])
+    assert not any(length % 2 for length in shape)
+    assert bias is None or (bias.shape[2:], bias.dtype) == (shape, query.dtype)
+    return DOT_PRODUCT_ATTENTION(
+        query, key, value, bias, key_value_seq_lengths=key_value_seq_lengths
+    )
+
+
+DOT_PRODUCT_ATTENTION = jax.nn.dot_product_attention
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["free", "masked"])
+@pytest.mark.parametrize("bias", [None, BIAS], ids=["plain", "biased"])
+@pytest.mark.parametrize("lengths", [(3, 5), (2, 5), (3, 4), (2, 4)], ids=str)
+def test_cudnn_gets_even_lengths_and_full_biases(monkeypatch, lengths, bias, mask):
+    monkeypatch.setattr(jax.nn, "dot_product_attention", _attend_as_cudnn)
+    queries, keys = lengths
+    half = [x.astype(jnp.bfloat16) for x in (Q[:, :queries], K[:, :keys], V[:, :keys])]
+    bias, mask = (None if x is None else x[..., :keys] for x in (bias, mask))
+    got = attention(*half, bias=bias, mask=mask, implementation="cudnn")
+    want = attention(*half, bias=bias, mask=mask)
+    np.testing.assert_allclose(got.astype(jnp.float32), want.astype(jnp.float32), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "dtype", "used"),
+    [
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.bfloat16, True),
+        ("NVIDIA B200", "10.0", jnp.float16, True),
+        ("NVIDIA H100 80GB HBM3", "9.0", jnp.float32, False),
+        ("Tesla V100-SXM2-16GB (NVIDIA)", "7.0", jnp.float16, False),
+        ("AMD Instinct MI300X", "gfx942", jnp.bfloat16, False),
+    ],
+)
+def test_auto_is_cudnn_on_gpus_that_have_it(monkeypatch, kind, capability, dtype, used):
+    device = SimpleNamespace(device_kind=kind, compute_capability=capability)
+    called = []
+
+    def attend(query, *_, key_value_seq_lengths, implementation):
+        called.append(implementation)
+        return query
+
+    query = jnp.ones((1, 2, 1, 64), dtype)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    attention(query, query, query, implementation="auto")
+    assert called == ["cudnn"] * used
+
+
+def test_auto_is_einsum_on_this_cpu():
+    half = Q.astype(jnp.bfloat16)
+    got, want = (attention(half, half, half, implementation=i) for i in ("auto", "einsum"))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_cudnn_is_refused_in_float32():
+    with pytest.raises(ValueError, match="in float32; it exists in bfloat16 and float16"):
+        attention(Q, K, V, implementation="cudnn")
