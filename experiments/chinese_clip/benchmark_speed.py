@@ -54,7 +54,7 @@ class SpeedSettings:
     dtype: str = "float32"
     device: str = "cpu"
     peer: str = "original"
-    attention: AttentionImplementation = "einsum"
+    attention: AttentionImplementation = "auto"
     scan: bool = False
     threads: int = 2
     rounds: int = 7
@@ -238,10 +238,11 @@ def draw_batch(config: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def make_ours(settings: SpeedSettings) -> dict[str, Callable[[], Any]]:
     """Our side, in its process."""
-    os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[settings.device]
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # The peer needs the rest of the memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")
     import jax
 
+    jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[settings.device])
     from jaxlab import chinese_clip as clip
     from jaxlab.checkpoints.foreign.names import unflatten
     from jaxlab.chinese_clip.published import variable_shapes
@@ -417,8 +418,11 @@ def _inner(values: Sequence[Any]) -> list[Any]:
 
 def make_peer(settings: SpeedSettings) -> dict[str, Callable[[], Any]]:
     """The original's side, in its process."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    import jax
+
+    # For the shapes alone: the device is the peer's.
+    jax.config.update("jax_platforms", "cpu")
     from experiments.chinese_clip.peers import cn_clip_model
 
     config = make_config(settings, dropout=True)

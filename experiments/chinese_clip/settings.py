@@ -138,8 +138,8 @@ class RunConfig:
       remat: recompute every transformer block in the backward pass.
       scan: compile one block a tower and scan over the others: faster to compile; give `remat` with
         it, or more activations are kept.
-      attention: how attention is computed: `einsum`, `xla` or `cudnn` (fused; where attention
-        dropout is on, `einsum` is used).
+      attention: how attention is computed: `einsum`, `xla`, `cudnn` (flash attention; where
+        attention dropout is on, `einsum` is used), or `auto`, which is the fastest for the device.
       weights: what both towers start from: a folder of published weights (`model/` of a run), or a
         `.pt` file of the original, of its trainer too; "" for towers of their own. The position
         table of a vision transformer is resized where the image size differs.
@@ -166,7 +166,7 @@ class RunConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     scan: bool = False
-    attention: AttentionImplementation = "einsum"
+    attention: AttentionImplementation = "auto"
     weights: str = ""
     image_tower: str = "random"
     text_tower: str = "random"

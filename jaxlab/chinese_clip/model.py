@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxlab.layers.attention import AttentionImplementation
 from jaxlab.layers.bert import BertConfig, BertEncoder
+from jaxlab.layers.precision import full_precision
 from jaxlab.layers.resnet import ModifiedResNet, ModifiedResNetConfig
 from jaxlab.layers.stacking import LAYER_PREFIX, Taps
 from jaxlab.layers.vit import VisionTransformer, VisionTransformerConfig, check_mask_ratio
@@ -124,13 +125,14 @@ class ChineseClip(nn.Module):
       remat: recompute every transformer block in the backward pass (no effect on a ResNet).
       scan: compile one transformer block a tower and scan over the stacked parameters.
       implementation: attention, see `jaxlab.layers.attention`.
-      dtype: type of the computation; features leave the model in float32.
+      dtype: type of the computation, see `jaxlab.layers.precision`; features leave the model in
+        float32.
     """
 
     config: ChineseClipConfig
     remat: bool = False
     scan: bool = False
-    implementation: AttentionImplementation = "einsum"
+    implementation: AttentionImplementation = "auto"
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
@@ -229,7 +231,8 @@ class ChineseClip(nn.Module):
         elif mask_ratio != 0.0:
             check_mask_ratio(mask_ratio)
             _logger.warning("mask_ratio=%s has no effect on a ResNet image tower", mask_ratio)
-        features, taps = self.visual(images, **options)
+        with full_precision(self.dtype):
+            features, taps = self.visual(images, **options)
         return features.astype(jnp.float32), taps
 
     def tap_text(
@@ -250,8 +253,9 @@ class ChineseClip(nn.Module):
                 "the parameters hold no text_projection; load the text tower (bert and "
                 "text_projection) to encode texts"
             )
-        hidden, taps = self.bert(ids, train=train, return_taps=return_taps)
-        features = hidden[:, 0] @ self.text_projection.astype(self.dtype)
+        with full_precision(self.dtype):
+            hidden, taps = self.bert(ids, train=train, return_taps=return_taps)
+            features = hidden[:, 0] @ self.text_projection.astype(self.dtype)
         return features.astype(jnp.float32), taps
 
     def __call__(
@@ -320,7 +324,8 @@ def similarity(
     Returns:
       Logits per image, float32; the transpose is the logits per text.
     """
-    cosines = jnp.matmul(image, text.T, preferred_element_type=jnp.float32)
+    with full_precision(image.dtype):
+        cosines = jnp.matmul(image, text.T, preferred_element_type=jnp.float32)
     return jnp.exp(log_scale.astype(jnp.float32)) * cosines
 
 

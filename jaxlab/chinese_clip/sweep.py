@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from jaxlab.layers.precision import full_precision
+
 Transport = Literal["all_gather", "ring"]
 LOWEST = float(jnp.finfo(jnp.float32).min)
 _NO_PLACE = jnp.iinfo(jnp.int32).max
@@ -148,7 +150,8 @@ def block(
 
 def product(equation: str, a: Array, b: Array) -> Array:
     """A matrix product with float32 result."""
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    with full_precision(a.dtype):
+        return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
 def equal_rows(a: Array, b: Array) -> Array:
