@@ -228,7 +228,8 @@ def sketch_blocks(
     from tqdm import tqdm
 
     parts = [partition.blocks for partition in partitions]
-    counts = [part.count() for part in parts if part is not None]
+    sizes = [part.sizes(names) for part in parts if part is not None]
+    counts = [len(part) for part in sizes]
     if not sum(counts):
         return sketch_partitions(partitions, names)
     wanted = max(_RATE.value, min(MIN_BLOCKS / sum(counts), 1.0))
@@ -254,10 +255,7 @@ def sketch_blocks(
             )  # fmt: skip
 
         table = merge_all(one(index) for index in range(len(partitions)))
-    known = [partition.num_rows for partition in partitions]
-    if None in known:
-        return table
-    return dataclasses.replace(table, num_rows=sum(rows or 0 for rows in known))
+    return dataclasses.replace(table, num_rows=sum(map(sum, sizes)))
 
 
 def clustering_report(found: Mapping[str, Clustering]) -> str:

@@ -9,12 +9,12 @@ class Blocks(NamedTuple):
     """Parts of a partition that are read one by one.
 
     Attributes:
-      count: how many there are; of files that only reading tells it, this reads them.
+      sizes: `(names) -> rows of every block`; where only reading tells, this reads these columns.
       read: `(names, numbers) -> record batches or tables` of these columns, one a block, for
         ascending numbers from 0 on.
     """
 
-    count: Callable[[], int]
+    sizes: Callable[[Sequence[str]], Sequence[int]]
     read: Callable[[Sequence[str], Sequence[int]], Iterator[Any]]
 
 
@@ -50,10 +50,11 @@ def with_blocks(partition: Partition) -> Partition:
         chosen = set(numbers)
         yield from (b for i, b in enumerate(partition.batches(names)) if i in chosen)
 
-    def count() -> int:
-        return sum(1 for _ in partition.batches(partition.columns[:1]))
+    def sizes(names: Sequence[str]) -> Sequence[int]:
+        # All columns: a server may cut wider rows into more batches.
+        return [batch.num_rows for batch in partition.batches(names)]
 
-    return partition._replace(blocks=Blocks(count, read))
+    return partition._replace(blocks=Blocks(sizes, read))
 
 
 def engine(name: str) -> Any:

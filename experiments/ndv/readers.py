@@ -14,6 +14,7 @@ from experiments.ndv import postgresql
 from experiments.ndv.partitions import Blocks, Partition, engine, quoted, with_blocks
 
 BATCH_ROWS = 2**16
+CSV_BLOCK_BYTES = 2**20
 SUFFIXES = {
     ".parquet": "Parquet", ".pq": "Parquet",
     ".arrow": "Arrow", ".arrows": "Arrow", ".ipc": "Arrow", ".feather": "Arrow",
@@ -127,7 +128,9 @@ def _open_parquet(path: Path) -> Partition:
             yield file.read_row_group(number, columns=list(names)).select(list(names))
 
     columns = tuple(file.schema_arrow.names)
-    blocks = Blocks(lambda: file.metadata.num_row_groups, read)
+    metadata = file.metadata
+    groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    blocks = Blocks(lambda names: groups, read)
     return Partition(str(path), file.metadata.num_rows, columns, batches, blocks)
 
 
@@ -149,7 +152,7 @@ def _open_arrow(path: Path) -> Partition:
     def batches(names: Sequence[str]) -> Iterator[Any]:
         return read(names, range(len(sizes)))
 
-    blocks = Blocks(lambda: len(sizes), read)
+    blocks = Blocks(lambda names: sizes, read)
     return Partition(str(path), sum(sizes), tuple(schema.names), batches, blocks)
 
 
@@ -171,7 +174,8 @@ def _open_csv(path: Path) -> Partition:
     )
 
     def batches(names: Sequence[str]) -> Iterator[Any]:
-        with csv.open_csv(path, convert_options=options) as reader:
+        blocks = csv.ReadOptions(block_size=CSV_BLOCK_BYTES)
+        with csv.open_csv(path, read_options=blocks, convert_options=options) as reader:
             yield from _select(reader, names)
 
     return Partition(str(path), None, columns, batches)
