@@ -1,8 +1,14 @@
 """What the readers of tables share: the partition, optional packages, names in SQL."""
 
 import importlib
+import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+
+BATCH_ROWS = 2**16
+_LISTED = 20  # tables in a message
 
 
 class Blocks(NamedTuple):
@@ -24,7 +30,7 @@ class Partition(NamedTuple):
     Attributes:
       name: the file or the server, for messages.
       num_rows: its rows; None if only reading tells.
-      columns: names of its columns.
+      schema: Arrow's, with the types of its columns.
       batches: `(names) -> record batches` of these columns, in the order of the rows.
       blocks: row groups of Parquet and batches of Arrow files, of which only the chosen ones are
         read; batches of other kinds, which are all read; None before the table is opened.
@@ -32,9 +38,14 @@ class Partition(NamedTuple):
 
     name: str
     num_rows: int | None
-    columns: tuple[str, ...]
+    schema: Any
     batches: Callable[[Sequence[str]], Iterator[Any]]
     blocks: Blocks | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of its columns."""
+        return tuple(self.schema.names)
 
 
 def with_blocks(partition: Partition) -> Partition:
@@ -72,6 +83,44 @@ def engine(name: str) -> Any:
         ) from None
 
 
-def quoted(name: str | None) -> str:
+def broken(source: Path | str, kind: str, error: Exception) -> ValueError:
+    """What is told of a file that cannot be read.
+
+    Args:
+      source: the file.
+      kind: what it was taken for.
+      error: what its reader says.
+    """
+    text = " ".join(str(error).split())
+    return ValueError(f"{source} cannot be read as {kind}: {text}; write it again, or leave it out")
+
+
+def quoted(name: str) -> str:
     """A name as SQL reads it letter by letter."""
-    return '"' + str(name).replace('"', '""') + '"'
+    return '"' + name.replace('"', '""') + '"'
+
+
+def spellings(*parts: str) -> set[str]:
+    """The ways to write a name of several parts, each part with and without quotes.
+
+    Example:
+      >>> sorted(spellings("main", "a.b"))
+      ['"main"."a.b"', '"main".a.b', 'main."a.b"', 'main.a.b']
+    """
+    return {".".join(one) for one in itertools.product(*((part, quoted(part)) for part in parts))}
+
+
+def spelled(*parts: str) -> str:
+    """A name of several parts, with quotes where it would be read otherwise without.
+
+    Example:
+      >>> spelled("main", "a.b")
+      'main."a.b"'
+    """
+    return ".".join(part if re.fullmatch(r"\w+", part) else quoted(part) for part in parts)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of tables, for a message."""
+    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(names[:_LISTED]) or "(it has none)") + rest

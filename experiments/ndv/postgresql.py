@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from experiments.ndv.partitions import Partition, engine, quoted
+from experiments.ndv.partitions import Partition, engine, listed, quoted, spelled, spellings
 
 PREFIXES = ("postgresql://", "postgres://")
 CONNECT_TIMEOUT_S = 10
@@ -34,7 +34,6 @@ _TABLES = """
       AND n.nspname NOT LIKE 'pg\\_%'
     ORDER BY 1, 2
 """
-_NAMED_TABLES = 20  # in a message
 
 
 def is_address(text: str) -> bool:
@@ -93,7 +92,7 @@ def open_table(address: str, table: str | None) -> Partition:
             for batch in cursor.fetch_record_batch():
                 yield _plain(batch)
 
-    return Partition(f"{shown}:{schema}.{name}", None, tuple(kinds.names), batches)
+    return Partition(f"{shown}:{schema}.{name}", None, _plain_schema(kinds), batches)
 
 
 @contextlib.contextmanager
@@ -139,13 +138,11 @@ def _choose(
     if table is None and len(found) == 1:
         return found[0][:2]
     for schema, name, is_visible in found:
-        if table == f"{schema}.{name}" or (table == name and is_visible):
+        if table in spellings(schema, name) or (table in spellings(name) and is_visible):
             return schema, name
-    listed = [f"{schema}.{name}" for schema, name, _ in found]
-    names = ", ".join(listed[:_NAMED_TABLES]) or "(it has none)"
-    rest = f" and {len(listed) - _NAMED_TABLES} more" if len(listed) > _NAMED_TABLES else ""
+    names = [spelled(schema, name) for schema, name, _ in found]
     got = "no --table" if table is None else f"--table={table}"
-    raise ValueError(f"{got} for {shown}; give one of {names}{rest}")
+    raise ValueError(f"{got} for {shown}; give one of {listed(names)}")
 
 
 def _selected(field: Any) -> str:
@@ -165,3 +162,12 @@ def _plain(batch: Any) -> Any:
         for column in batch.columns
     ]
     return arrow.record_batch(columns, names=batch.schema.names)
+
+
+def _plain_schema(schema: Any) -> Any:
+    arrow = engine("pyarrow")
+    kinds = [
+        kind.storage_type if isinstance(kind, arrow.BaseExtensionType) else kind
+        for kind in schema.types
+    ]
+    return arrow.schema(zip(schema.names, kinds, strict=True))

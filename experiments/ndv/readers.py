@@ -1,8 +1,8 @@
 """Tables of several kinds as Arrow record batches, one partition per file.
 
-Parquet, Arrow IPC (file and stream) and CSV files, and tables in DuckDB files, are read batch by
-batch. CSV columns are read as text: types guessed file by file would make equal values different.
-Tables of PostgreSQL servers are read by `postgresql`; every server is a partition.
+Parquet, Arrow IPC (file and stream) and CSV files are read batch by batch. CSV columns are read as
+text: types guessed file by file would make equal values different. Tables in DuckDB files are read
+by `duckdb_file`, those of PostgreSQL servers by `postgresql`; every server is a partition.
 """
 
 import glob
@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.ndv import postgresql
-from experiments.ndv.partitions import Blocks, Partition, engine, quoted, with_blocks
+from experiments.ndv import duckdb_file, postgresql
+from experiments.ndv.partitions import BATCH_ROWS, Blocks, Partition, broken, engine, with_blocks
 
-BATCH_ROWS = 2**16
 CSV_BLOCK_BYTES = 2**20
 SUFFIXES = {
     ".parquet": "Parquet", ".pq": "Parquet",
@@ -95,7 +94,7 @@ def _open(path: Path, table: str | None) -> Partition:
         what = "no file" if kind is not None else f"a {path.suffix or 'nameless'} file"
         raise ValueError(f"{path} is {what}; wanted a file ending in one of {', '.join(SUFFIXES)}")
     if kind == "DuckDB":
-        return with_blocks(_open_duckdb(path, table))
+        return with_blocks(duckdb_file.open_table(path, table))
     if table is not None:
         raise ValueError(f"--table={table} names a table of a DuckDB file, and {path} is {kind}")
     opener = {"Parquet": _open_parquet, "Arrow": _open_arrow, "CSV": _open_csv}[kind]
@@ -103,7 +102,7 @@ def _open(path: Path, table: str | None) -> Partition:
     try:
         found = opener(path)
     except (arrow.ArrowException, OSError) as error:
-        raise _broken(path, kind, error) from error
+        raise broken(path, kind, error) from error
     found = with_blocks(found)
     blocks = found.blocks
     assert blocks is not None
@@ -127,11 +126,10 @@ def _open_parquet(path: Path) -> Partition:
         for number in numbers:
             yield file.read_row_group(number, columns=list(names)).select(list(names))
 
-    columns = tuple(file.schema_arrow.names)
     metadata = file.metadata
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     blocks = Blocks(lambda names: groups, read)
-    return Partition(str(path), file.metadata.num_rows, columns, batches, blocks)
+    return Partition(str(path), metadata.num_rows, file.schema_arrow, batches, blocks)
 
 
 def _open_arrow(path: Path) -> Partition:
@@ -143,7 +141,7 @@ def _open_arrow(path: Path) -> Partition:
     except arrow.ArrowInvalid:
         with arrow.memory_map(str(path)) as mapped:
             schema = ipc.open_stream(mapped).schema
-        return Partition(str(path), None, tuple(schema.names), lambda names: _stream(path, names))
+        return Partition(str(path), None, schema, lambda names: _stream(path, names))
 
     def read(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Any]:
         with arrow.memory_map(str(path)) as mapped, ipc.open_file(mapped) as again:
@@ -153,7 +151,7 @@ def _open_arrow(path: Path) -> Partition:
         return read(names, range(len(sizes)))
 
     blocks = Blocks(lambda names: sizes, read)
-    return Partition(str(path), sum(sizes), tuple(schema.names), batches, blocks)
+    return Partition(str(path), sum(sizes), schema, batches, blocks)
 
 
 def _stream(path: Path, names: Sequence[str]) -> Iterator[Any]:
@@ -165,7 +163,7 @@ def _stream(path: Path, names: Sequence[str]) -> Iterator[Any]:
 def _open_csv(path: Path) -> Partition:
     arrow, csv = engine("pyarrow"), engine("pyarrow.csv")
     with csv.open_csv(path) as header:
-        columns = tuple(header.schema.names)
+        columns = header.schema.names
     options = csv.ConvertOptions(
         column_types=dict.fromkeys(columns, arrow.string()),
         strings_can_be_null=True,
@@ -178,30 +176,8 @@ def _open_csv(path: Path) -> Partition:
         with csv.open_csv(path, read_options=blocks, convert_options=options) as reader:
             yield from _select(reader, names)
 
-    return Partition(str(path), None, columns, batches)
-
-
-def _open_duckdb(path: Path, table: str | None) -> Partition:
-    duckdb = engine("duckdb")
-    try:
-        connection = duckdb.connect(str(path), read_only=True)
-        tables = [row[0] for row in connection.execute("SHOW TABLES").fetchall()]
-    except duckdb.Error as error:
-        raise _broken(path, "DuckDB", error) from error
-    name = table if table is not None or len(tables) != 1 else tables[0]
-    if name not in tables:
-        got = "no --table" if name is None else f"--table={name}"
-        raise ValueError(f"{got} for {path}; give one of {', '.join(tables) or '(it has none)'}")
-    source = quoted(name)
-    num_rows = connection.execute(f"SELECT count(*) FROM {source}").fetchall()[0][0]
-    description = connection.execute(f"SELECT * FROM {source} LIMIT 0").description
-
-    def batches(names: Sequence[str]) -> Iterator[Any]:
-        listed = ", ".join(map(quoted, names))
-        relation = connection.sql(f"SELECT {listed} FROM {source}")
-        yield from relation.to_arrow_reader(BATCH_ROWS)
-
-    return Partition(f"{path}:{name}", num_rows, tuple(c[0] for c in description), batches)
+    schema = arrow.schema([(name, arrow.string()) for name in columns])
+    return Partition(str(path), None, schema, batches)
 
 
 def _select(batches: Any, names: Sequence[str]) -> Iterator[Any]:
@@ -215,9 +191,4 @@ def _guard(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from batches
     except (arrow.ArrowException, OSError) as error:  # Arrow tells damaged pages as OSError
-        raise _broken(path, kind, error) from error
-
-
-def _broken(path: Path, kind: str, error: Exception) -> ValueError:
-    text = " ".join(str(error).split())
-    return ValueError(f"{path} cannot be read as {kind}: {text}; write it again, or leave it out")
+        raise broken(path, kind, error) from error

@@ -242,6 +242,57 @@ def test_duckdb_asks_which_of_several_tables(table, run, tmp_path):
     assert code == 0 and "1 of 1 rows read" in output, errors
 
 
+@pytest.fixture
+def shop(tmp_path):
+    """A DuckDB file with two schemas, a view, and a table whose name has a dot."""
+    duckdb = pytest.importorskip("duckdb", reason="duckdb comes with the extra `ndv`")
+    path = tmp_path / "shop.duckdb"
+    connection = duckdb.connect(str(path))
+    connection.execute("""
+        CREATE SCHEMA sales; CREATE SCHEMA "old.sales";
+        CREATE TABLE Orders AS SELECT range AS key FROM range(30);
+        CREATE TABLE sales.orders AS SELECT range AS key FROM range(20);
+        CREATE TABLE "old.sales"."or.ders" AS SELECT range AS key FROM range(10);
+        CREATE VIEW sales.large AS SELECT * FROM main.orders WHERE key > 24;
+        CREATE TABLE gone AS SELECT 1 AS key;
+        CREATE VIEW sales.broken AS SELECT * FROM gone;
+        DROP TABLE gone;
+    """)
+    connection.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "sample"),
+    [
+        ("main.orders", 30, ()), ('SALES."Orders"', 20, ()), ("or.ders", 10, ()),
+        ("large", 5, ()), ("shop.sales.large", 5, ("--rate=0.9", "--sample=blocks")),
+        ('"old.sales"."or.ders"', 10, ("--rate=0.9", "--sample=blocks")),
+    ],
+)  # fmt: skip
+def test_duckdb_finds_tables_and_views_of_every_schema(name, rows, sample, shop, run, tmp_path):
+    target = tmp_path / "found.json"
+    code, _, errors = run(
+        f"--input={shop}", f"--table={name}", f"--json={target}", *(sample or ("--rate=1",))
+    )
+    assert code == 0, errors
+    key = estimates(target)["key"]
+    assert (key["estimate"], key["rows"]) == (rows, rows)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ((), 'no --table for {}; give one of main.Orders, "old.sales"."or.ders", sales.broken,'),
+        (("--table=absent",), "--table=absent for {}; give one of main.Orders,"),
+        (("--table=orders",), "is several tables of {}; give one of main.Orders, sales.orders"),
+        (("--table=sales.broken",), "{}:sales.broken cannot be read: "),
+    ],
+)
+def test_duckdb_tells_which_tables_there_are(option, message, shop, run):
+    assert_one_error(run(f"--input={shop}", *option), message.format(shop))
+
+
 def assert_one_error(result, message):
     code, output, errors = result
     assert code == 2, errors
