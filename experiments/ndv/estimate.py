@@ -8,13 +8,16 @@
 Every file is a partition: it is sampled and sketched by itself, and the sketches are merged, as
 machines would. With `--sample=blocks` whole row groups of Parquet and batches of Arrow files are
 drawn, and nothing else is read; of other kinds every batch is read and some are taken. The result
-is a table, and with `--json=FILE` a file with `{"columns": [...]}` and the bytes sent in all.
+is a table, and with `--json=FILE` a file with `{"columns": [...]}`, the columns that were skipped
+and the bytes sent in all. Lists, structs and maps are skipped unless they are named in `--columns`
+or `--serialize_nested` is given.
 """
 
 import csv
 import dataclasses
 import difflib
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from absl import flags
 from experiments.common import run
 from experiments.common.tables import format_number
 from experiments.ndv.json_file import json_target, write_json
-from experiments.ndv.readers import Partition, open_partitions, select_columns
+from experiments.ndv.readers import Partition, open_partitions, select_columns, split_nested
 from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_blocks
 from jaxlab.ndv.choice import METHODS
 from jaxlab.ndv.columns import check_kinds, hash_column
@@ -55,6 +58,7 @@ _INPUT = flags.DEFINE_multi_string(
 )
 _TABLE = flags.DEFINE_string("table", None, "Table in a DuckDB file, or schema.name in PostgreSQL.")
 _COLUMNS = flags.DEFINE_list("columns", None, "Columns to estimate; all by default.")
+_EXCLUDE = flags.DEFINE_list("exclude", [], "Columns to leave out.")
 _UNIQUE = flags.DEFINE_list("unique_columns", [], "Columns that the schema says are unique.")
 _RATE = flags.DEFINE_float("rate", 0.01, "Share of the rows or blocks to sample, in (0, 1].")
 _SAMPLE = flags.DEFINE_enum(
@@ -67,7 +71,11 @@ _BUDGET = flags.DEFINE_integer(
 _METHOD = flags.DEFINE_string("method", "auto", "Estimator, such as GEE; auto chooses one.")
 _LEVEL = flags.DEFINE_float("level", 0.95, "Probability of the intervals.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the sample and of the intervals.", 0)
-_NESTED = flags.DEFINE_boolean("serialize_nested", False, "Take lists, structs and maps as values.")
+_NESTED = flags.DEFINE_boolean(
+    "serialize_nested",
+    False,
+    "Take lists, structs and maps as values; by default their columns are skipped.",
+)
 
 
 def main() -> None:
@@ -79,8 +87,12 @@ def main() -> None:
     method = method_named(_METHOD.value)
     target = json_target()
     partitions = open_partitions(inputs, _TABLE.value)
-    names = select_columns(partitions, _COLUMNS.value)
-    select_columns(partitions, _UNIQUE.value)
+    names = select_columns(partitions, _COLUMNS.value, _EXCLUDE.value)
+    select_columns(partitions, _UNIQUE.value or None)
+    skipped: dict[str, str] = {}
+    if not _NESTED.value:
+        named = (*(_COLUMNS.value or ()), *_UNIQUE.value)
+        names, skipped = split_nested(partitions, names, named)
     watch = BlockWatch(names)
     if _SAMPLE.value == "blocks" and _RATE.value < 1:
         table = sketch_blocks(partitions, names, watch)
@@ -100,11 +112,17 @@ def main() -> None:
         f"{table.sent_bytes:,} bytes sent by {len(partitions):,} partitions, "
         f"{table.shared_bytes:,} of them not for one column alone"
     )
+    for name, kind in skipped.items():
+        print(
+            f"Skipped: column {name!r} of type {textwrap.shorten(kind, 120)}; --serialize_nested "
+            "takes such values as they are"
+        )
     if table.is_block_sample:
         print(clustering_report(found))
     if target is not None:
         content = {
             "columns": [to_json(answer, found.get(answer.column)) for answer in answers],
+            "skipped": [{"column": name, "type": kind} for name, kind in skipped.items()],
             "bytes_exchanged": table.sent_bytes,
             "shared_bytes": table.shared_bytes,
         }

@@ -6,12 +6,13 @@ by `duckdb_file`, those of PostgreSQL servers by `postgresql`; every server is a
 """
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.ndv import duckdb_file, postgresql
 from experiments.ndv.partitions import BATCH_ROWS, Blocks, Partition, broken, engine, with_blocks
+from jaxlab.ndv.columns import hash_column
 
 CSV_BLOCK_BYTES = 2**20
 SUFFIXES = {
@@ -69,21 +70,71 @@ def open_partitions(patterns: Sequence[str], table: str | None = None) -> list[P
     return partitions
 
 
-def select_columns(partitions: Sequence[Partition], wanted: Sequence[str] | None) -> list[str]:
+def select_columns(
+    partitions: Sequence[Partition], wanted: Sequence[str] | None, excluded: Sequence[str] = ()
+) -> list[str]:
     """The columns to read, all by default.
 
+    Args:
+      partitions: parts of one table.
+      wanted: names; None for all.
+      excluded: names that are left out.
+
     Raises:
-      ValueError: if one does not exist; all that do are named.
+      ValueError: if one does not exist, and all that do are named; or if none is left.
     """
     columns = partitions[0].columns
-    if wanted is None:
-        return list(columns)
-    if unknown := [name for name in wanted if name not in columns]:
+    if unknown := [name for name in (*(wanted or ()), *excluded) if name not in columns]:
         raise ValueError(
             f"columns {', '.join(unknown)} do not exist; {partitions[0].name} has "
             f"{', '.join(columns)}"
         )
-    return list(dict.fromkeys(wanted))
+    names = [name for name in dict.fromkeys(wanted or columns) if name not in excluded]
+    if not names:
+        raise ValueError(
+            f"no column of {', '.join(columns) or 'none'} is left; exclude fewer, or name others"
+        )
+    return names
+
+
+def split_nested(
+    partitions: Sequence[Partition], names: Sequence[str], required: Iterable[str] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """The columns whose values can be hashed, and those that would stop the whole table.
+
+    Args:
+      partitions: parts of one table.
+      names: columns to read.
+      required: those of them that have to be read.
+
+    Returns:
+      Names, and of the others the name and Arrow type.
+
+    Raises:
+      TypeError: if a required column, or every column, is a list, struct, map, or of another type
+        without values that can be hashed; it is named.
+    """
+    refused: dict[str, tuple[str, TypeError]] = {}
+    for name in names:
+        for kind in {partition.schema.field(name).type for partition in partitions}:
+            if (error := _refusal(kind)) is not None:
+                refused[name] = (str(kind), error)
+    for name in refused:
+        if name in required or len(refused) == len(names):
+            raise TypeError(f"column {name!r}: {refused[name][1]}")
+    return (
+        [name for name in names if name not in refused],
+        {name: kind for name, (kind, _) in refused.items()},
+    )
+
+
+def _refusal(kind: Any) -> TypeError | None:
+    """Why values of an Arrow type cannot be hashed."""
+    try:
+        hash_column(engine("pyarrow").nulls(0, kind))
+    except TypeError as error:
+        return error
+    return None
 
 
 def _open(path: Path, table: str | None) -> Partition:

@@ -242,6 +242,40 @@ def test_duckdb_asks_which_of_several_tables(table, run, tmp_path):
     assert code == 0 and "1 of 1 rows read" in output, errors
 
 
+NESTED = {
+    "tags": pa.array([["a"], [], None] * 2, pa.list_(pa.string())),
+    "place": pa.array([{"x": 1, "y": 2.0}] * 6),
+    "counts": pa.array([[("a", 1)]] * 6, pa.map_(pa.string(), pa.int32())),
+    "key": pa.array(range(6)),
+    "kind": pa.array(["a", "b", "a"] * 2).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("sample", ["rows", "blocks"])
+def test_nested_columns_are_skipped_with_a_note(sample, run, tmp_path):
+    target = tmp_path / "found.json"
+    pa.parquet.write_table(pa.table(NESTED), tmp_path / "rows.parquet")
+    options = (f"--input={tmp_path}/rows.parquet", f"--json={target}", f"--sample={sample}")
+    code, output, errors = run(*options, "--rate=0.99")
+    assert code == 0, errors
+    assert estimates(target).keys() == {"key", "kind"}
+    assert json.loads(target.read_text())["skipped"] == [
+        {"column": "tags", "type": "list<element: string>"},
+        {"column": "place", "type": "struct<x: int64, y: double>"},
+        {"column": "counts", "type": "map<string, int32 ('counts')>"},
+    ]
+    assert "\nSkipped: column 'place' of type struct<x: int64, y: double>; --ser" in output
+    code, output, errors = run(*options, "--rate=1", "--serialize_nested", "--exclude=place,key")
+    assert code == 0, errors
+    found = estimates(target)
+    assert {name: found[name]["estimate"] for name in found} == {"tags": 2, "counts": 1, "kind": 2}
+    assert json.loads(target.read_text())["skipped"] == [] and "Skipped" not in output
+    for named in ("--columns=key,tags", "--unique_columns=tags"):
+        assert_one_error(run(*options, named), "column 'tags': Arrow type list")
+    assert_one_error(run(*options, "--exclude=tugs"), "columns tugs do not exist; ")
+    assert_one_error(run(*options, "--columns=key", "--exclude=key"), "no column of tags, place")
+
+
 @pytest.fixture
 def shop(tmp_path):
     """A DuckDB file with two schemas, a view, and a table whose name has a dot."""
