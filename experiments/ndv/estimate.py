@@ -53,10 +53,16 @@ MIN_BLOCKS = 8
 _INPUT = flags.DEFINE_multi_string(
     "input",
     None,
-    "Files or patterns: Parquet, Arrow, CSV, DuckDB, every file a partition; or "
-    "postgresql://user@host/database. Several: given several times, or between commas.",
+    "Files or patterns: Parquet, Arrow, CSV (.csv, .tsv, .csv.gz ...), DuckDB, every file a "
+    "partition; or postgresql://user@host/database. Several are separated by commas, or",
 )
 _TABLE = flags.DEFINE_string("table", None, "Table in a DuckDB file, or schema.name in PostgreSQL.")
+_DELIMITER = flags.DEFINE_string(
+    "delimiter",
+    None,
+    r"Character between the values of CSV files, \t for a tab; by default a comma, and a tab in "
+    "files ending in .tsv.",
+)
 _COLUMNS = flags.DEFINE_list("columns", None, "Columns to estimate; all by default.")
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Columns to leave out.")
 _UNIQUE = flags.DEFINE_list("unique_columns", [], "Columns that the schema says are unique.")
@@ -86,7 +92,7 @@ def main() -> None:
     check_rate(_RATE.value)
     method = method_named(_METHOD.value)
     target = json_target()
-    partitions = open_partitions(inputs, _TABLE.value)
+    partitions = open_partitions(inputs, _TABLE.value, delimiter_named(_DELIMITER.value))
     names = select_columns(partitions, _COLUMNS.value, _EXCLUDE.value)
     select_columns(partitions, _UNIQUE.value or None)
     skipped: dict[str, str] = {}
@@ -146,6 +152,24 @@ def method_named(name: str) -> str:
             f"{', '.join(known.values())}"
         )
     return known[name.lower()]
+
+
+def delimiter_named(text: str | None) -> str | None:
+    r"""The character that `--delimiter` means.
+
+    Args:
+      text: a character, or `\t` or `tab` for a tab; None for the default of the file.
+
+    Raises:
+      ValueError: if it is another text, or a character that CSV files need for other things.
+    """
+    if text in (r"\t", "tab"):
+        return "\t"
+    if text is not None and (len(text) != 1 or not text.isascii() or text in '"\r\n'):
+        raise ValueError(
+            rf"--delimiter={text!r} cannot stand between values; give one ASCII character, or \t"
+        )
+    return text
 
 
 def sketch_partitions(partitions: Sequence[Partition], names: Sequence[str]) -> TableSketch:

@@ -1,14 +1,16 @@
 """Tables of several kinds as Arrow record batches, one partition per file.
 
-Parquet, Arrow IPC (file and stream) and CSV files are read batch by batch. CSV columns are read as
-text: types guessed file by file would make equal values different. Tables in DuckDB files are read
-by `duckdb_file`, those of PostgreSQL servers by `postgresql`; every server is a partition.
+Parquet, Arrow IPC (file and stream) and CSV files are read batch by batch; CSV files may be
+compressed. CSV columns are read as text: types guessed file by file would make equal values
+different. Tables in DuckDB files are read by `duckdb_file`, those of PostgreSQL servers by
+`postgresql`; every server is a partition.
 """
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from experiments.ndv import duckdb_file, postgresql
 from experiments.ndv.partitions import BATCH_ROWS, Blocks, Partition, broken, engine, with_blocks
@@ -18,18 +20,25 @@ CSV_BLOCK_BYTES = 2**20
 SUFFIXES = {
     ".parquet": "Parquet", ".pq": "Parquet",
     ".arrow": "Arrow", ".arrows": "Arrow", ".ipc": "Arrow", ".feather": "Arrow",
-    ".csv": "CSV",
+    ".csv": "CSV", ".tsv": "CSV",
     ".duckdb": "DuckDB", ".ddb": "DuckDB",
 }  # fmt: skip
+COMPRESSIONS = (".gz", ".bz2", ".zst", ".lz4")
+"""What may follow the ending of a CSV file: the compressions that Arrow reads by that name."""
 
 
-def open_partitions(patterns: Sequence[str], table: str | None = None) -> list[Partition]:
+def open_partitions(
+    patterns: Sequence[str], table: str | None = None, delimiter: str | None = None
+) -> list[Partition]:
     """The partitions of a table.
 
     Args:
-      patterns: files, patterns with `*`, `?` and `**`, or `postgresql://user@host/database`.
+      patterns: files, patterns with `*`, `?` and `**`, the same as `file:///...`, or
+        `postgresql://user@host/database`.
       table: name of the table inside DuckDB files and PostgreSQL databases; not needed where there
         is one.
+      delimiter: between the values of CSV files, one character; by default a comma, in files ending
+        in .tsv a tab.
 
     Returns:
       One partition per file, in the order of their names, then one per server.
@@ -37,8 +46,8 @@ def open_partitions(patterns: Sequence[str], table: str | None = None) -> list[P
     Raises:
       FileNotFoundError: if a pattern matches nothing.
       ConnectionError: if a server cannot be reached or refuses the user.
-      ValueError: if a file is of no known kind or broken, a table does not exist or has to be
-        named, or files have different columns.
+      ValueError: if an address is none that can be read, a file is of no known kind or broken, a
+        table does not exist or has to be named, or files have different columns.
       ModuleNotFoundError: if the package that reads a kind is missing.
     """
     paths: set[Path] = set()
@@ -46,14 +55,14 @@ def open_partitions(patterns: Sequence[str], table: str | None = None) -> list[P
     for pattern in patterns:
         if pattern in servers:
             continue
-        found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+        found = glob.glob(str(Path(_local(pattern)).expanduser()), recursive=True)
         if not found:
             raise FileNotFoundError(
                 f"--input={pattern} matches no file in {Path.cwd()}; give a file or a pattern "
                 "such as 'data/*.parquet'"
             )
         paths.update(map(Path, found))
-    partitions = [_open(path, table) for path in sorted(paths)]
+    partitions = [_open(path, table, delimiter) for path in sorted(paths)]
     partitions += [with_blocks(postgresql.open_table(address, table)) for address in servers]
     first = partitions[0]
     for one in partitions:
@@ -137,21 +146,56 @@ def _refusal(kind: Any) -> TypeError | None:
     return None
 
 
-def _open(path: Path, table: str | None) -> Partition:
-    kind = SUFFIXES.get(path.suffix.lower())
+def _local(pattern: str) -> str:
+    """The path or pattern that an input is; an address of another machine is refused."""
+    scheme, separator, rest = pattern.partition("://")
+    if not separator:
+        return pattern
+    path = unquote(rest.removeprefix("localhost"))
+    if scheme != "file" or not path.startswith("/"):
+        raise ValueError(
+            f"--input={pattern} is an address that cannot be read; give files of this machine (a "
+            "path, a pattern, or file:///path), copied or mounted from there, or "
+            "postgresql://user@host/database"
+        )
+    return path
+
+
+def _kind(path: Path) -> str:
+    """What a file holds, by its name."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a pattern such as '{path}/*.parquet'")
+    kind = SUFFIXES.get(_ending(path))
     if kind is None or not path.is_file():
         what = "no file" if kind is not None else f"a {path.suffix or 'nameless'} file"
-        raise ValueError(f"{path} is {what}; wanted a file ending in one of {', '.join(SUFFIXES)}")
+        raise ValueError(
+            f"{path} is {what}; wanted a file ending in one of {', '.join(SUFFIXES)}; .csv and "
+            f".tsv may be followed by one of {', '.join(COMPRESSIONS)}"
+        )
+    if path.suffix in COMPRESSIONS and kind != "CSV":
+        raise ValueError(f"{path} is a compressed {kind} file; unpack it, only CSV may be packed")
+    return kind
+
+
+def _ending(path: Path) -> str:
+    """The end of a file's name that tells its kind, in lower case."""
+    return Path(path.stem if path.suffix in COMPRESSIONS else path.name).suffix.lower()
+
+
+def _open(path: Path, table: str | None, delimiter: str | None) -> Partition:
+    kind = _kind(path)
+    if delimiter is not None and kind != "CSV":
+        raise ValueError(f"--delimiter is that of a CSV file, and {path} is {kind}")
     if kind == "DuckDB":
         return with_blocks(duckdb_file.open_table(path, table))
     if table is not None:
         raise ValueError(f"--table={table} names a table of a DuckDB file, and {path} is {kind}")
-    opener = {"Parquet": _open_parquet, "Arrow": _open_arrow, "CSV": _open_csv}[kind]
     arrow = engine("pyarrow")
     try:
-        found = opener(path)
+        if kind == "CSV":
+            found = _open_csv(path, delimiter)
+        else:
+            found = _open_parquet(path) if kind == "Parquet" else _open_arrow(path)
     except (arrow.ArrowException, OSError) as error:
         raise broken(path, kind, error) from error
     found = with_blocks(found)
@@ -211,11 +255,13 @@ def _stream(path: Path, names: Sequence[str]) -> Iterator[Any]:
         yield from _select(ipc.open_stream(mapped), names)
 
 
-def _open_csv(path: Path) -> Partition:
+def _open_csv(path: Path, delimiter: str | None) -> Partition:
     arrow, csv = engine("pyarrow"), engine("pyarrow.csv")
-    with csv.open_csv(path) as header:
+    usual = "\t" if _ending(path) == ".tsv" else ","
+    parse = csv.ParseOptions(delimiter=delimiter or usual, newlines_in_values=True)
+    with csv.open_csv(path, parse_options=parse) as header:
         columns = header.schema.names
-    options = csv.ConvertOptions(
+    convert = csv.ConvertOptions(
         column_types=dict.fromkeys(columns, arrow.string()),
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
@@ -224,7 +270,7 @@ def _open_csv(path: Path) -> Partition:
 
     def batches(names: Sequence[str]) -> Iterator[Any]:
         blocks = csv.ReadOptions(block_size=CSV_BLOCK_BYTES)
-        with csv.open_csv(path, read_options=blocks, convert_options=options) as reader:
+        with csv.open_csv(path, blocks, parse, convert) as reader:
             yield from _select(reader, names)
 
     schema = arrow.schema([(name, arrow.string()) for name in columns])

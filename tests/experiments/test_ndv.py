@@ -1,5 +1,6 @@
 """The command that estimates distinct values: all formats, the table, the JSON, its mistakes."""
 
+import gzip
 import importlib
 import json
 from pathlib import Path
@@ -242,6 +243,34 @@ def test_duckdb_asks_which_of_several_tables(table, run, tmp_path):
     assert code == 0 and "1 of 1 rows read" in output, errors
 
 
+ENDINGS = {"csv": ",", "tsv": "\t", "csv.gz": ",", "tsv.gz": "\t", "csv.bz2": ",",
+           "TSV.zst": "\t", "csv.lz4": ";"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("ending", "delimiter"), ENDINGS.items())
+def test_csv_files_are_read_with_their_delimiter_and_compression(ending, delimiter, run, tmp_path):
+    path, target = tmp_path / f"rows.{ending}", tmp_path / "found.json"
+    kind = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}.get(ending[4:])
+    rows = [f'{key}{delimiter}"a{delimiter}{key % 7}\nb"\n' for key in range(ROWS)]
+    with pa.output_stream(str(path), compression=kind) as file:
+        file.write(f"key{delimiter}text\n{''.join(rows)}".encode())
+    options = ("--delimiter=;",) if delimiter == ";" else ()
+    code, _, errors = run(f"--input=file://{path}", "--rate=1", f"--json={target}", *options)
+    assert code == 0, errors
+    found = estimates(target)
+    assert {name: found[name]["estimate"] for name in found} == {"key": ROWS, "text": 7}
+    assert found["key"]["rows"] == ROWS
+
+
+def test_a_value_of_a_csv_file_may_have_lines_anywhere(run, tmp_path, monkeypatch):
+    path, target = tmp_path / "rows.csv", tmp_path / "found.json"
+    monkeypatch.setattr("experiments.ndv.readers.CSV_BLOCK_BYTES", 64)
+    path.write_text("a|b\n" + "".join(f'{key}|"x\n{key},"\n' for key in range(99)))
+    code, _, errors = run(f"--input={path}", "--rate=1", f"--json={target}", "--delimiter=|")
+    assert code == 0, errors
+    assert [column["estimate"] for column in estimates(target).values()] == [99, 99]
+
+
 NESTED = {
     "tags": pa.array([["a"], [], None] * 2, pa.list_(pa.string())),
     "place": pa.array([{"x": 1, "y": 2.0}] * 6),
@@ -349,6 +378,13 @@ def assert_one_error(result, message):
         (["--input={folder}/good.csv", "--columns=z"], "columns z do not exist;"),
         (["--input={folder}/good.csv", "--unique_columns=z"], "columns z do not exist;"),
         (["--input={folder}/good.csv", "--table=t"], "--table=t names a table of a DuckDB file"),
+        (["--input={folder}/good.parquet.gz"], "is a compressed Parquet file; unpack it"),
+        (["--input={folder}/cut.csv.gz"], "cut.csv.gz cannot be read as CSV"),
+        (["--input={folder}/good.csv", "--delimiter=ab"], "--delimiter='ab' cannot stand"),
+        (["--input={folder}/list.parquet", "--delimiter=;"], "--delimiter is that of a CSV file"),
+        (["--input=s3://bucket/*.parquet"], "--input=s3://bucket/*.parquet is an address that"),
+        (["--input=https://host/a.csv"], "give files of this machine (a path, a pattern, or file:"),
+        (["--input=file://host/a.csv"], "--input=file://host/a.csv is an address that cannot"),
         (["--input={folder}/good.csv", "--budget_bytes=10"], "budget_bytes=10"),
         (
             ["--input={folder}/good.csv", "--method=BEST"],
@@ -364,6 +400,8 @@ def test_a_mistake_is_one_line(arguments, message, run, tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing more")
     (tmp_path / "broken.arrow").write_bytes(b"ARROW1 and nothing more")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "good.parquet.gz").write_bytes(b"")
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n")[:-9])
     (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3\n")
     (tmp_path / "good.csv").write_text("a,b\n1,2\n")
     (tmp_path / "other.csv").write_text("b,c\n1,2\n")
