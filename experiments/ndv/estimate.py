@@ -16,7 +16,6 @@ or `--serialize_nested` is given.
 import csv
 import dataclasses
 import difflib
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from experiments.common import run
-from experiments.common.tables import format_number
+from experiments.common.tables import format_number, print_table
 from experiments.ndv.json_file import json_target, write_json
 from experiments.ndv.readers import Partition, open_partitions, select_columns, split_nested
 from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_blocks
@@ -43,7 +42,6 @@ from jaxlab.ndv.table import (
     sketch,
 )
 
-WIDTH = 120  # columns of the table where standard output is no terminal
 WATCHED_BLOCKS, WATCHED_ROWS = 64, 4096
 """Of how many blocks, and how many first rows of each, values are compared to find clusters."""
 
@@ -355,7 +353,6 @@ def print_estimates(answers: Sequence[ColumnEstimate], title: str) -> None:
       answers: of all columns.
       title: what stands above.
     """
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", header_style="bold")
@@ -369,9 +366,7 @@ def print_estimates(answers: Sequence[ColumnEstimate], title: str) -> None:
             answer.column, format_number(round(result.estimate)), ends, result.method,
             result.reason, f"{answer.null_fraction:.1%}", format_number(answer.bytes_exchanged),
         )  # fmt: skip
-    console = Console(file=sys.stdout)
-    console = console if console.is_terminal else Console(file=sys.stdout, width=WIDTH)
-    console.print(table)
+    print_table(table)
 
 
 if __name__ == "__main__":

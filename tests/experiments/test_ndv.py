@@ -271,6 +271,15 @@ def test_a_value_of_a_csv_file_may_have_lines_anywhere(run, tmp_path, monkeypatc
     assert [column["estimate"] for column in estimates(target).values()] == [99, 99]
 
 
+def test_a_table_that_is_piped_is_as_wide_as_its_texts(run, tmp_path):
+    name = "a_column_with_a_long_name_" * 5
+    pa.parquet.write_table(pa.table({name: np.arange(5) // 2}), tmp_path / "rows.parquet")
+    code, output, errors = run(f"--input={tmp_path}/rows.parquet", "--rate=1")
+    assert code == 0, errors
+    (line,) = [line for line in output.splitlines() if name in line]
+    assert "3 to 3" in line and "all rows were read" in line and "…" not in output
+
+
 NESTED = {
     "tags": pa.array([["a"], [], None] * 2, pa.list_(pa.string())),
     "place": pa.array([{"x": 1, "y": 2.0}] * 6),
