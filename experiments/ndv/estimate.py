@@ -32,7 +32,6 @@ from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_bl
 from jaxlab.ndv.choice import METHODS
 from jaxlab.ndv.columns import check_kinds, hash_column
 from jaxlab.ndv.hashing import join_words
-from jaxlab.ndv.sampling import check_rate
 from jaxlab.ndv.table import (
     DEFAULT_BUDGET_BYTES,
     ColumnEstimate,
@@ -65,16 +64,22 @@ _COLUMNS = flags.DEFINE_list("columns", None, "Columns to estimate; all by defau
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Columns to leave out.")
 _UNIQUE = flags.DEFINE_list("unique_columns", [], "Columns that the schema says are unique.")
 _RATE = flags.DEFINE_float("rate", 0.01, "Share of the rows or blocks to sample, in (0, 1].")
+flags.register_validator(
+    _RATE, lambda rate: 0 < rate <= 1, "wanted a share in (0, 1]; 0.01 reads one row in a hundred"
+)
 _SAMPLE = flags.DEFINE_enum(
     "sample", "rows", ["rows", "blocks"], "Draw single rows, or read whole blocks and no others."
 )
 _BUDGET = flags.DEFINE_integer(
     "budget_bytes", DEFAULT_BUDGET_BYTES, "Bytes that a partition may send for a column.",
-    allow_override=True,
+    lower_bound=256, allow_override=True,
 )  # fmt: skip
 _METHOD = flags.DEFINE_string("method", "auto", "Estimator, such as GEE; auto chooses one.")
-_LEVEL = flags.DEFINE_float("level", 0.95, "Probability of the intervals.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sample and of the intervals.", 0)
+_LEVEL = flags.DEFINE_float("level", 0.95, "Probability of the intervals, in (0, 1).")
+flags.register_validator(
+    _LEVEL, lambda level: 0 < level < 1, "wanted a number in (0, 1), such as 0.95"
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sample and of the intervals.", 0, 2**63 - 1)
 _NESTED = flags.DEFINE_boolean(
     "serialize_nested",
     False,
@@ -87,7 +92,6 @@ def main() -> None:
     inputs = [part for value in _INPUT.value or () for part in next(csv.reader([value]), ())]
     if not inputs:
         raise ValueError("--input is missing; give a file or a pattern such as 'data/*.parquet'")
-    check_rate(_RATE.value)
     method = method_named(_METHOD.value)
     target = json_target()
     partitions = open_partitions(inputs, _TABLE.value, delimiter_named(_DELIMITER.value))

@@ -383,7 +383,16 @@ def assert_one_error(result, message):
         (["--input={folder}/broken.arrow"], "broken.arrow cannot be read as Arrow"),
         (["--input={folder}/empty.csv"], "empty.csv cannot be read as CSV"),
         (["--input={folder}/ragged.csv"], "ragged.csv cannot be read as CSV"),
-        (["--input={folder}/good.csv", "--rate=0"], "rate=0.0 is not in (0, 1]"),
+        (
+            ["--input={folder}/good.csv", "--rate=0"],
+            "flag --rate=0.0: wanted a share in (0, 1]; 0.01 reads",
+        ),
+        (["--input={folder}/good.csv", "--rate=nan"], "flag --rate=nan: wanted a share in (0, 1]"),
+        (
+            ["--input={folder}/good.csv", "--level=95"],
+            "flag --level=95.0: wanted a number in (0, 1), such",
+        ),
+        (["--input={folder}/good.csv", f"--seed={2**63}"], "--seed=9223372036854775808"),
         (["--input={folder}/good.csv", "--columns=z"], "columns z do not exist;"),
         (["--input={folder}/good.csv", "--unique_columns=z"], "columns z do not exist;"),
         (["--input={folder}/good.csv", "--table=t"], "--table=t names a table of a DuckDB file"),
@@ -394,7 +403,7 @@ def assert_one_error(result, message):
         (["--input=s3://bucket/*.parquet"], "--input=s3://bucket/*.parquet is an address that"),
         (["--input=https://host/a.csv"], "give files of this machine (a path, a pattern, or file:"),
         (["--input=file://host/a.csv"], "--input=file://host/a.csv is an address that cannot"),
-        (["--input={folder}/good.csv", "--budget_bytes=10"], "budget_bytes=10"),
+        (["--input={folder}/good.csv", "--budget_bytes=10"], "flag --budget_bytes=10: 10 is not"),
         (
             ["--input={folder}/good.csv", "--method=BEST"],
             "--method=BEST is no estimator; did you mean ESTNDV",
