@@ -116,10 +116,13 @@ def main() -> None:
     )
     found = watch.clustering(_SEED.value) if table.is_block_sample else {}
     print_estimates(answers, title=f"{table.num_read:,} of {table.num_rows:,} rows read")
+    plural = "" if len(partitions) == 1 else "s"
     print(
-        f"{table.sent_bytes:,} bytes sent by {len(partitions):,} partitions, "
+        f"{table.sent_bytes:,} bytes sent by {len(partitions):,} partition{plural}, "
         f"{table.shared_bytes:,} of them not for one column alone"
     )
+    if (warning := unread_warning(answers)) is not None:
+        print(warning)
     for name, kind in skipped.items():
         print(
             f"Skipped: column {name!r} of type {textwrap.shorten(kind, 120)}; --serialize_nested "
@@ -322,6 +325,25 @@ def clustering_report(found: Mapping[str, Clustering]) -> str:
         f"Warning: equal values lie together in blocks in {', '.join(together)}. These rows are no "
         "sample of rows; one row per value and block was taken, which repairs sorted and clustered "
         "keys and may be off by factors elsewhere. Compare with --sample=rows."
+    )
+
+
+def unread_warning(answers: Sequence[ColumnEstimate]) -> str | None:
+    """What is to be said if the sample missed columns altogether; None if it did not.
+
+    Args:
+      answers: of all columns.
+    """
+    unread = [one.column for one in answers if one.result.method == "EMPTY" and one.result.high > 0]
+    if not unread:
+        return None
+    if all(one.num_read == 0 for one in answers):
+        what = f"none of the {answers[0].num_rows:,} rows was read"
+    else:
+        what = f"no row with a value of {', '.join(unread)} was read, though there are some"
+    return (
+        f"Warning: {what}. The sample is too small: an estimate of 0 from it says nothing. Give a "
+        "larger --rate; 1 reads all rows."
     )
 
 

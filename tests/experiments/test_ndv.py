@@ -271,6 +271,32 @@ def test_a_value_of_a_csv_file_may_have_lines_anywhere(run, tmp_path, monkeypatc
     assert [column["estimate"] for column in estimates(target).values()] == [99, 99]
 
 
+def test_a_sample_that_missed_all_values_is_told(run, tmp_path):
+    columns = {"key": np.arange(100), "rare": [None] * 99 + [1], "void": pa.nulls(100)}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    found = {}
+    for rate in ("0.0001", "0.1", "1"):
+        code, output, errors = run(f"--input={tmp_path}/rows.parquet", f"--rate={rate}")
+        assert code == 0, errors
+        found[rate] = [line for line in output.splitlines() if line.startswith("Warning")]
+        assert "partition," in output
+    assert found["0.0001"][0].startswith(
+        "Warning: none of the 100 rows was read. The sample is too"
+    )
+    assert found["0.1"][0].startswith("Warning: no row with a value of rare was read, though there")
+    assert found["1"] == []
+
+
+def test_a_method_that_was_not_needed_has_its_reason_in_the_table(run, tmp_path):
+    pa.parquet.write_table(pa.table({"key": np.arange(9) // 2}), tmp_path / "rows.parquet")
+    target = tmp_path / "found.json"
+    options = ("--rate=1", "--method=GEE", f"--json={target}")
+    code, output, errors = run(f"--input={tmp_path}/rows.parquet", *options)
+    assert code == 0, errors
+    key = estimates(target)["key"]
+    assert key["method"] == "EXACT" and key["reason"] and key["reason"] in output
+
+
 def test_a_table_that_is_piped_is_as_wide_as_its_texts(run, tmp_path):
     name = "a_column_with_a_long_name_" * 5
     pa.parquet.write_table(pa.table({name: np.arange(5) // 2}), tmp_path / "rows.parquet")
