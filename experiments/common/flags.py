@@ -77,6 +77,7 @@ def define_flags(*, config: bool, workdir: bool, configs: Sequence[str] = ()) ->
             f"Config file with get_config(): {some_of(configs)}; "
             "--config.NAME=VALUE changes one value of it, --config.NAME=None unsets it.",
         )
+        FLAGS["config"].default_as_str = None  # or help tells that it is the text 'None'
         flags.DEFINE_boolean(
             "print_config", False, "Print every value with its documentation, and exit."
         )

@@ -31,9 +31,12 @@ _SUITE = flags.DEFINE_enum(
     "suite", None, ["speed", "communication", "leave_one_out", "estimators"], "What to measure."
 )
 _ROWS = flags.DEFINE_float(
-    "rows", None, "Rows: of a column of numbers (20e6), or of the whole sample (1e9)."
+    "rows",
+    None,
+    "Rows of a column of numbers of the speed suite (20e6 by default), or of the whole sample of "
+    "the communication suite (1e9).",
 )
-_TEXT_ROWS = flags.DEFINE_float("text_rows", 10e6, "Rows of a column of texts.")
+_TEXT_ROWS = flags.DEFINE_float("text_rows", 10e6, "Rows of a column of texts of the speed suite.")
 for _flag in (_ROWS, _TEXT_ROWS):
     flags.register_validator(
         _flag,
@@ -52,6 +55,8 @@ _MACHINES = flags.DEFINE_integer("machines", 64, "Machines of the leave-one-out 
 _PRECISION = flags.DEFINE_integer("precision", 11, "Log2 of leave-one-out's registers.", 4, 16)
 _VALUES = flags.DEFINE_integer("values", 200_000, "Values of a leave-one-out draw.", 300)
 _SEEDS = flags.DEFINE_integer("seeds", 20, "Draws of the leave-one-out suite.", 1)
+
+flags.declare_key_flag("json")
 
 
 def main() -> None:

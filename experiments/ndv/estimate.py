@@ -7,10 +7,10 @@
 
 Every file is a partition: it is sampled and sketched by itself, and the sketches are merged, as
 machines would. With `--sample=blocks` whole row groups of Parquet and batches of Arrow files are
-drawn, and nothing else is read; of other kinds every batch is read and some are taken. The result
-is a table, and with `--json=FILE` a file with `{"columns": [...]}`, the columns that were skipped
-and the bytes sent in all. Lists, structs and maps are skipped unless they are named in `--columns`
-or `--serialize_nested` is given.
+drawn, and nothing else is read; of other kinds every batch is read and some are taken. Columns of
+lists, structs or maps are skipped, unless `--serialize_nested` is given. The result is a table, and
+with `--json=FILE` a file with `{"columns": [...]}`, the columns that were skipped and the bytes
+sent in all.
 """
 
 import csv
@@ -51,9 +51,14 @@ _INPUT = flags.DEFINE_multi_string(
     "input",
     None,
     "Files or patterns: Parquet, Arrow, CSV (.csv, .tsv, .csv.gz ...), DuckDB, every file a "
-    "partition; or postgresql://user@host/database. Several are separated by commas, or",
+    "partition; or postgresql://user@host/database. Several may stand between commas",
 )
-_TABLE = flags.DEFINE_string("table", None, "Table in a DuckDB file, or schema.name in PostgreSQL.")
+_TABLE = flags.DEFINE_string(
+    "table",
+    None,
+    "Table or view in DuckDB files or PostgreSQL databases, as name or schema.name; not needed "
+    "where there is one.",
+)
 _DELIMITER = flags.DEFINE_string(
     "delimiter",
     None,
@@ -61,8 +66,8 @@ _DELIMITER = flags.DEFINE_string(
     "files ending in .tsv.",
 )
 _COLUMNS = flags.DEFINE_list("columns", None, "Columns to estimate; all by default.")
-_EXCLUDE = flags.DEFINE_list("exclude", [], "Columns to leave out.")
-_UNIQUE = flags.DEFINE_list("unique_columns", [], "Columns that the schema says are unique.")
+_EXCLUDE = flags.DEFINE_list("exclude", None, "Columns to leave out.")
+_UNIQUE = flags.DEFINE_list("unique_columns", None, "Columns that the schema says are unique.")
 _RATE = flags.DEFINE_float("rate", 0.01, "Share of the rows or blocks to sample, in (0, 1].")
 flags.register_validator(
     _RATE, lambda rate: 0 < rate <= 1, "wanted a share in (0, 1]; 0.01 reads one row in a hundred"
@@ -74,17 +79,21 @@ _BUDGET = flags.DEFINE_integer(
     "budget_bytes", DEFAULT_BUDGET_BYTES, "Bytes that a partition may send for a column.",
     lower_bound=256, allow_override=True,
 )  # fmt: skip
-_METHOD = flags.DEFINE_string("method", "auto", "Estimator, such as GEE; auto chooses one.")
+_METHOD = flags.DEFINE_string(
+    "method", "auto", f"auto chooses one for every column; others: {', '.join(METHODS)}."
+)
 _LEVEL = flags.DEFINE_float("level", 0.95, "Probability of the intervals, in (0, 1).")
 flags.register_validator(
     _LEVEL, lambda level: 0 < level < 1, "wanted a number in (0, 1), such as 0.95"
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sample and of the intervals.", 0, 2**63 - 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sample and of the intervals.", 0, 2**32 - 1)
 _NESTED = flags.DEFINE_boolean(
     "serialize_nested",
     False,
     "Take lists, structs and maps as values; by default their columns are skipped.",
 )
+
+flags.declare_key_flag("json")
 
 
 def main() -> None:
@@ -95,12 +104,11 @@ def main() -> None:
     method = method_named(_METHOD.value)
     target = json_target()
     partitions = open_partitions(inputs, _TABLE.value, delimiter_named(_DELIMITER.value))
-    names = select_columns(partitions, _COLUMNS.value, _EXCLUDE.value)
-    select_columns(partitions, _UNIQUE.value or None)
+    names = select_columns(partitions, _COLUMNS.value, _EXCLUDE.value or ())
+    unique = select_columns(partitions, _UNIQUE.value) if _UNIQUE.value else []
     skipped: dict[str, str] = {}
     if not _NESTED.value:
-        named = (*(_COLUMNS.value or ()), *_UNIQUE.value)
-        names, skipped = split_nested(partitions, names, named)
+        names, skipped = split_nested(partitions, names, [*(_COLUMNS.value or ()), *unique])
     watch = BlockWatch(names)
     if _SAMPLE.value == "blocks" and _RATE.value < 1:
         table = sketch_blocks(partitions, names, watch)
@@ -108,7 +116,7 @@ def main() -> None:
         table = sketch_partitions(partitions, names)
     answers = estimate_table(
         table,
-        unique_columns=[name for name in _UNIQUE.value if name in names],
+        unique_columns=[name for name in unique if name in names],
         partitions=range(len(partitions)),
         method=method,
         level=_LEVEL.value,

@@ -1,6 +1,7 @@
 """Reproduce the paper's tables, error against bytes, and a benchmark on real columns.
 
     python -m experiments.ndv.reproduce --config=configs/ndv/tiny.py --workdir=DIR
+    python -m experiments.ndv.reproduce --config=configs/ndv/real_columns.py:held_out --workdir=DIR
 
 Each part is a field of the config and is left out with `--config.machines=None` and the like. DIR
 gets `results.json`, the pictures `bytes.png` and `columns.png`, and a file for each finished data

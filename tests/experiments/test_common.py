@@ -381,6 +381,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(program):
 
 def test_help_lists_the_shared_flags(program):
     _, out, _ = program("--help")
+    assert "'None'" not in out
     for flag in ("--config", "--workdir", "print_config", "--coordinator", "--compilation_cache"):
         assert flag in out
 

@@ -3,6 +3,8 @@
 import gzip
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -269,6 +271,15 @@ def test_a_value_of_a_csv_file_may_have_lines_anywhere(run, tmp_path, monkeypatc
     code, _, errors = run(f"--input={path}", "--rate=1", f"--json={target}", "--delimiter=|")
     assert code == 0, errors
     assert [column["estimate"] for column in estimates(target).values()] == [99, 99]
+
+
+def test_help_names_every_flag_and_breaks_no_name():
+    for program in ("estimate", "benchmark"):
+        command = [sys.executable, "-m", f"experiments.ndv.{program}", "--help"]
+        output = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True).stdout
+        assert "--json: File to write the numbers to." in output and "(default: '')" not in output
+        assert not any(line.endswith("_") or line.strip() == ")" for line in output.splitlines())
+        assert program == "benchmark" or "HYBSKEW_COMPAT, HYBGEE_COMPAT" in output
 
 
 def test_a_sample_that_missed_all_values_is_told(run, tmp_path):
