@@ -83,6 +83,43 @@ def engine(name: str) -> Any:
         ) from None
 
 
+def plain(rows: Any) -> Any:
+    """Rows with the storage of extension types: uuid as its 16 bytes, json as its text.
+
+    Args:
+      rows: Arrow record batch or table.
+    """
+    arrow = engine("pyarrow")
+    schema = plain_schema(rows.schema)
+    columns = [
+        column if column.type == kind else _stored(column, kind)
+        for column, kind in zip(rows.columns, schema.types, strict=True)
+    ]
+    make = arrow.table if isinstance(rows, arrow.Table) else arrow.record_batch
+    return make(columns, schema=schema)
+
+
+def plain_schema(schema: Any) -> Any:
+    """The schema of `plain` rows.
+
+    Args:
+      schema: Arrow's.
+    """
+    arrow = engine("pyarrow")
+    kinds = [
+        kind.storage_type if isinstance(kind, arrow.BaseExtensionType) else kind
+        for kind in schema.types
+    ]
+    return arrow.schema(list(zip(schema.names, kinds, strict=True)))
+
+
+def _stored(column: Any, kind: Any) -> Any:
+    arrow = engine("pyarrow")
+    if isinstance(column, arrow.ChunkedArray):
+        return arrow.chunked_array([chunk.storage for chunk in column.chunks], type=kind)
+    return column.storage
+
+
 def broken(source: Path | str, kind: str, error: Exception) -> ValueError:
     """What is told of a file that cannot be read.
 

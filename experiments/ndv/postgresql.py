@@ -17,7 +17,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from experiments.ndv.partitions import Partition, engine, listed, quoted, spelled, spellings
+from experiments.ndv.partitions import (
+    Partition,
+    engine,
+    listed,
+    plain,
+    plain_schema,
+    quoted,
+    spelled,
+    spellings,
+)
 
 PREFIXES = ("postgresql://", "postgres://")
 CONNECT_TIMEOUT_S = 10
@@ -90,9 +99,9 @@ def open_table(address: str, table: str | None) -> Partition:
         with _reading(address, shown) as cursor:
             cursor.execute(f"SELECT {listed} FROM {source}")
             for batch in cursor.fetch_record_batch():
-                yield _plain(batch)
+                yield plain(batch)
 
-    return Partition(f"{shown}:{schema}.{name}", None, _plain_schema(kinds), batches)
+    return Partition(f"{shown}:{schema}.{name}", None, plain_schema(kinds), batches)
 
 
 @contextlib.contextmanager
@@ -152,22 +161,3 @@ def _selected(field: Any) -> str:
     if is_numeric and metadata.get(b"POSTGRESQL:typmod", b"-1") == b"-1":
         return f"trim_scale({name}) AS {name}"
     return name
-
-
-def _plain(batch: Any) -> Any:
-    """The batch with the storage of types that only PostgreSQL has."""
-    arrow = engine("pyarrow")
-    columns = [
-        column.storage if isinstance(column.type, arrow.BaseExtensionType) else column
-        for column in batch.columns
-    ]
-    return arrow.record_batch(columns, names=batch.schema.names)
-
-
-def _plain_schema(schema: Any) -> Any:
-    arrow = engine("pyarrow")
-    kinds = [
-        kind.storage_type if isinstance(kind, arrow.BaseExtensionType) else kind
-        for kind in schema.types
-    ]
-    return arrow.schema(zip(schema.names, kinds, strict=True))

@@ -13,7 +13,16 @@ from typing import Any
 from urllib.parse import unquote
 
 from experiments.ndv import duckdb_file, postgresql
-from experiments.ndv.partitions import BATCH_ROWS, Blocks, Partition, broken, engine, with_blocks
+from experiments.ndv.partitions import (
+    BATCH_ROWS,
+    Blocks,
+    Partition,
+    broken,
+    engine,
+    plain,
+    plain_schema,
+    with_blocks,
+)
 from jaxlab.ndv.columns import hash_column
 
 CSV_BLOCK_BYTES = 2**20
@@ -215,16 +224,16 @@ def _open_parquet(path: Path) -> Partition:
 
     def batches(names: Sequence[str]) -> Iterator[Any]:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
-            yield batch.select(list(names))
+            yield plain(batch.select(list(names)))
 
     def read(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Any]:
         for number in numbers:
-            yield file.read_row_group(number, columns=list(names)).select(list(names))
+            yield plain(file.read_row_group(number, columns=list(names)).select(list(names)))
 
     metadata = file.metadata
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     blocks = Blocks(lambda names: groups, read)
-    return Partition(str(path), metadata.num_rows, file.schema_arrow, batches, blocks)
+    return Partition(str(path), metadata.num_rows, plain_schema(file.schema_arrow), batches, blocks)
 
 
 def _open_arrow(path: Path) -> Partition:
@@ -236,7 +245,7 @@ def _open_arrow(path: Path) -> Partition:
     except arrow.ArrowInvalid:
         with arrow.memory_map(str(path)) as mapped:
             schema = ipc.open_stream(mapped).schema
-        return Partition(str(path), None, schema, lambda names: _stream(path, names))
+        return Partition(str(path), None, plain_schema(schema), lambda names: _stream(path, names))
 
     def read(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Any]:
         with arrow.memory_map(str(path)) as mapped, ipc.open_file(mapped) as again:
@@ -246,7 +255,7 @@ def _open_arrow(path: Path) -> Partition:
         return read(names, range(len(sizes)))
 
     blocks = Blocks(lambda names: sizes, read)
-    return Partition(str(path), sum(sizes), schema, batches, blocks)
+    return Partition(str(path), sum(sizes), plain_schema(schema), batches, blocks)
 
 
 def _stream(path: Path, names: Sequence[str]) -> Iterator[Any]:
@@ -279,7 +288,7 @@ def _open_csv(path: Path, delimiter: str | None) -> Partition:
 
 def _select(batches: Any, names: Sequence[str]) -> Iterator[Any]:
     for batch in batches:
-        yield batch.select(list(names))
+        yield plain(batch.select(list(names)))
 
 
 def _guard(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Any]:

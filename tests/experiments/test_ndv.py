@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +325,23 @@ NESTED = {
     "key": pa.array(range(6)),
     "kind": pa.array(["a", "b", "a"] * 2).dictionary_encode(),
 }
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "arrows"])
+def test_uuid_and_json_columns_are_their_bytes_and_texts(kind, run, tmp_path):
+    uuids = [uuid.uuid5(uuid.NAMESPACE_OID, str(i % 50)).bytes for i in range(90)]
+    columns = {
+        "id": pa.array(uuids, pa.uuid()),
+        "text": pa.ExtensionArray.from_storage(pa.json_(), pa.array(["{}", None, "[]"] * 30)),
+    }
+    WRITERS[kind](pa.table(columns), tmp_path / f"rows.{kind}")
+    target = tmp_path / "found.json"
+    for options in (("--rate=1",), ("--rate=0.9", "--sample=blocks")):
+        options = (f"--input={tmp_path}/rows.{kind}", f"--json={target}", *options)
+        code, output, errors = run(*options)
+        assert code == 0 and "Skipped" not in output, errors
+        found = estimates(target)
+        assert {name: found[name]["estimate"] for name in found} == {"id": 50, "text": 2}
 
 
 @pytest.mark.parametrize("sample", ["rows", "blocks"])
