@@ -14,6 +14,7 @@ from ml_collections import config_dict, config_flags
 from experiments.common.configs import unknown_key
 
 FLAGS = flags.FLAGS
+CHECKOUT = Path(__file__).resolve().parents[2]
 _SHARED = (
     "config",
     "print_config",
@@ -25,23 +26,58 @@ _SHARED = (
     "process_id",
 )
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
+_NAMED_CONFIGS = 4
 _CONFIG = re.compile(r"--?config(?:=(.*))?$", re.DOTALL)
 
 
-def define_flags(*, config: bool, workdir: bool) -> None:
+def config_files(program: Path) -> list[str]:
+    """The config files that a program is run with, the one to try first before the others.
+
+    They are those of its system, `configs/SYSTEM/*.py`, whose `VERB` is the program's name; where
+    none is, those that `train` takes (they have no other `VERB`), which programs share.
+
+    Args:
+      program: file of the program, `experiments/SYSTEM/VERB.py`.
+
+    Returns:
+      Paths below the current folder, or below the checkout; of all systems if there are none.
+    """
+    roots = (Path(), CHECKOUT)
+    found = [_files_below(root, f"{program.parent.name}/[!_]*.py") for root in roots]
+    files = next(filter(None, found), {})
+    for verb in (program.stem, "train"):
+        if own := [name for name, path in files.items() if _verb_of(path) == verb]:
+            return sorted(own, key=lambda name: (not name.endswith("/tiny.py"), name))
+    return list(files or _files_below(Path(), "*/[!_]*.py"))
+
+
+def _files_below(root: Path, pattern: str) -> dict[str, Path]:
+    folder = root / "configs"
+    return {str(Path("configs") / p.relative_to(folder)): p for p in sorted(folder.glob(pattern))}
+
+
+def _verb_of(path: Path) -> str:
+    """What a config is for; read, not run: it may import the program."""
+    found = re.search(r'^VERB = "(\w+)"', path.read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else "train"
+
+
+def define_flags(*, config: bool, workdir: bool, configs: Sequence[str] = ()) -> None:
     """Define the shared flags; a second call defines only what the first left out.
 
     Args:
       config: whether the program takes `--config` and `--print_config`.
       workdir: whether it takes `--workdir`.
+      configs: config files of the program, to name as examples.
     """
     if config and "config" not in FLAGS:
         config_flags.DEFINE_config_file(
             "config",
             None,
-            "Config file with get_config(), such as configs/chinese_clip/tiny.py; "
+            f"Config file with get_config(): {some_of(configs)}; "
             "--config.NAME=VALUE changes one value of it, --config.NAME=None unsets it.",
         )
+        FLAGS["config"].default_as_str = None  # or help tells that it is the text 'None'
         flags.DEFINE_boolean(
             "print_config", False, "Print every value with its documentation, and exit."
         )
@@ -67,7 +103,7 @@ def define_flags(*, config: bool, workdir: bool) -> None:
             FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
 
 
-def parse_flags(argv: Sequence[str]) -> None:
+def parse_flags(argv: Sequence[str], configs: Sequence[str] = ()) -> None:
     """Parse a command line into absl's flags.
 
     The config file and the keys that are changed are looked at first, so that a mistyped path or
@@ -75,6 +111,7 @@ def parse_flags(argv: Sequence[str]) -> None:
 
     Args:
       argv: the program's name and its arguments; `--flagfile` is followed.
+      configs: config files of the program, to name in errors.
 
     Raises:
       FileNotFoundError: if the config file does not exist.
@@ -86,11 +123,13 @@ def parse_flags(argv: Sequence[str]) -> None:
     if "config" in FLAGS:
         given = _value_of(argv, _CONFIG)
         if given is not None:
-            valid = config_paths(load_config(given))
+            valid = config_paths(load_config(given, configs))
             check_overrides(argv, valid)
             argv, unset = _take_unset(argv)
         elif any(_OVERRIDE.match(argument) for argument in argv):
-            raise ValueError(f"--config.NAME=VALUE is given without a config file; {_choices()}")
+            raise ValueError(
+                f"--config.NAME=VALUE is given without a config file; give {some_of(configs)}"
+            )
     try:
         rest = FLAGS(argv)
     except flags.Error as error:
@@ -101,11 +140,12 @@ def parse_flags(argv: Sequence[str]) -> None:
         FLAGS.config.update_from_flattened_dict({path: None})
 
 
-def load_config(argument: str) -> config_dict.ConfigDict:
+def load_config(argument: str, configs: Sequence[str] = ()) -> config_dict.ConfigDict:
     """The config that a file's `get_config` returns.
 
     Args:
       argument: `path/to/file.py`, or `path/to/file.py:text` to call `get_config("text")`.
+      configs: config files to name if there is none like it.
 
     Returns:
       A new config dict.
@@ -116,7 +156,9 @@ def load_config(argument: str) -> config_dict.ConfigDict:
     """
     path, colon, text = argument.partition(":")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"--config={path} is no file here ({Path.cwd()}); {_choices(path)}")
+        raise FileNotFoundError(
+            f"--config={path} is no file here ({Path.cwd()}); {_nearest(path, configs)}"
+        )
     members = runpy.run_path(path)
     if not callable(members.get("get_config")):
         raise ValueError(f"--config={path} has no get_config(); see configs/ for examples")
@@ -177,10 +219,22 @@ def _take_unset(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, unset
 
 
-def _choices(path: str = "") -> str:
-    """What to give as a config file: the nearest to a mistyped path, else some that exist."""
-    files = sorted(str(file) for file in Path("configs").glob("*/[!_]*.py"))
+def _nearest(path: str, configs: Sequence[str]) -> str:
+    """What to give as a config file: the nearest to a mistyped path, else the program's own."""
+    files = list(_files_below(Path(), "*/[!_]*.py"))
     if not files:
-        return "run from the checkout and give a file such as configs/chinese_clip/tiny.py"
+        return f"run from the checkout and give {some_of(configs)}"
     close = difflib.get_close_matches(path, files, n=1)
-    return f"the nearest is {close[0]}" if close else f"give one of {', '.join(files)}"
+    return f"the nearest is {close[0]}" if close else f"give {some_of(configs or files)}"
+
+
+def some_of(configs: Sequence[str]) -> str:
+    """A few config files as a list in a sentence.
+
+    Args:
+      configs: their paths.
+    """
+    if not configs:
+        return "a file such as configs/SYSTEM/tiny.py"
+    rest = " or another of that folder" if len(configs) > _NAMED_CONFIGS else ""
+    return ", ".join(configs[:_NAMED_CONFIGS]) + rest

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,12 @@ from absl import app, flags
 
 from experiments.common.configs import run_config
 from experiments.common.documentation import describe_config
-from experiments.common.flags import define_flags, parse_flags
+from experiments.common.flags import CHECKOUT, config_files, define_flags, parse_flags, some_of
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 FLAGS = flags.FLAGS
-CHECKOUT = Path(__file__).resolve().parents[2]
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 _PARAMETERS = ("config", "workdir")
@@ -46,16 +45,17 @@ def run(main: Callable[..., int | None]) -> None:
     """
     config_class = config_class_of(main)
     parameters = inspect.signature(main).parameters
-    define_flags(config="config" in parameters, workdir="workdir" in parameters)
+    configs = config_files(Path(inspect.getfile(main))) if config_class is not None else []
+    define_flags(config="config" in parameters, workdir="workdir" in parameters, configs=configs)
 
     def parse(argv: list[str]) -> list[str]:
-        code = _guarded(lambda: parse_flags(argv), debug="--debug" in argv)
+        code = _guarded(lambda: parse_flags(argv, configs), debug="--debug" in argv)
         if code:
             sys.exit(code)
         return argv[:1]
 
     app.run(
-        lambda _: _guarded(lambda: _run_parsed(main, config_class), debug=FLAGS.debug),
+        lambda _: _guarded(lambda: _run_parsed(main, config_class, configs), debug=FLAGS.debug),
         flags_parser=parse,
     )
 
@@ -177,16 +177,16 @@ def _message(error: Exception) -> str:
     return re.sub(r"\n(?=[^\n])", "\n  ", text.strip()) or type(error).__name__
 
 
-def _run_parsed(main: Callable[..., int | None], config_class: type | None) -> int | None:
+def _run_parsed(
+    main: Callable[..., int | None], config_class: type | None, configs: Sequence[str]
+) -> int | None:
     """Resolve the arguments of `main` from the parsed flags and call it."""
     _quiet_other_loggers()
     arguments: dict[str, Any] = {}
     parameters = inspect.signature(main).parameters
     if config_class is not None:
         if FLAGS.config is None:
-            raise ValueError(
-                "--config is missing; give a file such as configs/chinese_clip/tiny.py"
-            )
+            raise ValueError(f"--config is missing; give {some_of(configs)}")
         arguments["config"] = run_config(FLAGS.config, config_class)
         if FLAGS.print_config:
             print(describe_config(arguments["config"]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-_WIDTH = 100
+_UNLIMITED = 100_000  # columns
 
 
 def print_results(
@@ -38,7 +38,7 @@ def print_results(
             last_group = group
         numbers = [format_number(column.get(name)) for column in columns.values()]
         table.add_row(f"  {metric}" if group else metric, *numbers)
-    _print(table)
+    print_table(table)
 
 
 def print_grid(
@@ -57,7 +57,20 @@ def print_grid(
     table = _table(title, ["", *columns])
     for heading, row in rows.items():
         table.add_row(heading, *(format_number(row.get(name)) for name in columns))
-    _print(table)
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Print a table to standard output; as wide as it is where that is no terminal.
+
+    Args:
+      table: any.
+    """
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        unlimited = console.options.update(max_width=_UNLIMITED)
+        console = Console(file=sys.stdout, width=console.measure(table, options=unlimited).maximum)
+    console.print(table)
 
 
 def format_number(value: float | None) -> str:
@@ -94,11 +107,3 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     return table
-
-
-def _print(table: Table) -> None:
-    """To standard output, at a fixed width where that is no terminal."""
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, width=_WIDTH)
-    console.print(table)

@@ -25,14 +25,24 @@ from jaxlab.ndv.choice import METHODS
 from jaxlab.ndv.table import DEFAULT_BUDGET_BYTES
 
 Grid = dict[str, dict[str, float]]
+MAX_ROWS = 1e13
 
 _SUITE = flags.DEFINE_enum(
     "suite", None, ["speed", "communication", "leave_one_out", "estimators"], "What to measure."
 )
 _ROWS = flags.DEFINE_float(
-    "rows", None, "Rows: of a column of numbers (20e6), or of the whole sample (1e9)."
+    "rows",
+    None,
+    "Rows of a column of numbers of the speed suite (20e6 by default), or of the whole sample of "
+    "the communication suite (1e9).",
 )
-_TEXT_ROWS = flags.DEFINE_float("text_rows", 10e6, "Rows of a column of texts.")
+_TEXT_ROWS = flags.DEFINE_float("text_rows", 10e6, "Rows of a column of texts of the speed suite.")
+for _flag in (_ROWS, _TEXT_ROWS):
+    flags.register_validator(
+        _flag,
+        lambda rows: rows is None or 1 <= rows <= MAX_ROWS,
+        f"wanted from 1 to {MAX_ROWS:g} rows",
+    )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed runs, of which the median counts.", 1)
 _PARTITIONS = flags.DEFINE_integer("partitions", 512, "Machines of the communication suite.", 1)
 _BUDGET = flags.DEFINE_integer(
@@ -40,11 +50,13 @@ _BUDGET = flags.DEFINE_integer(
     lower_bound=256, allow_override=True,
 )  # fmt: skip
 _PROFILES = flags.DEFINE_integer("profiles", 20_000, "Profiles of a batch of estimates.", 1)
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "Estimators of the estimators suite.")
+_METHODS = flags.DEFINE_list("methods", None, "Estimators of the estimators suite; all by default.")
 _MACHINES = flags.DEFINE_integer("machines", 64, "Machines of the leave-one-out suite.", 2)
 _PRECISION = flags.DEFINE_integer("precision", 11, "Log2 of leave-one-out's registers.", 4, 16)
-_VALUES = flags.DEFINE_integer("values", 200_000, "Values of a leave-one-out draw.", 100)
+_VALUES = flags.DEFINE_integer("values", 200_000, "Values of a leave-one-out draw.", 300)
 _SEEDS = flags.DEFINE_integer("seeds", 20, "Draws of the leave-one-out suite.", 1)
+
+flags.declare_key_flag("json")
 
 
 def main() -> None:
@@ -71,7 +83,10 @@ def _run_speed() -> dict[str, Grid]:
 
 
 def _run_estimators() -> dict[str, Grid]:
-    return {"Estimators": estimators(_PROFILES.value, _ROUNDS.value, _METHODS.value)}
+    methods = _METHODS.value or list(METHODS)
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ValueError(f"--methods has {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    return {"Estimators": estimators(_PROFILES.value, _ROUNDS.value, methods)}
 
 
 def _run_communication() -> dict[str, Grid]:

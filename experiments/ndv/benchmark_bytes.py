@@ -9,7 +9,7 @@ import collections
 import concurrent.futures
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -153,15 +153,9 @@ def communication(
                 pool.submit(sketch_partition, exponent, num_keys, each, index, budget_bytes)
                 for index in range(partitions)
             ]
-            merged = None
-            num_bytes = 0
-            for job in concurrent.futures.as_completed(jobs):
-                message = job.result()
-                num_bytes += len(message)
-                table = ndv.table_from_bytes(message)
-                merged = table if merged is None else ndv.table.merge(merged, table)
-                on_partition(each)
-            assert merged is not None
+            sizes: list[int] = []
+            merged = ndv.merge_all(_arriving(jobs, sizes, lambda: on_partition(each)))
+            num_bytes = sum(sizes)
             answer = ndv.estimate_table(merged, partitions=range(partitions))[0].result
             ranks = ranks_of(exponent, num_keys)
             truth = float((ranks.number * -np.expm1(-population * ranks.probability)).sum())
@@ -177,6 +171,16 @@ def communication(
                 "q-error, exact profile": max(beside / truth, truth / beside),
             }
     return found
+
+
+def _arriving(
+    jobs: Sequence[concurrent.futures.Future[bytes]], sizes: list[int], on_job: Callable[[], object]
+) -> Iterator[ndv.TableSketch]:
+    """The tables of messages as they come; their bytes are added to `sizes`."""
+    for job in concurrent.futures.as_completed(jobs):
+        sizes.append(len(job.result()))
+        on_job()
+        yield ndv.table_from_bytes(job.result())
 
 
 def sketch_partition(

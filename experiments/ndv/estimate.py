@@ -7,14 +7,16 @@
 
 Every file is a partition: it is sampled and sketched by itself, and the sketches are merged, as
 machines would. With `--sample=blocks` whole row groups of Parquet and batches of Arrow files are
-drawn, and nothing else is read; of other kinds every batch is read and some are taken. The result
-is a table, and with `--json=FILE` a file with `{"columns": [...]}` and the bytes sent in all.
+drawn, and nothing else is read; of other kinds every batch is read and some are taken. Columns of
+lists, structs or maps are skipped, unless `--serialize_nested` is given. The result is a table, and
+with `--json=FILE` a file with `{"columns": [...]}`, the columns that were skipped and the bytes
+sent in all.
 """
 
 import csv
 import dataclasses
 import difflib
-import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,13 @@ import numpy as np
 from absl import flags
 
 from experiments.common import run
-from experiments.common.tables import format_number
+from experiments.common.tables import format_number, print_table
 from experiments.ndv.json_file import json_target, write_json
-from experiments.ndv.readers import Partition, open_partitions, select_columns
+from experiments.ndv.readers import Partition, open_partitions, select_columns, split_nested
 from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_blocks
 from jaxlab.ndv.choice import METHODS
 from jaxlab.ndv.columns import check_kinds, hash_column
 from jaxlab.ndv.hashing import join_words
-from jaxlab.ndv.sampling import check_rate
 from jaxlab.ndv.table import (
     DEFAULT_BUDGET_BYTES,
     ColumnEstimate,
@@ -40,7 +41,6 @@ from jaxlab.ndv.table import (
     sketch,
 )
 
-WIDTH = 120  # columns of the table where standard output is no terminal
 WATCHED_BLOCKS, WATCHED_ROWS = 64, 4096
 """Of how many blocks, and how many first rows of each, values are compared to find clusters."""
 
@@ -50,24 +50,50 @@ MIN_BLOCKS = 8
 _INPUT = flags.DEFINE_multi_string(
     "input",
     None,
-    "Files or patterns: Parquet, Arrow, CSV, DuckDB, every file a partition; or "
-    "postgresql://user@host/database. Several: given several times, or between commas.",
+    "Files or patterns: Parquet, Arrow, CSV (.csv, .tsv, .csv.gz ...), DuckDB, every file a "
+    "partition; or postgresql://user@host/database. Several may stand between commas",
 )
-_TABLE = flags.DEFINE_string("table", None, "Table in a DuckDB file, or schema.name in PostgreSQL.")
+_TABLE = flags.DEFINE_string(
+    "table",
+    None,
+    "Table or view in DuckDB files or PostgreSQL databases, as name or schema.name; not needed "
+    "where there is one.",
+)
+_DELIMITER = flags.DEFINE_string(
+    "delimiter",
+    None,
+    r"Character between the values of CSV files, \t for a tab; by default a comma, and a tab in "
+    "files ending in .tsv.",
+)
 _COLUMNS = flags.DEFINE_list("columns", None, "Columns to estimate; all by default.")
-_UNIQUE = flags.DEFINE_list("unique_columns", [], "Columns that the schema says are unique.")
+_EXCLUDE = flags.DEFINE_list("exclude", None, "Columns to leave out.")
+_UNIQUE = flags.DEFINE_list("unique_columns", None, "Columns that the schema says are unique.")
 _RATE = flags.DEFINE_float("rate", 0.01, "Share of the rows or blocks to sample, in (0, 1].")
+flags.register_validator(
+    _RATE, lambda rate: 0 < rate <= 1, "wanted a share in (0, 1]; 0.01 reads one row in a hundred"
+)
 _SAMPLE = flags.DEFINE_enum(
     "sample", "rows", ["rows", "blocks"], "Draw single rows, or read whole blocks and no others."
 )
 _BUDGET = flags.DEFINE_integer(
     "budget_bytes", DEFAULT_BUDGET_BYTES, "Bytes that a partition may send for a column.",
-    allow_override=True,
+    lower_bound=256, allow_override=True,
 )  # fmt: skip
-_METHOD = flags.DEFINE_string("method", "auto", "Estimator, such as GEE; auto chooses one.")
-_LEVEL = flags.DEFINE_float("level", 0.95, "Probability of the intervals.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sample and of the intervals.", 0)
-_NESTED = flags.DEFINE_boolean("serialize_nested", False, "Take lists, structs and maps as values.")
+_METHOD = flags.DEFINE_string(
+    "method", "auto", f"auto chooses one for every column; others: {', '.join(METHODS)}."
+)
+_LEVEL = flags.DEFINE_float("level", 0.95, "Probability of the intervals, in (0, 1).")
+flags.register_validator(
+    _LEVEL, lambda level: 0 < level < 1, "wanted a number in (0, 1), such as 0.95"
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sample and of the intervals.", 0, 2**32 - 1)
+_NESTED = flags.DEFINE_boolean(
+    "serialize_nested",
+    False,
+    "Take lists, structs and maps as values; by default their columns are skipped.",
+)
+
+flags.declare_key_flag("json")
 
 
 def main() -> None:
@@ -75,12 +101,14 @@ def main() -> None:
     inputs = [part for value in _INPUT.value or () for part in next(csv.reader([value]), ())]
     if not inputs:
         raise ValueError("--input is missing; give a file or a pattern such as 'data/*.parquet'")
-    check_rate(_RATE.value)
     method = method_named(_METHOD.value)
     target = json_target()
-    partitions = open_partitions(inputs, _TABLE.value)
-    names = select_columns(partitions, _COLUMNS.value)
-    select_columns(partitions, _UNIQUE.value)
+    partitions = open_partitions(inputs, _TABLE.value, delimiter_named(_DELIMITER.value))
+    names = select_columns(partitions, _COLUMNS.value, _EXCLUDE.value or ())
+    unique = select_columns(partitions, _UNIQUE.value) if _UNIQUE.value else []
+    skipped: dict[str, str] = {}
+    if not _NESTED.value:
+        names, skipped = split_nested(partitions, names, [*(_COLUMNS.value or ()), *unique])
     watch = BlockWatch(names)
     if _SAMPLE.value == "blocks" and _RATE.value < 1:
         table = sketch_blocks(partitions, names, watch)
@@ -88,7 +116,7 @@ def main() -> None:
         table = sketch_partitions(partitions, names)
     answers = estimate_table(
         table,
-        unique_columns=[name for name in _UNIQUE.value if name in names],
+        unique_columns=[name for name in unique if name in names],
         partitions=range(len(partitions)),
         method=method,
         level=_LEVEL.value,
@@ -96,15 +124,24 @@ def main() -> None:
     )
     found = watch.clustering(_SEED.value) if table.is_block_sample else {}
     print_estimates(answers, title=f"{table.num_read:,} of {table.num_rows:,} rows read")
+    plural = "" if len(partitions) == 1 else "s"
     print(
-        f"{table.sent_bytes:,} bytes sent by {len(partitions):,} partitions, "
+        f"{table.sent_bytes:,} bytes sent by {len(partitions):,} partition{plural}, "
         f"{table.shared_bytes:,} of them not for one column alone"
     )
+    if (warning := unread_warning(answers)) is not None:
+        print(warning)
+    for name, kind in skipped.items():
+        print(
+            f"Skipped: column {name!r} of type {textwrap.shorten(kind, 120)}; --serialize_nested "
+            "takes such values as they are"
+        )
     if table.is_block_sample:
         print(clustering_report(found))
     if target is not None:
         content = {
             "columns": [to_json(answer, found.get(answer.column)) for answer in answers],
+            "skipped": [{"column": name, "type": kind} for name, kind in skipped.items()],
             "bytes_exchanged": table.sent_bytes,
             "shared_bytes": table.shared_bytes,
         }
@@ -128,6 +165,24 @@ def method_named(name: str) -> str:
             f"{', '.join(known.values())}"
         )
     return known[name.lower()]
+
+
+def delimiter_named(text: str | None) -> str | None:
+    r"""The character that `--delimiter` means.
+
+    Args:
+      text: a character, or `\t` or `tab` for a tab; None for the default of the file.
+
+    Raises:
+      ValueError: if it is another text, or a character that CSV files need for other things.
+    """
+    if text in (r"\t", "tab"):
+        return "\t"
+    if text is not None and (len(text) != 1 or not text.isascii() or text in '"\r\n'):
+        raise ValueError(
+            rf"--delimiter={text!r} cannot stand between values; give one ASCII character, or \t"
+        )
+    return text
 
 
 def sketch_partitions(partitions: Sequence[Partition], names: Sequence[str]) -> TableSketch:
@@ -228,7 +283,8 @@ def sketch_blocks(
     from tqdm import tqdm
 
     parts = [partition.blocks for partition in partitions]
-    counts = [part.count() for part in parts if part is not None]
+    sizes = [part.sizes(names) for part in parts if part is not None]
+    counts = [len(part) for part in sizes]
     if not sum(counts):
         return sketch_partitions(partitions, names)
     wanted = max(_RATE.value, min(MIN_BLOCKS / sum(counts), 1.0))
@@ -254,10 +310,7 @@ def sketch_blocks(
             )  # fmt: skip
 
         table = merge_all(one(index) for index in range(len(partitions)))
-    known = [partition.num_rows for partition in partitions]
-    if None in known:
-        return table
-    return dataclasses.replace(table, num_rows=sum(rows or 0 for rows in known))
+    return dataclasses.replace(table, num_rows=sum(map(sum, sizes)))
 
 
 def clustering_report(found: Mapping[str, Clustering]) -> str:
@@ -280,6 +333,25 @@ def clustering_report(found: Mapping[str, Clustering]) -> str:
         f"Warning: equal values lie together in blocks in {', '.join(together)}. These rows are no "
         "sample of rows; one row per value and block was taken, which repairs sorted and clustered "
         "keys and may be off by factors elsewhere. Compare with --sample=rows."
+    )
+
+
+def unread_warning(answers: Sequence[ColumnEstimate]) -> str | None:
+    """What is to be said if the sample missed columns altogether; None if it did not.
+
+    Args:
+      answers: of all columns.
+    """
+    unread = [one.column for one in answers if one.result.method == "EMPTY" and one.result.high > 0]
+    if not unread:
+        return None
+    if all(one.num_read == 0 for one in answers):
+        what = f"none of the {answers[0].num_rows:,} rows was read"
+    else:
+        what = f"no row with a value of {', '.join(unread)} was read, though there are some"
+    return (
+        f"Warning: {what}. The sample is too small: an estimate of 0 from it says nothing. Give a "
+        "larger --rate; 1 reads all rows."
     )
 
 
@@ -315,7 +387,6 @@ def print_estimates(answers: Sequence[ColumnEstimate], title: str) -> None:
       answers: of all columns.
       title: what stands above.
     """
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", header_style="bold")
@@ -329,9 +400,7 @@ def print_estimates(answers: Sequence[ColumnEstimate], title: str) -> None:
             answer.column, format_number(round(result.estimate)), ends, result.method,
             result.reason, f"{answer.null_fraction:.1%}", format_number(answer.bytes_exchanged),
         )  # fmt: skip
-    console = Console(file=sys.stdout)
-    console = console if console.is_terminal else Console(file=sys.stdout, width=WIDTH)
-    console.print(table)
+    print_table(table)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from experiments.ndv.partitions import Partition, engine, quoted
+from experiments.ndv.partitions import (
+    Partition,
+    engine,
+    listed,
+    plain,
+    plain_schema,
+    quoted,
+    spelled,
+    spellings,
+)
 
 PREFIXES = ("postgresql://", "postgres://")
 CONNECT_TIMEOUT_S = 10
@@ -34,7 +43,6 @@ _TABLES = """
       AND n.nspname NOT LIKE 'pg\\_%'
     ORDER BY 1, 2
 """
-_NAMED_TABLES = 20  # in a message
 
 
 def is_address(text: str) -> bool:
@@ -91,9 +99,9 @@ def open_table(address: str, table: str | None) -> Partition:
         with _reading(address, shown) as cursor:
             cursor.execute(f"SELECT {listed} FROM {source}")
             for batch in cursor.fetch_record_batch():
-                yield _plain(batch)
+                yield plain(batch)
 
-    return Partition(f"{shown}:{schema}.{name}", None, tuple(kinds.names), batches)
+    return Partition(f"{shown}:{schema}.{name}", None, plain_schema(kinds), batches)
 
 
 @contextlib.contextmanager
@@ -139,13 +147,11 @@ def _choose(
     if table is None and len(found) == 1:
         return found[0][:2]
     for schema, name, is_visible in found:
-        if table == f"{schema}.{name}" or (table == name and is_visible):
+        if table in spellings(schema, name) or (table in spellings(name) and is_visible):
             return schema, name
-    listed = [f"{schema}.{name}" for schema, name, _ in found]
-    names = ", ".join(listed[:_NAMED_TABLES]) or "(it has none)"
-    rest = f" and {len(listed) - _NAMED_TABLES} more" if len(listed) > _NAMED_TABLES else ""
+    names = [spelled(schema, name) for schema, name, _ in found]
     got = "no --table" if table is None else f"--table={table}"
-    raise ValueError(f"{got} for {shown}; give one of {names}{rest}")
+    raise ValueError(f"{got} for {shown}; give one of {listed(names)}")
 
 
 def _selected(field: Any) -> str:
@@ -155,13 +161,3 @@ def _selected(field: Any) -> str:
     if is_numeric and metadata.get(b"POSTGRESQL:typmod", b"-1") == b"-1":
         return f"trim_scale({name}) AS {name}"
     return name
-
-
-def _plain(batch: Any) -> Any:
-    """The batch with the storage of types that only PostgreSQL has."""
-    arrow = engine("pyarrow")
-    columns = [
-        column.storage if isinstance(column.type, arrow.BaseExtensionType) else column
-        for column in batch.columns
-    ]
-    return arrow.record_batch(columns, names=batch.schema.names)

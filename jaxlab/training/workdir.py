@@ -22,6 +22,7 @@ from jaxlab.parallel import any_process, is_main_process
 logger = logging.getLogger(__name__)
 
 CONFIG, RESULTS, METRICS = "config.json", "results.json", "metrics.jsonl"
+_TOLD = 8  # differences between configs in an error
 
 
 def open_workdir(workdir: str | Path) -> Path:
@@ -130,12 +131,6 @@ def save_config(workdir: Path, config: Any) -> None:
     path, new = workdir / CONFIG, to_json(config)
     old = read_json(path)
     if old is not None and old != new:
-        before, after = _flatten(old), _flatten(new)
-        changed = [
-            f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
-            for name in sorted(before.keys() | after.keys())
-            if before.get(name, "absent") != after.get(name, "absent")
-        ]
         kept = next(
             name
             for name in (workdir / f"config.{i}.json" for i in itertools.count(1))
@@ -144,10 +139,37 @@ def save_config(workdir: Path, config: Any) -> None:
         write_json(kept, old)
         logger.warning(
             "the config differs from that of %s, which is kept as %s: %s",
-            path, kept.name, "; ".join(changed),
+            path, kept.name, "; ".join(_changes(old, new)),
         )  # fmt: skip
     if old != new:
         write_json(path, new)
+
+
+def check_config(workdir: Path, config: Any) -> None:
+    """Refuses a folder in which another config ran, for runs whose numbers must not be mixed.
+
+    Args:
+      workdir: folder of the run.
+      config: what is to run (dataclass or mapping), as `save_config` writes it.
+
+    Raises:
+      ValueError: if its `config.json` differs, naming what does, or it has results without one.
+    """
+    new, old = to_json(config), read_json(workdir / CONFIG)
+    if old is None and not (workdir / RESULTS).exists():
+        return
+    if old is None:
+        raise ValueError(
+            f"workdir {workdir} has a {RESULTS} and no {CONFIG} to tell what it is of; give "
+            "another workdir, or remove it"
+        )
+    if changes := _changes(old, new):
+        more = f"; and {len(changes) - _TOLD} more" if len(changes) > _TOLD else ""
+        raise ValueError(
+            f"workdir {workdir} has a run of another config (there -> now): "
+            f"{'; '.join(changes[:_TOLD])}{more}. Give another workdir, or go on with the "
+            f"config in its {CONFIG}"
+        )
 
 
 def write_results(workdir: str | Path, metrics: Mapping[str, SupportsFloat]) -> None:
@@ -180,6 +202,16 @@ def read_json(path: Path) -> Any:
         return None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); mend or remove it") from error
+
+
+def _changes(old: Any, new: Any) -> list[str]:
+    """What differs between two configs, `name: before -> after`."""
+    before, after = _flatten(old), _flatten(new)
+    return [
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, "absent") != after.get(name, "absent")
+    ]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from experiments.common import (
 )
 from experiments.common.configs import field_paths, nearest_path
 from experiments.common.documentation import field_documentation
+from experiments.common.flags import config_files
 from experiments.common.program import config_class_of, is_for_user
 from experiments.common.tables import format_number
 
@@ -380,8 +381,39 @@ def test_a_mistake_of_the_program_keeps_its_traceback(program):
 
 def test_help_lists_the_shared_flags(program):
     _, out, _ = program("--help")
+    assert "'None'" not in out
     for flag in ("--config", "--workdir", "print_config", "--coordinator", "--compilation_cache"):
         assert flag in out
+
+
+@pytest.mark.parametrize(
+    ("program_file", "first", "others"),
+    [
+        ("ndv/reproduce.py", "configs/ndv/tiny.py", {"configs/ndv/smoke.py"}),
+        ("ndv/train.py", "configs/ndv/learned.py", set()),
+        (
+            "chinese_clip/evaluate.py",
+            "configs/chinese_clip/tiny.py",
+            {"configs/chinese_clip/muge.py"},
+        ),
+    ],
+)
+def test_a_program_has_the_configs_of_its_system_and_verb(
+    program_file, first, others, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)  # help is read anywhere
+    found = config_files(CHECKOUT / "experiments" / program_file)
+    assert found[0] == first and others <= set(found)
+    assert {Path(name).parent for name in found} == {Path(first).parent}
+    assert ("configs/ndv/learned.py" in found) == (program_file == "ndv/train.py")
+
+
+def test_a_missing_config_is_told_with_one_of_the_program(program):
+    code, _, err = program("--workdir=w")
+    assert code == 2 and "--config is missing; give configs/toy/tiny.py" in err
+    assert "get_config(): configs/toy/tiny.py; --config.NAME" in " ".join(
+        program("--help")[1].split()
+    )
 
 
 def test_results_print_under_group_headings_with_columns_beside(capsys):
@@ -400,6 +432,13 @@ def test_results_print_under_group_headings_with_columns_beside(capsys):
         ["a"],
         ["r1", "2.00"],
     ]
+
+
+def test_a_grid_that_is_piped_loses_no_column(capsys):
+    row = {f"a heading of some length {index}": float(index) for index in range(20)}
+    print_grid({"first": row}, "Wide")
+    lines = capsys.readouterr().out.splitlines()
+    assert all(name in lines[2] for name in row) and "…" not in "".join(lines)
 
 
 def test_grid_has_one_line_a_row(capsys):

@@ -116,6 +116,23 @@ def test_the_expected_profile_sums_to_its_rows_and_values():
     assert f[0] == pytest.approx((mean * np.exp(-mean)).sum())
 
 
+@pytest.mark.parametrize(
+    ("suite", "option", "message"),
+    [
+        ("speed", "--rows=-1", "flag --rows=-1.0: wanted from 1 to 1e+13 rows"),
+        ("communication", "--rows=0", "flag --rows=0.0: wanted from 1 to 1e+13 rows"),
+        ("communication", "--rows=nan", "flag --rows=nan: wanted from 1 to"),
+        ("speed", "--text_rows=1e30", "flag --text_rows=1e+30: wanted from 1 to"),
+        ("communication", "--rows=100", "--rows=100 is less than --partitions=512"),
+        ("estimators", "--methods=GEE,BEST", "--methods has BEST; there are SCALE, EB"),
+        ("leave_one_out", "--values=10", "flag --values=10: 10 is not integer >= 300"),
+    ],
+)
+def test_a_number_out_of_range_is_told_with_its_flag(suite, option, message, run_program):
+    code, _, errors = run_program("ndv.benchmark", f"--suite={suite}", option)
+    assert code == 2 and f"error: {message}" in errors and "Traceback" not in errors
+
+
 def test_a_missing_suite_is_told(run_program):
     code, _, errors = run_program("ndv.benchmark")
     assert code == 2 and "--suite is missing" in errors

@@ -213,7 +213,7 @@ def test_the_command_reads_a_table(address, tables, readers, run_program, tmp_pa
 @pytest.mark.parametrize(
     ("change", "name", "error", "message"),
     [
-        ({}, "absent", ValueError, "--table=absent for .*; give one of other.Odd"),
+        ({}, "absent", ValueError, '--table=absent for .*; give one of other."Odd "".name"'),
         ({}, None, ValueError, r"no --table for .*public.shapes, public.types"),
         ({"owner": "owner:wr0ng"}, "types", ConnectionError, "authentication failed for user"),
         ({"owner": "owner:wr0%zz"}, "types", ConnectionError, r'percent-encoded token: "\*\*\*"'),

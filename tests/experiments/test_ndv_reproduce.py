@@ -261,7 +261,36 @@ def test_a_benchmark_without_columns_is_refused_before_anything_runs(monkeypatch
     monkeypatch.setattr(reproduce, "load_columns", lambda config: [])
     with pytest.raises(ValueError, match="no column has min_rows=10000 rows"):
         reproduce.main(RunConfig(), tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    # Nothing is left that would refuse the next config.
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_used_folder_goes_on_with_its_config_and_refuses_another(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(reproduce, "run_machines", lambda *_, **__: {"d": 1.0})
+    calls = []
+
+    def run(config, workdir):
+        calls.append(reproduce._finished("poi-50", 2, config, workdir))
+        return {"machines/d": float(config.seed)}
+
+    monkeypatch.setattr(reproduce, "reproduce_machines", run)
+    config = RunConfig(expected=None, machines=CONFIG, bytes=None, benchmark=None)
+    workdir = tmp_path / "run"
+    reproduce.main(config, workdir)
+    reproduce.main(config, workdir)
+    before = (workdir / "results.json").read_text()
+    other = dataclasses.replace(config, machines=dataclasses.replace(CONFIG, seed=1))
+    with pytest.raises(ValueError, match="another config .there -> now.: machines.seed: 0 -> 1. G"):
+        reproduce.main(other, workdir)
+    more = dataclasses.replace(config, bytes=SMALL)
+    with pytest.raises(
+        ValueError, match="bytes: None -> absent; bytes.block_rows: .*more. Give ano"
+    ):
+        reproduce.main(more, workdir)
+    assert len(calls) == 2 and (workdir / "results.json").read_text() == before
+    (workdir / "config.json").unlink()
+    with pytest.raises(ValueError, match="has a results.json and no config.json to tell"):
+        reproduce.main(config, workdir)
 
 
 @pytest.fixture(scope="module")
