@@ -7,8 +7,10 @@ value in every block and takes the result for a uniform sample of the table so c
 number of distinct values is the same.
 
 It repairs sorted and clustered keys, and is no cure: on other columns its answers have been off by
-factors of two to fifteen. Estimates from block samples therefore carry the status "block" and a
-wide interval; estimators that divide by f_2 (Chao, AE) break on collapsed samples, DUJ1 does not.
+factors of two to fifteen. Estimators that divide by f_2 (Chao, AE) break on collapsed samples, DUJ1
+does not. Estimates from block samples carry the status "block" and the interval that is certain:
+from the values seen to these and one more for every row that was not read. Nothing narrower holds,
+since blocks that are all alike, of one value each, may lie among others of which every row differs.
 
 References:
   Chaudhuri, Das, Srivastava 2004, "Effective use of block-level sampling in statistics estimation",
@@ -101,6 +103,9 @@ def collapsed_profile(
 ) -> Profile:
     """Profile of the collapsed sample, in a population of collapsed rows / rate.
 
+    For an estimate with an interval: `Sample(profile, is_block_sample=True, most=rows of the whole
+    column, rows_read=len(values))`.
+
     Args:
       values: sampled values, without nulls, or their 64-bit hashes.
       blocks: the block of every row.
@@ -134,6 +139,9 @@ def clustering(
     row_sample: Shaped[np.ndarray, " compared"] | None = None,
 ) -> Clustering:
     """Whether values lie together, by comparison with rows at random.
+
+    Finds what differs between the blocks that were read. Blocks of one and the same value look like
+    rows at random, whatever the other blocks hold: no cluster found is no proof of none.
 
     Args:
       values: values of a block sample, without nulls, or their hashes.

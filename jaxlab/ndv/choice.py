@@ -1,7 +1,7 @@
 """One answer per column: which estimator, why, and how far it may be off.
 
 `choose` sends the cases that need no estimator their own way (all rows read, unique by the schema,
-nothing seen once, everything seen once, block samples) and asks a rule for the others. A rule is a
+block samples, nothing seen once, everything seen once) and asks a rule for the others. A rule is a
 function from a profile to a `Choice`; `start_rule` is the one that needs no training:
 
 * f_2 = 0: the bias-corrected estimator of Chao, which does not divide by f_2;
@@ -16,7 +16,9 @@ few values (11 values in 1.4 million rows have been called 1.4 million).
 Intervals of the learned choice are quantiles that its networks learned, bias included. Those of
 single estimators are bootstrap percentiles: variance of the sample and of the sketch only. Where
 nothing was seen once they are a point, where everything was they start at what the birthday problem
-excludes, and for block samples they are the interval that holds for every column.
+excludes. Rows of a block say nothing of those of the blocks that were not read: there every row may
+hold a value of its own, or none that is new. So the interval of a block sample goes from the values
+seen to these and one more for each row that was not read.
 
 References:
   Haas and Stokes 1998, "Estimating the number of classes in a finite population", JASA 93;
@@ -36,7 +38,7 @@ import numpy as np
 
 from jaxlab.ndv.estimators import DEVICE_ESTIMATORS, Status, estimate, sample_coverage
 from jaxlab.ndv.fusion import NAME as FUSED
-from jaxlab.ndv.intervals import bootstrap_interval, guaranteed_interval
+from jaxlab.ndv.intervals import bootstrap_interval
 from jaxlab.ndv.learned import LEARNED_ESTIMATORS, find_estimator, fused_answers
 from jaxlab.ndv.profile import Profile, profile_from_frequencies, stack_profiles, to_dense
 from jaxlab.ndv.terms import summarize
@@ -80,8 +82,11 @@ class Sample:
       num_retained: values that the sketch behind the profile retained; None if it is exact.
       is_unique_key: whether the schema says that no two rows are equal.
       is_block_sample: whether whole blocks were read and collapsed.
-      most: upper bound of the answer; None for the profile's N. Collapsed populations are smaller
-        than the column, and estimated.
+      most: upper bound of the answer, such as the rows of the column that are not null; None for
+        the profile's N. A block sample must have it: the N of its profile is the estimated number
+        of collapsed rows, which bounds nothing.
+      rows_read: rows of a block sample as they were read, nulls left out and before copies within a
+        block are; None if that is not known. At least the collapsed rows, which stand for it then.
       mixed: GEE_MIXED and the upper end of its interval, where partitions were sampled at different
         rates; no estimator of the profile is then right.
     """
@@ -91,6 +96,7 @@ class Sample:
     is_unique_key: bool = False
     is_block_sample: bool = False
     most: float | int | None = None
+    rows_read: int | None = None
     mixed: tuple[float, float] | None = None
 
 
@@ -104,7 +110,8 @@ class NdvEstimate:
       high: upper end of the interval.
       method: name of the estimator, or of the case that needs none.
       reason: why it was taken.
-      coverage: estimated share of the population's rows whose value is in the sample, 1 - f_1 / n.
+      coverage: estimated share of the population's rows whose value is in the sample, 1 - f_1 / n;
+        of a block sample the share of the collapsed rows, if blocks are like one another.
       status: "ok", or what happened: "empty", "full_scan", "all_unique", "all_repeated", "no_root",
         "non_finite", "out_of_range", "clamped", "unique_key", "block".
     """
@@ -157,16 +164,17 @@ def choose(sample: Sample, rule: Rule = learned_rule) -> Choice:
         return Choice(EMPTY, "no row with a value was read")
     if sample.is_unique_key:
         return Choice(UNIQUE_KEY, "the schema says that the column is unique")
-    if profile.q >= 1 or profile.n >= profile.N:
+    # Of a block sample N is an estimate, and n too if it is from a sketch.
+    if profile.q >= 1 or (profile.n >= profile.N and not sample.is_block_sample):
         if sample.num_retained is None:
             return Choice(EXACT, "all rows were read and counted exactly")
         return Choice(SKETCH, f"all rows were read, {sample.num_retained} values retained")
-    if t.f1 == 0:
+    if sample.is_block_sample and sample.mixed is None:
+        return Choice(COLLAPSE, "whole blocks were read: one row per value and block, then DUJ1")
+    if t.f1 == 0 and not sample.is_block_sample:
         return Choice(COMPLETE, "no value was seen only once")
     if sample.mixed is not None:
         return Choice(MIXED, "partitions were sampled at different rates")
-    if sample.is_block_sample:
-        return Choice(COLLAPSE, "whole blocks were read: one row per value and block, then DUJ1")
     if t.repeated_rows == 0:
         if sample.num_retained is None:
             return Choice(ALL_UNIQUE, "every sampled value is unique")
@@ -286,7 +294,7 @@ def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstim
     kept = 1.0 if sample.num_retained is None else min(sample.num_retained / max(d, 1.0), 1.0)
     low_unique = max(_birthday_bound(n, N, level, kept), _sketch_ends(d, sample, level, most)[0])
     answers = {
-        EMPTY: (0.0, 0.0, float(profile.N), "empty"),  # N is 0 if there are only nulls
+        EMPTY: (0.0, 0.0, _most_of_none(sample), "empty"),
         UNIQUE_KEY: (N, N, N, "unique_key"),
         EXACT: (d, d, d, "full_scan"),
         SKETCH: (min(d, N), *_sketch_ends(d, sample, level, most), "full_scan"),
@@ -294,19 +302,35 @@ def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstim
         ALL_UNIQUE: (N, min(low_unique, N), N, "all_unique"),
     }
     if choice.method == COLLAPSE:
-        value = float(estimate(profile, "DUJ1").value)
-        wide = guaranteed_interval(profile)
-        low, high = _sketch_ends(float(wide.low), sample, level, most)[0], float(wide.high)
-        answer = (min(value, most), low, min(max(high, value), most), "block")
+        value = min(float(estimate(profile, "DUJ1").value), most)
+        low, high = _block_ends(sample, level)
+        answer = (value, min(low, value), max(high, value), "block")
     elif sample.mixed is not None and choice.method == MIXED:
         value, high = (min(max(end, d), max(most, d)) for end in sample.mixed)
-        answer = (value, min(d, value), max(high, value), "ok")
+        low, status = d, "ok"
+        if sample.is_block_sample:
+            (low, high), status = _block_ends(sample, level), "block"
+        answer = (value, min(low, value), max(high, value), status)
     elif choice.method in answers:
         answer = answers[choice.method]
     else:
         return None
     value, low, high, status = answer
     return NdvEstimate(value, low, high, *choice, _coverage(profile), status)
+
+
+def _block_ends(sample: Sample, level: float) -> tuple[float, float]:
+    """The values seen, and these with one more for every row that was not read."""
+    profile = sample.profile
+    if sample.most is None:
+        raise ValueError(
+            f"a block sample of {float(profile.n):.0f} collapsed rows has no `most`: they do not "
+            "tell it; give the rows of the whole column, nulls left out"
+        )
+    most, read = float(sample.most), sample.rows_read
+    unread = max(most - float(profile.n if read is None else read), 0.0)
+    low, high = _sketch_ends(float(profile.d), sample, level, most)
+    return low, min(high + unread, most)
 
 
 def _with_estimator(sample: Sample, choice: Choice, ends: tuple[float, float]) -> NdvEstimate:
@@ -323,6 +347,13 @@ def _most(sample: Sample) -> float:
 
 def _coverage(profile: Profile) -> float:
     return float(sample_coverage(profile))
+
+
+def _most_of_none(sample: Sample) -> float:
+    """Upper end where no row with a value was read; 0 if there are only nulls."""
+    if sample.is_block_sample and sample.most is not None:
+        return max(float(sample.most) - (sample.rows_read or 0), 0.0)
+    return float(sample.profile.N)
 
 
 def _birthday_bound(n: float, population: float, level: float, kept: float) -> float:

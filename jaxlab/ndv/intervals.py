@@ -2,7 +2,8 @@
 
 The bootstrap redraws the profile as a sample of the estimated population would vary, and estimates
 again. It measures variance, not bias: an estimator that misses the unseen values of a skewed column
-misses them in every draw. The guaranteed interval is wide, and holds for every column.
+misses them in every draw. The guaranteed interval is wide, and holds for every column of which rows
+were sampled; of samples of whole blocks neither is true.
 """
 
 import functools
@@ -95,6 +96,9 @@ def bootstrap_interval(
 
 def guaranteed_interval(profile: Profile) -> Interval:
     """[d, d - f1 + (N / n) f1], cut to N: holds the truth with high probability, for every column.
+
+    Of samples of rows and exact profiles: rows of whole blocks are no such sample, collapsed or
+    not, and the noise of a sketch comes on top.
 
     GEE is the geometric mean of the two ends' weights of f1.
 

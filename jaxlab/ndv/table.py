@@ -356,13 +356,15 @@ def _finish(
 def _sample(table: TableSketch, name: str, is_unique: bool) -> Sample:
     column = table.columns[name]
     profile, num_retained = read_profile(column.record, column.population)
-    rows = table.num_rows
+    is_blocks, nulls = table.is_block_sample, column.record.num_nulls
     return Sample(
         profile,
         num_retained,
         is_unique_key=is_unique,
-        is_block_sample=table.is_block_sample,
-        most=max(rows, float(profile.d)) if table.is_block_sample else None,
+        is_block_sample=is_blocks,
+        # Nulls of the blocks that were not read are not known: there every row may hold a value.
+        most=max(table.num_rows, table.num_read) - nulls if is_blocks else None,
+        rows_read=table.num_read - nulls if is_blocks else None,
         mixed=_mixed(column.record),
     )
 

@@ -53,6 +53,7 @@ def test_cases_without_an_estimator(name):
         (sample([1, 2], [50, 10], 700, rate=0.1), "DUJ2A"),
         (sample([1, 3], [50, 10], 800, rate=0.1), "CHAO_BC"),
         (sample([1, 3], [50, 10], 800, rate=0.1, is_block_sample=True), "COLLAPSE+DUJ1"),
+        (sample([3], [10], 300, rate=0.1, is_block_sample=True), "COLLAPSE+DUJ1"),
         (sample([1], [50], 5000, is_block_sample=True), "COLLAPSE+DUJ1"),
         (sample([1, 3], [50, 10], 800, rate=0.1, is_unique_key=True), "UNIQUE_KEY"),
     ],
@@ -102,12 +103,57 @@ def test_a_full_scan_by_a_sketch_is_as_uncertain_as_its_size_says():
     assert (found.low, found.high) == pytest.approx((600 - spread, 600 + spread), rel=1e-5)
 
 
-def test_block_samples_get_a_wide_interval_below_the_rows_of_the_column():
-    given = sample([1, 2], [50, 10], 7000, rate=0.01, is_block_sample=True, most=3000)
+def blocks_of(i, f, **options):
+    """A hundredth of the blocks of 50,000 rows, collapsed."""
+    rows = int(np.dot(i, f))
+    options = {"most": 50_000, "rows_read": 500, **options}
+    return sample(i, f, rows / 0.01, rate=0.01, is_block_sample=True, **options)
+
+
+def test_the_interval_of_a_block_sample_leaves_every_row_that_was_not_read_open():
+    given = blocks_of([1, 2], [50, 10])
     found = estimate_ndv(given)
-    duj1 = float(estimate(given.profile, "DUJ1").value)
-    assert found.status == "block" and found.estimate == pytest.approx(min(duj1, 3000))
-    assert (found.low, found.high) == (60, 3000)
+    assert found.status == "block"
+    assert found.estimate == pytest.approx(float(estimate(given.profile, "DUJ1").value))
+    assert (found.low, found.high) == (60, 60 + 50_000 - 500)
+    few = estimate_ndv(blocks_of([1, 2], [50, 10], most=3000))
+    assert (few.estimate, few.low, few.high) == (min(found.estimate, 3000), 60, 2560)
+    # Copies that were collapsed away are not known: at least the collapsed rows were read.
+    assert estimate_ndv(blocks_of([1, 2], [50, 10], rows_read=None)).high == 60 + 50_000 - 70
+
+
+def test_blocks_of_one_value_do_not_prove_that_there_is_no_other():
+    found = estimate_ndv(blocks_of([5], [1]))
+    assert (found.estimate, found.method, found.status) == (1, "COLLAPSE+DUJ1", "block")
+    assert (found.low, found.high) == (1, 49_501)
+    mixed = estimate_ndv(blocks_of([5], [1], mixed=(1.0, 1.0)))
+    assert (mixed.estimate, mixed.method, mixed.status) == (1, "GEE_MIXED", "block")
+    assert (mixed.low, mixed.high) == (1, 49_501)
+
+
+def test_both_ends_of_a_block_sample_have_the_noise_of_its_sketch():
+    found = estimate_ndv(blocks_of([1, 2], [50, 10], num_retained=20))
+    spread = 1.959964 * 60 / np.sqrt(20)
+    assert (found.low, found.high) == pytest.approx((60 - spread, 49_560 + spread), rel=1e-6)
+    exact = estimate_ndv(blocks_of([1, 2], [50, 10]))
+    assert (exact.low, exact.high) == (60, 49_560)
+
+
+def test_a_part_of_the_blocks_is_not_all_of_them_however_noisy_its_sketch():
+    """A sketch may say more rows than the column has; its rate tells that not all were read."""
+    given = blocks_of([1, 2], [50, 10], num_retained=20)
+    noisy = given.profile._replace(N=np.asarray(65.0))
+    assert choose(dataclasses.replace(given, profile=noisy)).method == "COLLAPSE+DUJ1"
+
+
+def test_a_block_sample_needs_the_rows_of_the_whole_column():
+    with pytest.raises(ValueError, match="block sample of 70 collapsed rows has no `most`"):
+        estimate_ndv(blocks_of([1, 2], [50, 10], most=None))
+
+
+def test_blocks_without_a_value_leave_every_row_that_was_not_read_open():
+    found = estimate_ndv(blocks_of([], [], rows_read=0, most=49_500))
+    assert (found.low, found.estimate, found.high, found.status) == (0, 0, 49_500, "empty")
 
 
 def sampled_columns(rng):

@@ -244,7 +244,22 @@ def test_blocks_are_collapsed():
     assert found.num_rows == 10_000 and found.columns["x"].population == 2500
     (answer,) = estimate_table(found)
     assert answer.result.status == "block" and answer.result.method == "COLLAPSE+DUJ1"
-    assert answer.result.estimate == pytest.approx(2500) and answer.result.high <= 10_000
+    assert answer.result.estimate == pytest.approx(2500)
+    assert (answer.result.low, answer.result.high) == (250, 250 + 10_000 - 1000)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_clustered_blocks_of_one_value_each_leave_the_truth_inside(same):
+    """A column that is constant in 20 of its blocks of 100 rows, and a key in the other 1,980."""
+    truth = 198_000 + (1 if same else 20)
+    batches = [pa.table({"x": [0 if same else b] * 99 + [None]}) for b in range(20)]
+    found = sketch(batches, rate=0.01, collapse=True)
+    (answer,) = estimate_table(found)
+    assert (answer.result.method, answer.result.status) == ("COLLAPSE+DUJ1", "block")
+    # 200,000 rows, of which 2,000 were read.
+    assert (answer.result.low, answer.result.high) == (truth - 198_000, truth)
+    half = estimate_table(merge(found, sketch([], columns=["x"], rate=0.01, collapse=True)))
+    assert half[0].result == answer.result
 
 
 def test_partitions_of_different_rates_are_estimated_by_gee_mixed():
