@@ -80,7 +80,8 @@ class Sample:
     Attributes:
       profile: host profile of the sample, of the collapsed sample for blocks.
       num_retained: values that the sketch behind the profile retained; None if it is exact.
-      is_unique_key: whether the schema says that no two rows are equal.
+      is_unique_key: whether the schema says that no two rows are equal. Not believed where rows of
+        a sample without replacement repeat a value.
       is_block_sample: whether whole blocks were read and collapsed.
       most: upper bound of the answer, such as the rows of the column that are not null; None for
         the profile's N. A block sample must have it: the N of its profile is the estimated number
@@ -156,8 +157,33 @@ def choose(sample: Sample, rule: Rule = learned_rule) -> Choice:
       rule: asked where an estimator is needed.
 
     Returns:
-      AE never where f_2 = 0; the bias-corrected estimator of Chao in its place.
+      AE never where f_2 = 0; the bias-corrected estimator of Chao in its place. A column that is
+      declared unique and is not gets the choice of any other, and the reason says so.
     """
+    if sample.is_unique_key and (found := repeats(sample)):
+        choice = choose(dataclasses.replace(sample, is_unique_key=False), rule)
+        return choice._replace(
+            reason=f"declared unique, but {found}: remove it from the unique columns; "
+            f"{choice.reason}"
+        )
+    return _choose(sample, rule)
+
+
+def repeats(sample: Sample) -> str:
+    """How many of the sampled rows repeat a value, for people; empty if none does.
+
+    Copies within a block were collapsed: of a block sample only values of several blocks show.
+    """
+    t = summarize(sample.profile)
+    number = float(t.repeats)
+    if number <= 0:
+        return ""
+    about = "" if sample.num_retained is None else "about "
+    rows = "collapsed rows of blocks" if sample.is_block_sample else "sampled rows"
+    return f"{about}{number:,.0f} of {about}{float(t.n):,.0f} {rows} repeat a value"
+
+
+def _choose(sample: Sample, rule: Rule) -> Choice:
     profile = sample.profile
     t = summarize(profile)
     if profile.n == 0:

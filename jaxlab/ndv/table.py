@@ -14,13 +14,21 @@ missing.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlab.ndv.bottom_k import BottomK
-from jaxlab.ndv.choice import NdvEstimate, Rule, Sample, estimate_columns, learned_rule
+from jaxlab.ndv.choice import (
+    NdvEstimate,
+    Rule,
+    Sample,
+    estimate_columns,
+    learned_rule,
+    repeats,
+)
 from jaxlab.ndv.column_records import MAX_VALUES, merge_columns, read_profile
 from jaxlab.ndv.column_sketch import (
     ColumnState,
@@ -51,6 +59,7 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_BUDGET_BYTES = 2**16
+logger = logging.getLogger(__name__)
 
 
 class ColumnEstimate(NamedTuple):
@@ -223,7 +232,8 @@ def estimate_table(
 
     Args:
       table: the merge of all partitions.
-      unique_columns: names of columns that the schema says are unique.
+      unique_columns: names of columns that the schema says are unique. Those that repeat a value
+        get a warning and the estimate of any other column.
       partitions: ids that must all be inside.
       method: "auto", or an estimator's name.
       rule: chooses estimators when method is "auto".
@@ -241,6 +251,11 @@ def estimate_table(
     if partitions is not None:
         _check_complete(table, list(partitions))
     samples = [_sample(table, name, name in unique) for name in table.columns]
+    for name, sample in zip(table.columns, samples, strict=True):
+        if sample.is_unique_key and (found := repeats(sample)):
+            logger.warning(
+                "column %r was declared unique, but %s; remove it from unique_columns", name, found
+            )
     results = estimate_columns(
         samples, method=method, rule=rule, level=level, num_draws=num_draws, seed=seed
     )

@@ -55,11 +55,36 @@ def test_cases_without_an_estimator(name):
         (sample([1, 3], [50, 10], 800, rate=0.1, is_block_sample=True), "COLLAPSE+DUJ1"),
         (sample([3], [10], 300, rate=0.1, is_block_sample=True), "COLLAPSE+DUJ1"),
         (sample([1], [50], 5000, is_block_sample=True), "COLLAPSE+DUJ1"),
-        (sample([1, 3], [50, 10], 800, rate=0.1, is_unique_key=True), "UNIQUE_KEY"),
+        (sample([1], [50], 800, rate=0.1, is_unique_key=True), "UNIQUE_KEY"),
+        (sample([1, 3], [50, 10], 800, rate=0.1, is_unique_key=True), "CHAO_BC"),
     ],
 )
 def test_the_start_rule(given, method):
     assert choose(given, start_rule).method == method
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "reason"),
+    [
+        (sample([1, 3], [50, 10], 800, rate=0.1), "CHAO_BC", "20 of 80 sampled rows repeat a v"),
+        (sample([1, 3], [40, 20], 100), "EXACT", "40 of 100 sampled rows repeat a value: remove"),
+        (sample([2], [20], 400), "COMPLETE", "20 of 40 sampled rows repeat a value: remove it"),
+        (
+            sample([1, 2], [1500, 10], 10**5, num_retained=800), "HS",
+            "about 10 of about 1,520 sampled rows repeat a value",
+        ),
+        (
+            sample([1, 3], [50, 10], 800, rate=0.1, is_block_sample=True), "COLLAPSE+DUJ1",
+            "20 of 80 collapsed rows of blocks repeat a value",
+        ),
+    ],
+)  # fmt: skip
+def test_a_column_that_repeats_values_is_not_believed_to_be_unique(given, method, reason):
+    plain = choose(given, start_rule)
+    found = choose(dataclasses.replace(given, is_unique_key=True), start_rule)
+    assert found.method == plain.method == method
+    assert found.reason.startswith(f"declared unique, but {reason}")
+    assert found.reason.endswith(f"remove it from the unique columns; {plain.reason}")
 
 
 def test_a_rule_may_not_take_ae_where_it_runs_away():

@@ -262,6 +262,25 @@ def test_clustered_blocks_of_one_value_each_leave_the_truth_inside(same):
     assert half[0].result == answer.result
 
 
+def test_a_column_that_is_not_unique_is_named_and_estimated(caplog):
+    found = sketch([pa.table({"id": [*range(90), *[7] * 10], "key": np.arange(100)})])
+    first, second = estimate_table(found, unique_columns=["id", "key"])
+    assert (first.result.estimate, first.result.method) == (90, "EXACT")
+    assert (second.result.estimate, second.result.method) == (100, "UNIQUE_KEY")
+    assert [record.getMessage() for record in caplog.records] == [
+        "column 'id' was declared unique, but 10 of 100 sampled rows repeat a value; remove it "
+        "from unique_columns"
+    ]
+
+
+def test_a_unique_column_of_a_block_sample_has_the_rows_of_the_table(caplog):
+    batches = [pa.table({"x": np.arange(b * 50, b * 50 + 50)}) for b in range(10)]
+    found = sketch(batches, rate=0.1, collapse=True)
+    (answer,) = estimate_table(found, unique_columns=["x"])
+    assert (answer.result.estimate, answer.result.method) == (5000, "UNIQUE_KEY")
+    assert not caplog.records
+
+
 def test_partitions_of_different_rates_are_estimated_by_gee_mixed():
     full = sketch([pa.table({"x": np.arange(20)})], partition=0, mixed_rates=True)
     quarter = sketch(
