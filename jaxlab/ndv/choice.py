@@ -16,9 +16,10 @@ few values (11 values in 1.4 million rows have been called 1.4 million).
 Intervals of the learned choice are quantiles that its networks learned, bias included. Those of
 single estimators are bootstrap percentiles: variance of the sample and of the sketch only. Where
 nothing was seen once they are a point, where everything was they start at what the birthday problem
-excludes. Rows of a block say nothing of those of the blocks that were not read: there every row may
-hold a value of its own, or none that is new. So the interval of a block sample goes from the values
-seen to these and one more for each row that was not read.
+excludes. That of GEE_MIXED goes from the values seen to the upper bound of GEE, each with the noise
+of the sketch. Rows of a block say nothing of those of the blocks that were not read: there every
+row may hold a value of its own, or none that is new. So the interval of a block sample goes from
+the values seen to these and one more for each row that was not read.
 
 References:
   Haas and Stokes 1998, "Estimating the number of classes in a finite population", JASA 93;
@@ -40,6 +41,7 @@ from jaxlab.ndv.estimators import DEVICE_ESTIMATORS, Status, estimate, sample_co
 from jaxlab.ndv.fusion import NAME as FUSED
 from jaxlab.ndv.intervals import bootstrap_interval
 from jaxlab.ndv.learned import LEARNED_ESTIMATORS, find_estimator, fused_answers
+from jaxlab.ndv.mixed_rates import MixedEstimate
 from jaxlab.ndv.profile import Profile, profile_from_frequencies, stack_profiles, to_dense
 from jaxlab.ndv.terms import summarize
 
@@ -88,8 +90,8 @@ class Sample:
         of collapsed rows, which bounds nothing.
       rows_read: rows of a block sample as they were read, nulls left out and before copies within a
         block are; None if that is not known. At least the collapsed rows, which stand for it then.
-      mixed: GEE_MIXED and the upper end of its interval, where partitions were sampled at different
-        rates; no estimator of the profile is then right.
+      mixed: GEE_MIXED and its upper bound, where partitions were sampled at different rates; no
+        estimator of the profile is then right.
     """
 
     profile: Profile
@@ -98,7 +100,7 @@ class Sample:
     is_block_sample: bool = False
     most: float | int | None = None
     rows_read: int | None = None
-    mixed: tuple[float, float] | None = None
+    mixed: MixedEstimate | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,10 +334,13 @@ def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstim
         low, high = _block_ends(sample, level)
         answer = (value, min(low, value), max(high, value), "block")
     elif sample.mixed is not None and choice.method == MIXED:
-        value, high = (min(max(end, d), max(most, d)) for end in sample.mixed)
-        low, status = d, "ok"
+        value = min(max(sample.mixed.value, d), max(most, d))
         if sample.is_block_sample:
             (low, high), status = _block_ends(sample, level), "block"
+        else:
+            high = sample.mixed.high + _quantile(level) * sample.mixed.deviation
+            low, high = _sketch_ends(d, sample, level, most)[0], min(max(high, d), max(most, d))
+            status = "ok"
         answer = (value, min(low, value), max(high, value), status)
     elif choice.method in answers:
         answer = answers[choice.method]
@@ -397,9 +402,13 @@ def _sketch_ends(d: float, sample: Sample, level: float, most: float) -> tuple[f
     """d, give or take what a choice of `num_retained` values leaves open: d / sqrt(K) is one sd."""
     if sample.num_retained is None:
         return d, d
-    quantile = statistics.NormalDist().inv_cdf((1 + level) / 2)
-    spread = quantile * d / math.sqrt(max(sample.num_retained, 1))
+    spread = _quantile(level) * d / math.sqrt(max(sample.num_retained, 1))
     return max(min(d - spread, most), float(sample.num_retained)), min(d + spread, most)
+
+
+def _quantile(level: float) -> float:
+    """Standard deviations between the middle of a normal distribution and the ends of its level."""
+    return statistics.NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _intervals(

@@ -10,6 +10,9 @@ References:
   values", PODS (GEE, the case of one rate).
 """
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt
 
@@ -19,6 +22,22 @@ from jaxlab.ndv.formats import Record
 from jaxlab.ndv.mask_sketch import MaskSketch
 from jaxlab.ndv.registers import Registers
 from jaxlab.ndv.sampling import check_rate
+
+
+class MixedEstimate(NamedTuple):
+    """GEE_MIXED with its upper bound.
+
+    Attributes:
+      value: the estimate.
+      high: what it is if a value seen once stands for N_p / n_p values, as in the upper bound of
+        GEE.
+      deviation: standard deviation of `high` over the values that a sketch may keep; 0 if it kept
+        all.
+    """
+
+    value: float
+    high: float
+    deviation: float = 0.0
 
 
 def singleton_weights(
@@ -77,17 +96,34 @@ def gee_mixed(record: Record) -> float:
     Raises:
       ValueError: if the record has no weights.
     """
+    return estimate_mixed(record).value
+
+
+def estimate_mixed(record: Record) -> MixedEstimate:
+    """`gee_mixed` of a record, its upper bound, and how far a sketch may have that off.
+
+    Of all values a sketch keeps each with the same probability theta. The sum of w over those that
+    it kept, divided by theta, has the variance (1 - theta) / theta times the sum of w^2 over all.
+
+    Args:
+      record: of registers, bottom-k or mask sketches, built with `singleton_weights`.
+
+    Raises:
+      ValueError: if the record has no weights.
+    """
     if record.weights is None:
         raise ValueError(
             "record has no weights; build it with singleton_weights of each partition's rate"
         )
     sketch, weights = record.sketch, record.weights.astype(np.float64)
     if isinstance(sketch, Registers):
-        used = np.asarray(sketch.count) > 0
-        mean = weights[used].sum() / max(int(used.sum()), 1)
-        return float(mean * registers.distinct(sketch))
-    if isinstance(sketch, BottomK):
-        capacity = sketch.count.shape[-1] - 1
-        return float(weights[:capacity].sum() / bottom_k.theta(sketch))
-    assert isinstance(sketch, MaskSketch)
-    return float(weights.sum() * 2.0 ** int(sketch.level))
+        weights = weights[np.asarray(sketch.count) > 0]
+        scale = float(registers.distinct(sketch)) / max(len(weights), 1)
+    elif isinstance(sketch, BottomK):
+        weights = weights[: sketch.count.shape[-1] - 1]
+        scale = 1 / float(bottom_k.theta(sketch))
+    else:
+        assert isinstance(sketch, MaskSketch)
+        scale = 2.0 ** int(sketch.level)
+    value, high, fourth = (float((weights**power).sum() * scale) for power in (1, 2, 4))
+    return MixedEstimate(value, high, math.sqrt(fourth * max(scale - 1, 0.0)))

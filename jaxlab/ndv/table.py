@@ -42,7 +42,7 @@ from jaxlab.ndv.column_sketch import (
 from jaxlab.ndv.columns import check_kinds
 from jaxlab.ndv.formats import Record, missing_partitions
 from jaxlab.ndv.hashing import FAST, Hasher
-from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
+from jaxlab.ndv.mixed_rates import estimate_mixed, singleton_weights
 from jaxlab.ndv.sampling import bernoulli_rows, check_rate
 from jaxlab.ndv.streams import HashedBlock, block_of, hashed_blocks
 from jaxlab.ndv.table_bytes import (
@@ -380,16 +380,8 @@ def _sample(table: TableSketch, name: str, is_unique: bool) -> Sample:
         # Nulls of the blocks that were not read are not known: there every row may hold a value.
         most=max(table.num_rows, table.num_read) - nulls if is_blocks else None,
         rows_read=table.num_read - nulls if is_blocks else None,
-        mixed=_mixed(column.record),
+        mixed=None if column.record.weights is None else estimate_mixed(column.record),
     )
-
-
-def _mixed(record: Record) -> tuple[float, float] | None:
-    """GEE_MIXED, and what it is if a singleton stands for N_p / n_p values, its upper bound."""
-    if record.weights is None:
-        return None
-    squares = dataclasses.replace(record, weights=np.square(record.weights))
-    return gee_mixed(record), gee_mixed(squares)
 
 
 def _check_complete(table: TableSketch, partitions: list[int]) -> None:

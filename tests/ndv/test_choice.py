@@ -15,6 +15,7 @@ from jaxlab.ndv.choice import (
     start_rule,
 )
 from jaxlab.ndv.estimators import estimate
+from jaxlab.ndv.mixed_rates import MixedEstimate
 from jaxlab.ndv.profile import profile_from_counts, profile_from_frequencies
 
 DRAWS = 32
@@ -128,6 +129,15 @@ def test_a_full_scan_by_a_sketch_is_as_uncertain_as_its_size_says():
     assert (found.low, found.high) == pytest.approx((600 - spread, 600 + spread), rel=1e-5)
 
 
+def test_the_interval_of_mixed_rates_has_the_noise_of_its_sketch():
+    given = sample([1, 2], [50, 10], 7000, mixed=MixedEstimate(200.0, 900.0, 40.0))
+    exact = estimate_ndv(dataclasses.replace(given, mixed=MixedEstimate(200.0, 900.0)))
+    assert (exact.low, exact.estimate, exact.high) == (60, 200, 900)
+    found = estimate_ndv(dataclasses.replace(given, num_retained=30), level=0.9)
+    ends = (60 - 1.644854 * 60 / np.sqrt(30), 900 + 1.644854 * 40)
+    assert found.estimate == 200 and (found.low, found.high) == pytest.approx(ends, rel=1e-6)
+
+
 def blocks_of(i, f, **options):
     """A hundredth of the blocks of 50,000 rows, collapsed."""
     rows = int(np.dot(i, f))
@@ -151,7 +161,7 @@ def test_blocks_of_one_value_do_not_prove_that_there_is_no_other():
     found = estimate_ndv(blocks_of([5], [1]))
     assert (found.estimate, found.method, found.status) == (1, "COLLAPSE+DUJ1", "block")
     assert (found.low, found.high) == (1, 49_501)
-    mixed = estimate_ndv(blocks_of([5], [1], mixed=(1.0, 1.0)))
+    mixed = estimate_ndv(blocks_of([5], [1], mixed=MixedEstimate(1.0, 1.0)))
     assert (mixed.estimate, mixed.method, mixed.status) == (1, "GEE_MIXED", "block")
     assert (mixed.low, mixed.high) == (1, 49_501)
 

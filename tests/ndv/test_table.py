@@ -293,6 +293,22 @@ def test_partitions_of_different_rates_are_estimated_by_gee_mixed():
     assert (answer.result.low, answer.result.high) == (23, 29)
 
 
+def test_a_sketch_of_mixed_rates_holds_what_the_whole_profile_says():
+    """Of 400 values a sketch keeps 77: as wide as that leaves it, around the exact interval."""
+    parts = [{"x": np.arange(100)}, {"x": [*range(100, 400), *[100] * 1000]}]
+    tables = [
+        [sketch([pa.table(rows)], partition=i, rate=rate, is_sampled=True, mixed_rates=True, **how)
+         for i, (rows, rate) in enumerate(zip(parts, (1, 0.25), strict=True))]
+        for how in ({}, SMALL)
+    ]  # fmt: skip
+    exact, found = (estimate_table(merge(*pair))[0].result for pair in tables)
+    assert (exact.low, exact.estimate, exact.high, exact.method) == (400, 699, 1297, "GEE_MIXED")
+    assert found.method == "GEE_MIXED" and found.status == "ok"
+    assert found.low < 330 and found.high > 1500
+    narrow = estimate_table(merge(*tables[1]), level=0.5)[0].result
+    assert found.low < narrow.low and narrow.high < found.high
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
