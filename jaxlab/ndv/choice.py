@@ -14,12 +14,12 @@ Whatever a rule says, AE is not taken where f_2 = 0: its equation then runs away
 few values (11 values in 1.4 million rows have been called 1.4 million).
 
 Intervals of the learned choice are quantiles that its networks learned, bias included. Those of
-single estimators are bootstrap percentiles: variance of the sample and of the sketch only. Where
-nothing was seen once they are a point, where everything was they start at what the birthday problem
-excludes. That of GEE_MIXED goes from the values seen to the upper bound of GEE, each with the noise
-of the sketch. Rows of a block say nothing of those of the blocks that were not read: there every
-row may hold a value of its own, or none that is new. So the interval of a block sample goes from
-the values seen to these and one more for each row that was not read.
+single estimators are bootstrap percentiles: variance of the sample and of the sketch only, as their
+reason says. Where nothing was seen once they are a point, where everything was they start at what
+the birthday problem excludes. That of GEE_MIXED goes from the values seen to the upper bound of
+GEE, each with the noise of the sketch. Rows of a block say nothing of those of the blocks that were
+not read: there every row may hold a value of its own, or none that is new. So the interval of a
+block sample goes from the values seen to these and one more for each row that was not read.
 
 References:
   Haas and Stokes 1998, "Estimating the number of classes in a finite population", JASA 93;
@@ -53,6 +53,7 @@ LOW_RATE = 0.02
 """Rate up to which `start_rule` takes HS, and above which DUJ2A."""
 
 _MOST_RETAINED = 2.0**60
+_NO_BIAS = "its interval leaves out its bias"
 
 EMPTY, EXACT, SKETCH = "EMPTY", "EXACT", "SKETCH"
 UNIQUE_KEY, ALL_UNIQUE, COMPLETE = "UNIQUE_KEY", "ALL_UNIQUE", "COMPLETE"
@@ -189,7 +190,13 @@ def _choose(sample: Sample, rule: Rule) -> Choice:
     profile = sample.profile
     t = summarize(profile)
     if profile.n == 0:
-        return Choice(EMPTY, "no row with a value was read")
+        most = _most_of_none(sample)
+        if most <= 0:
+            return Choice(EMPTY, "no row with a value was read")
+        return Choice(
+            EMPTY,
+            f"none of up to {most:,.0f} rows with a value was read: this says nothing, read more",
+        )
     if sample.is_unique_key:
         return Choice(UNIQUE_KEY, "the schema says that the column is unique")
     # Of a block sample N is an estimate, and n too if it is from a sketch.
@@ -248,7 +255,8 @@ def estimate_columns(
 
     Args:
       samples: what is known of the columns.
-      method: "auto", or a name in `METHODS` for all columns that need an estimator.
+      method: "auto", or a name in `METHODS` for all columns that need an estimator; the reason of
+        the others says that it is not used.
       rule: chooses the estimator when method is "auto".
       level: probability of the intervals.
       num_draws: bootstrap draws for the intervals of single estimators; 0 for none: they are the
@@ -266,7 +274,8 @@ def estimate_columns(
     if method != "auto":
         _check_estimator(method, "method")
     chosen = [
-        choose(sample, _fixed_rule(method) if method != "auto" else rule) for sample in samples
+        choose(sample, rule) if method == "auto" else _choose_by_name(sample, method)
+        for sample in samples
     ]
     results: list[NdvEstimate | None] = [None] * len(samples)
     groups: dict[str, list[int]] = {}
@@ -286,7 +295,10 @@ def estimate_columns(
         nothing = [(math.inf, -math.inf)] * len(group)  # widened to hold the estimate below
         intervals = _intervals(group, name, level, num_draws, seed) if num_draws else nothing
         for place, ends in zip(places, intervals, strict=True):
-            results[place] = _with_estimator(samples[place], chosen[place], ends)
+            choice = chosen[place]
+            if num_draws:
+                choice = choice._replace(reason=f"{choice.reason}; {_NO_BIAS}")
+            results[place] = _with_estimator(samples[place], choice, ends)
     return [result for result in results if result is not None]
 
 
@@ -304,6 +316,14 @@ def _fused(group: Sequence[Sample], by_name: bool, level: float, seed: int) -> l
             NdvEstimate(value, low, high, FUSED, reason, _coverage(sample.profile), "ok")
         )
     return results
+
+
+def _choose_by_name(sample: Sample, method: str) -> Choice:
+    """The choice of a user who named a method; what is taken in its place says so."""
+    choice = choose(sample, _fixed_rule(method))
+    if choice.method == method:
+        return choice
+    return choice._replace(reason=f"{choice.reason}; {method}, asked for by name, is not used")
 
 
 def _fixed_rule(method: str) -> Rule:

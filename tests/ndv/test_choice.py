@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxlab.ndv import choice
 from jaxlab.ndv.choice import (
     Choice,
     Sample,
@@ -245,10 +244,32 @@ def test_bad_arguments_are_named(options, message):
         estimate_ndv(sample([1, 2], [50, 10], 7000), **options)
 
 
-def test_a_method_by_name_leaves_the_cases_that_need_none():
-    names = [choose(case[0], choice._fixed_rule("GEE")).method for case in CASES.values()]
-    assert names == [case[1] for case in CASES.values()]
-    assert choose(sample([1, 2], [50, 10], 7000), choice._fixed_rule("GEE")).method == "GEE"
+def test_a_method_by_name_leaves_the_cases_that_need_none_and_says_so():
+    blocks = blocks_of([1, 2], [50, 10])
+    mixed = sample([1, 2], [50, 10], 7000, mixed=MixedEstimate(200.0, 900.0))
+    given = [*(case[0] for case in CASES.values()), blocks, mixed]
+    for plain, named in zip(
+        estimate_columns(given), estimate_columns(given, method="GEE"), strict=True
+    ):
+        told = f"{plain.reason}; GEE, asked for by name, is not used"
+        assert named == dataclasses.replace(plain, reason=told)
+    runaway = estimate_ndv(sample([1, 3], [50, 10], 800), method="AE", num_draws=0)
+    assert runaway.method == "CHAO_BC"
+    assert runaway.reason.endswith("it runs away; AE, asked for by name, is not used")
+
+
+def test_intervals_of_single_estimators_say_that_they_leave_out_the_bias():
+    given = sample([1, 2], [50, 10], 7000)
+    found = estimate_ndv(given, method="GEE", num_draws=DRAWS)
+    assert found.method == "GEE"
+    assert found.reason == "asked for by name; its interval leaves out its bias"
+    assert estimate_ndv(given, method="GEE", num_draws=0).reason == "asked for by name"
+
+
+def test_an_empty_sample_of_a_column_with_rows_says_that_it_knows_nothing():
+    reason = "none of up to 100 rows with a value was read: this says nothing, read more"
+    assert estimate_ndv(CASES["empty"][0]).reason == reason
+    assert estimate_ndv(sample([], [], 0)).reason == "no row with a value was read"
 
 
 def test_without_draws_intervals_are_the_estimates_themselves():

@@ -364,6 +364,14 @@ def test_nested_columns_are_hashed_when_asked():
     assert estimate_table(sketch([nested], serialize_nested=True))[0].result.estimate == 2
 
 
+def test_a_sample_without_rows_leaves_the_column_open():
+    found = sketch([pa.table({"x": [1, 2, None]})], rate=1e-9)
+    assert (found.num_rows, found.num_read) == (3, 0)
+    result = estimate_table(found)[0].result
+    assert (result.low, result.estimate, result.high, result.status) == (0, 0, 2, "empty")
+    assert result.reason.startswith("none of up to 2 rows with a value was read")
+
+
 def test_a_table_without_batches_has_empty_columns():
     (answer,) = estimate_table(sketch([], columns=["x"]))
     assert (answer.result.estimate, answer.result.status, answer.null_fraction) == (0, "empty", 0)
