@@ -37,6 +37,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.ndv.arguments import (
+    check_instance,
+    check_integer,
+    check_number,
+    known_name,
+    list_names,
+)
 from jaxlab.ndv.estimators import DEVICE_ESTIMATORS, Status, estimate, sample_coverage
 from jaxlab.ndv.fusion import NAME as FUSED
 from jaxlab.ndv.intervals import bootstrap_interval
@@ -255,8 +262,8 @@ def estimate_columns(
 
     Args:
       samples: what is known of the columns.
-      method: "auto", or a name in `METHODS` for all columns that need an estimator; the reason of
-        the others says that it is not used.
+      method: "auto", or a name in `METHODS` for all columns that need an estimator, in capitals or
+        not; the reason of the others says that it is not used.
       rule: chooses the estimator when method is "auto".
       level: probability of the intervals.
       num_draws: bootstrap draws for the intervals of single estimators; 0 for none: they are the
@@ -267,12 +274,22 @@ def estimate_columns(
       One estimate per sample; each estimate and its interval lie in [d, N].
 
     Raises:
-      ValueError: if the method, the rule's answer or the level is none of these.
+      TypeError: if an argument is of another type.
+      ValueError: if the method, the rule's answer or the level is none of these, or a block sample
+        has no `most`.
     """
+    check_number(level, "level", "a probability, such as 0.95")
+    check_integer(num_draws, "num_draws")
+    if isinstance(samples, (Sample, Profile)) or samples is None:
+        raise TypeError("samples is a single column or None; wanted a list of Sample(profile)")
+    for index, sample in enumerate(samples):
+        hint = "Sample(profile) makes one of a Profile"
+        check_instance(sample, Sample, f"samples[{index}]", hint)
+        check_instance(sample.profile, Profile, f"the profile of samples[{index}]", "see profile")
     if not 0 < level < 1:
         raise ValueError(f"level={level} is not in (0, 1); 0.95 is usual")
-    if method != "auto":
-        _check_estimator(method, "method")
+    is_auto = isinstance(method, str) and method.lower() == "auto"
+    method = "auto" if is_auto else _named(method, "method")
     chosen = [
         choose(sample, rule) if method == "auto" else _choose_by_name(sample, method)
         for sample in samples
@@ -282,8 +299,9 @@ def estimate_columns(
     for index, (sample, choice) in enumerate(zip(samples, chosen, strict=True)):
         special = _without_estimator(sample, choice, level)
         if special is None:
-            _check_estimator(choice.method, "the rule's method")
-            groups.setdefault(choice.method, []).append(index)
+            name = _named(choice.method, "the rule's method")
+            chosen[index] = choice._replace(method=name)
+            groups.setdefault(name, []).append(index)
         results[index] = special
     for name, places in groups.items():
         group = [samples[place] for place in places]
@@ -330,9 +348,12 @@ def _fixed_rule(method: str) -> Rule:
     return lambda _: Choice(method, "asked for by name")
 
 
-def _check_estimator(name: str, what: str) -> None:
-    if name not in METHODS:
-        raise ValueError(f"{what} {name!r} is no estimator; there are {', '.join(METHODS)}")
+def _named(name: str, what: str) -> str:
+    """The name of an estimator as it is written in `METHODS`."""
+    known = known_name(name, METHODS)
+    if known is None:
+        raise ValueError(f"{what} {name!r} is no estimator{list_names(name, METHODS)}")
+    return known
 
 
 def _without_estimator(sample: Sample, choice: Choice, level: float) -> NdvEstimate | None:

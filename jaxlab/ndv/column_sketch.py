@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from jaxlab.ndv import bottom_k, fused
+from jaxlab.ndv.arguments import check_integer
 from jaxlab.ndv.bottom_k import BottomK, Held
 from jaxlab.ndv.column_records import MAX_VALUES, cut_column
 from jaxlab.ndv.compact import payload_bytes
@@ -77,6 +78,8 @@ def settings_for_budget(
     Raises:
       ValueError: if the budget is too small or a block has no row.
     """
+    check_integer(budget_bytes, "budget_bytes", "bytes a column and partition, 65536 is usual")
+    check_integer(block_rows, "block_rows")
     if budget_bytes < 256 or block_rows < 1:
         raise ValueError(
             f"budget_bytes={budget_bytes}, block_rows={block_rows}; wanted at least 256 bytes a "

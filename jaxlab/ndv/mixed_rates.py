@@ -11,12 +11,14 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt
 
 from jaxlab.ndv import bottom_k, registers
+from jaxlab.ndv.arguments import as_integers, as_reals, as_vector
 from jaxlab.ndv.bottom_k import BottomK
 from jaxlab.ndv.formats import Record
 from jaxlab.ndv.mask_sketch import MaskSketch
@@ -41,7 +43,8 @@ class MixedEstimate(NamedTuple):
 
 
 def singleton_weights(
-    counts: Int[np.ndarray, " values"] | UInt[np.ndarray, " values"], rate: float | int
+    counts: Sequence[int] | Int[np.ndarray, " values"] | UInt[np.ndarray, " values"],
+    rate: float | int,
 ) -> Float32[np.ndarray, " values"]:
     """Weights of the values of one partition's sample.
 
@@ -56,11 +59,12 @@ def singleton_weights(
       ValueError: if the rate is not in (0, 1].
     """
     check_rate(rate)
-    return np.where(counts == 1, 1 / np.sqrt(rate), 1.0).astype(np.float32)
+    return np.where(as_vector(counts, "counts") == 1, 1 / np.sqrt(rate), 1.0).astype(np.float32)
 
 
 def gee_mixed_from_counts(
-    counts: Int[np.ndarray, "partitions values"], rates: Float[np.ndarray, " rates"]
+    counts: Sequence[Sequence[int]] | Int[np.ndarray, "partitions values"],
+    rates: Sequence[float | int] | Float[np.ndarray, " rates"],
 ) -> float:
     """GEE_MIXED of known counts.
 
@@ -72,14 +76,15 @@ def gee_mixed_from_counts(
       ValueError: if a rate is out of range or the numbers of partitions differ.
 
     Example:
-      >>> counts = np.array([[1, 1, 0], [0, 4, 1]])
-      >>> gee_mixed_from_counts(counts, np.array([0.25, 1.0]))
+      >>> gee_mixed_from_counts([[1, 1, 0], [0, 4, 1]], [0.25, 1.0])
       4.0
     """
     if len(counts) != len(rates):
         raise ValueError(f"{len(counts)} partitions have counts and {len(rates)} have rates")
+    rates = as_reals(rates, "rates")
     for rate in rates.tolist():
         check_rate(rate)
+    counts = np.stack([as_integers(part, "counts of a partition") for part in counts])
     total = counts.sum(axis=0)
     weight_of_singletons = counts.T @ (1 / np.sqrt(rates))
     return float(np.where(total == 1, weight_of_singletons, total > 0).sum())

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlab.ndv.arguments import check_instance, check_integer
 from jaxlab.ndv.bottom_k import BottomK
 from jaxlab.ndv.choice import (
     NdvEstimate,
@@ -59,6 +60,7 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_BUDGET_BYTES = 2**16
+_MADE_BY = "sketch, merge or table_from_bytes gives one"
 logger = logging.getLogger(__name__)
 
 
@@ -127,6 +129,16 @@ def sketch(
       TypeError: if a column has a type without canonical form; it is named.
     """
     check_rate(rate)
+    _check_names(columns, "columns")
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"batches is of type {type(batches).__name__}; wanted Arrow record batches or tables, "
+            "such as [table] or table.to_batches()"
+        )
+    if partition is not None:
+        check_integer(partition, "partition", "the number of the partition, or None")
+        if not 0 <= partition < 2**64:
+            raise ValueError(f"partition={partition} is not from 0 to 2^64 - 1")
     settings = settings_for_budget(budget_bytes, block_rows=block_rows, hasher=hasher)
     drawn = _Draw(float(rate), seed, partition or 0, is_given=is_sampled or collapse)
     scan = _Scan(None if columns is None else list(columns))
@@ -169,6 +181,8 @@ def merge(a: TableSketch, b: TableSketch, *, max_values: int = MAX_VALUES) -> Ta
       ValueError: if they have other columns or settings, one is a block sample and the other not, a
         partition is in both, or sampling rates differ and the sketches were not built for it.
     """
+    for name, one in (("a", a), ("b", b)):
+        check_instance(one, TableSketch, name, _MADE_BY)
     if a.columns.keys() != b.columns.keys():
         different = sorted(a.columns.keys() ^ b.columns.keys())
         raise ValueError(f"cannot merge: columns {different} are in one table sketch only")
@@ -204,7 +218,10 @@ def merge_all(tables: Iterable[TableSketch], *, max_values: int = MAX_VALUES) ->
       ValueError: if there is none, or two do not merge.
     """
     merged: list[tuple[int, TableSketch]] = []  # of 2^level tables each, lower levels last
-    for table in tables:
+    if isinstance(tables, TableSketch) or not isinstance(tables, Iterable):
+        raise TypeError(f"tables is a {type(tables).__name__}; wanted a list of table sketches")
+    for index, table in enumerate(tables):
+        check_instance(table, TableSketch, f"tables[{index}]", _MADE_BY)
         level = 0
         while merged and merged[-1][0] == level:
             table, level = merge(merged.pop()[1], table, max_values=max_values), level + 1
@@ -220,7 +237,7 @@ def merge_all(tables: Iterable[TableSketch], *, max_values: int = MAX_VALUES) ->
 def estimate_table(
     table: TableSketch,
     *,
-    unique_columns: Iterable[str] = (),
+    unique_columns: Iterable[str] | None = (),
     partitions: Iterable[int] | None = None,
     method: str = "auto",
     rule: Rule = learned_rule,
@@ -245,10 +262,14 @@ def estimate_table(
       ValueError: if partitions are missing or were not declared, a unique column does not exist, or
         another argument is out of range.
     """
-    unique = set(unique_columns)
+    check_instance(table, TableSketch, "table", _MADE_BY)
+    _check_names(unique_columns, "unique_columns")
+    unique = set(() if unique_columns is None else unique_columns)
     if unknown := sorted(unique - table.columns.keys()):
         raise ValueError(f"unique_columns has {unknown}; there are {', '.join(table.columns)}")
     if partitions is not None:
+        if not isinstance(partitions, Iterable):
+            raise TypeError(f"partitions={partitions!r} is no list; wanted ids, as range(number)")
         _check_complete(table, list(partitions))
     samples = [_sample(table, name, name in unique) for name in table.columns]
     for name, sample in zip(table.columns, samples, strict=True):
@@ -382,6 +403,11 @@ def _sample(table: TableSketch, name: str, is_unique: bool) -> Sample:
         rows_read=table.num_read - nulls if is_blocks else None,
         mixed=None if column.record.weights is None else estimate_mixed(column.record),
     )
+
+
+def _check_names(names: Any, what: str) -> None:
+    if isinstance(names, str) or not isinstance(names, Iterable | None):
+        raise TypeError(f"{what}={names!r} is no list; wanted names, as in [{names!r}]")
 
 
 def _check_complete(table: TableSketch, partitions: list[int]) -> None:

@@ -233,8 +233,9 @@ def test_the_published_network_can_be_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "BEST"}, "method 'BEST' is no estimator; there are SCALE"),
+        ({"method": "BEST"}, "method 'BEST' is no estimator.*here are SCALE"),
         ({"method": "GOODMAN"}, "method 'GOODMAN' is no estimator"),
+        ({"method": "DUJ"}, r"method 'DUJ' is no estimator; did you mean DUJ2\? There are SCALE"),
         ({"level": 1.0}, "level=1.0 is not in"),
         ({"rule": lambda _: Choice("MAGIC", "")}, "the rule's method 'MAGIC' is no estimator"),
     ],
@@ -270,6 +271,18 @@ def test_an_empty_sample_of_a_column_with_rows_says_that_it_knows_nothing():
     reason = "none of up to 100 rows with a value was read: this says nothing, read more"
     assert estimate_ndv(CASES["empty"][0]).reason == reason
     assert estimate_ndv(sample([], [], 0)).reason == "no row with a value was read"
+
+
+@pytest.mark.parametrize("name", ["Gee", "duj2a", "estndv", "fused", "AUTO"])
+def test_methods_are_found_in_any_case_of_letters(name):
+    given = sample([1, 2], [50, 10], 7000)
+    usual = "auto" if name == "AUTO" else name.upper()
+    found = estimate_ndv(given, method=name, num_draws=0)
+    assert found == estimate_ndv(given, method=usual, num_draws=0)
+    assert found.method == ("FUSED" if name == "AUTO" else usual)
+    if name not in ("AUTO", "fused"):
+        by_rule = estimate_ndv(given, rule=lambda _: Choice(name, "mine"), num_draws=0)
+        assert (by_rule.method, by_rule.estimate) == (usual, found.estimate)
 
 
 def test_without_draws_intervals_are_the_estimates_themselves():
