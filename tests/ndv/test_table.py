@@ -79,6 +79,37 @@ def test_a_message_fits_its_budget_whatever_the_counts(budget, repeats):
             assert column_records.read_profile(column.record, number).num_retained is not None
 
 
+BUDGETS = [256, 300, 384, 511, 512, 700, 1000, 1151, 1155, 1500, 2048, 3000, 4096, 5500, 8192,
+           12_000, 16_384, 32_768, 65_536]  # fmt: skip
+BUDGETED = {
+    "few": lambda rng, rows: rng.integers(0, 20, rows),
+    "integers": lambda rng, rows: rng.integers(0, 700, rows),
+    "wide": lambda rng, rows: rng.integers(0, 2**60, rows),
+    "skewed": lambda rng, rows: rng.zipf(1.3, rows),
+    "heavy": lambda rng, rows: np.where(rng.random(rows) < 0.9, 3, rng.integers(0, 3000, rows)),
+    "cents": lambda rng, rows: rng.integers(0, 900, rows) / 100,
+    "texts": lambda rng, rows: [f"a long text, number {i}" for i in rng.integers(0, 600, rows)],
+    "words": lambda rng, rows: [str(i) for i in rng.integers(0, 900, rows)],
+    "even": lambda rng, rows: np.repeat(np.arange(rows // 50), 50),
+}
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_a_larger_budget_sends_no_less_unless_it_makes_the_column_exact(name):
+    """Sketches may be up to 17 bytes smaller where a budget sets 16 aside for a heavy value."""
+    rows = pa.table({"x": BUDGETED[name](np.random.default_rng(0), 6000)})
+    sent: dict[bool, list[int]] = {True: [], False: []}
+    for budget in BUDGETS:
+        column = sketch([rows], budget_bytes=budget, block_rows=2048).columns["x"]
+        is_exact = column_records.is_dictionary(column.record)
+        assert column.sent_bytes <= budget
+        # Once exact, exact at all larger budgets, with a number of heavy values in the message.
+        assert is_exact or not sent[True]
+        assert column.sent_bytes >= max(sent[is_exact], default=0) - (2 if is_exact else 17)
+        sent[is_exact].append(column.sent_bytes)
+    assert sent[True]
+
+
 @pytest.fixture(scope="module")
 def columns():
     rng = np.random.default_rng(0)
