@@ -365,7 +365,7 @@ def _sort_block(state: ColumnState, block: Words, settings: Settings) -> ColumnS
         state, values=bottom_k.cut(values, settings.capacity), heavy=heavy, known=None,
         known_heavy=known,
     )  # fmt: skip
-    if jax.default_backend() == "cpu":
+    if not _has_accelerator():
         return state
     sketch = bottom_k.from_counts(
         values.words, values.counts, settings.capacity, hasher=settings.hasher
@@ -422,7 +422,13 @@ def _add_heavy(state: ColumnState, block: HashedBlock) -> ColumnState:
     return dataclasses.replace(state, heavy=state.heavy._replace(counts=counts))
 
 
+def _has_accelerator() -> bool:
+    """Whether rows below a threshold are counted by a device beside the host."""
+    return jax.default_backend() != "cpu"
+
+
 def _add_on_device(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState:
+    """The column after some rows, in whole blocks that are not waited for, the last one padded."""
     size, sketch = settings.block_rows, state.on_device
     for start in range(0, block.rows, size):
         rows = min(size, block.rows - start)
