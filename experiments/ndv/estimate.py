@@ -15,7 +15,6 @@ sent in all.
 
 import csv
 import dataclasses
-import difflib
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from experiments.common import run
 from experiments.common.tables import format_number, print_table
 from experiments.ndv.json_file import json_target, write_json
 from experiments.ndv.readers import Partition, open_partitions, select_columns, split_nested
+from jaxlab.ndv.arguments import known_name, list_names
 from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_blocks
 from jaxlab.ndv.choice import METHODS
 from jaxlab.ndv.columns import check_kinds, hash_column
@@ -157,14 +157,12 @@ def method_named(name: str) -> str:
     Raises:
       ValueError: if there is none, before anything is read; the nearest is named.
     """
-    known = {one.lower(): one for one in ("auto", *METHODS)}
-    if name.lower() not in known:
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"--method={name} is no estimator; did you mean {known[near]}? There are "
-            f"{', '.join(known.values())}"
-        )
-    return known[name.lower()]
+    if name.lower() == "auto":
+        return "auto"
+    known = known_name(name, METHODS)
+    if known is None:
+        raise ValueError(f"--method={name} is no estimator{list_names(name, METHODS)}")
+    return known
 
 
 def delimiter_named(text: str | None) -> str | None:
@@ -328,7 +326,10 @@ def clustering_report(found: Mapping[str, Clustering]) -> str:
         if one.is_clustered
     ]
     if not together:
-        return f"No column is clustered in blocks by more than {CLUSTERED_ABOVE}."
+        return (
+            f"No column is clustered in the blocks that were read by more than {CLUSTERED_ABOVE}; of "
+            "the others this says nothing."
+        )
     return (
         f"Warning: equal values lie together in blocks in {', '.join(together)}. These rows are no "
         "sample of rows; one row per value and block was taken, which repairs sorted and clustered "

@@ -32,12 +32,16 @@ learned choice), `learned`, `estndv`, and what trains it: `synthetic`, `train`; 
 `blocks`, `mixed_rates`; `hashing`, `columns`, `streams` and, for speed, `fused`; the sketches
 `hll`, `registers`, `bottom_k`, `mask_sketch`, `count_sketch`, `leave_one_out` (the paper's method),
 what they share (`sketch`) and their bytes (`formats`, `datasketches`); `column_sketch`,
-`column_records`, `packing`, `compact`, `table`, `table_bytes`; `spark`.
+`column_records`, `packing`, `compact`, `table`, `table_bytes`; `spark`. Each is an attribute of the
+package; those that nothing else here needs are imported when they are first used.
 
 References:
   Li, Wei, Ding, Dai, Lu, Zhou 2022, "Sampling-based estimation of the number of distinct values in
   distributed environment", KDD, arXiv:2206.05476.
 """
+
+import importlib
+from types import ModuleType
 
 from jaxlab.ndv import table
 from jaxlab.ndv.blocks import Clustering, clustering, collapse, collapsed_profile, sample_blocks
@@ -177,3 +181,16 @@ __all__ = [
     "worst_case_ratio",
     "zipf_population",
 ]
+
+_ROOMS = ("datasketches", "leave_one_out", "spark", "synthetic", "train")
+"""Modules that are imported on first use."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {__dir__()}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

@@ -7,8 +7,10 @@ value in every block and takes the result for a uniform sample of the table so c
 number of distinct values is the same.
 
 It repairs sorted and clustered keys, and is no cure: on other columns its answers have been off by
-factors of two to fifteen. Estimates from block samples therefore carry the status "block" and a
-wide interval; estimators that divide by f_2 (Chao, AE) break on collapsed samples, DUJ1 does not.
+factors of two to fifteen. Estimators that divide by f_2 (Chao, AE) break on collapsed samples, DUJ1
+does not. Estimates from block samples carry the status "block" and the interval that is certain:
+from the values seen to these and one more for every row that was not read. Nothing narrower holds,
+since blocks that are all alike, of one value each, may lie among others of which every row differs.
 
 References:
   Chaudhuri, Das, Srivastava 2004, "Effective use of block-level sampling in statistics estimation",
@@ -16,14 +18,18 @@ References:
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int64, Shaped
 
+from jaxlab.ndv.arguments import as_integers, as_vector, check_integer
 from jaxlab.ndv.profile import Profile, profile_from_counts
 from jaxlab.ndv.sampling import check_rate, rows_without_replacement
 
+Values = Sequence[Any] | Shaped[np.ndarray, " rows"]
+Blocks = Sequence[int] | Int[np.ndarray, " block_rows"]
 CLUSTERED_ABOVE = 0.2
 """Difference of the shares of `Clustering` above which a column counts as clustered."""
 
@@ -68,12 +74,13 @@ def sample_blocks(
       ValueError: if an argument is out of range.
     """
     check_rate(rate)
+    check_integer(num_blocks, "num_blocks")
     number = min(num_blocks, max(1, math.floor(rate * num_blocks + 0.5)))
     return rows_without_replacement(num_blocks, number, seed=seed, partition=partition)
 
 
 def collapse(
-    values: Shaped[np.ndarray, " rows"], blocks: Int[np.ndarray, " block_rows"]
+    values: Values, blocks: Blocks
 ) -> tuple[Shaped[np.ndarray, " collapsed"], Int64[np.ndarray, " collapsed"]]:
     """Every value of every block once.
 
@@ -87,6 +94,7 @@ def collapse(
     Raises:
       ValueError: if the lengths differ.
     """
+    values, blocks = as_vector(values, "values"), as_integers(blocks, "blocks")
     if len(values) != len(blocks):
         raise ValueError(f"{len(values)} values and {len(blocks)} blocks; wanted one block per row")
     order = np.lexsort((values, blocks))
@@ -96,10 +104,11 @@ def collapse(
     return values[first], blocks[first].astype(np.int64)
 
 
-def collapsed_profile(
-    values: Shaped[np.ndarray, " rows"], blocks: Int[np.ndarray, " block_rows"], rate: float | int
-) -> Profile:
+def collapsed_profile(values: Values, blocks: Blocks, rate: float | int) -> Profile:
     """Profile of the collapsed sample, in a population of collapsed rows / rate.
+
+    For an estimate with an interval: `Sample(profile, is_block_sample=True, most=rows of the whole
+    column, rows_read=len(values))`.
 
     Args:
       values: sampled values, without nulls, or their 64-bit hashes.
@@ -115,9 +124,7 @@ def collapsed_profile(
     return profile_from_counts(counts, population=len(collapsed) / rate, rate=rate)
 
 
-def repeated_share(
-    values: Shaped[np.ndarray, " rows"], blocks: Int[np.ndarray, " block_rows"]
-) -> float:
+def repeated_share(values: Values, blocks: Blocks) -> float:
     """Share of rows that repeat a value of their own block; 0 without rows.
 
     Raises:
@@ -127,13 +134,16 @@ def repeated_share(
 
 
 def clustering(
-    values: Shaped[np.ndarray, " rows"],
-    blocks: Int[np.ndarray, " block_rows"],
+    values: Values,
+    blocks: Blocks,
     *,
     seed: int = 0,
-    row_sample: Shaped[np.ndarray, " compared"] | None = None,
+    row_sample: Sequence[Any] | Shaped[np.ndarray, " compared"] | None = None,
 ) -> Clustering:
     """Whether values lie together, by comparison with rows at random.
+
+    Finds what differs between the blocks that were read. Blocks of one and the same value look like
+    rows at random, whatever the other blocks hold: no cluster found is no proof of none.
 
     Args:
       values: values of a block sample, without nulls, or their hashes.
@@ -146,11 +156,12 @@ def clustering(
     Raises:
       ValueError: if lengths differ, or there is one block and no row sample.
     """
+    values, blocks = as_vector(values, "values"), as_integers(blocks, "blocks")
     if row_sample is None and len(values) and blocks.min() == blocks.max():
         raise ValueError(
             "blocks has one block only: nothing to compare with; read a second block or give a "
             "row_sample of the same size"
         )
-    source = values if row_sample is None else row_sample
+    source = values if row_sample is None else as_vector(row_sample, "row_sample")
     shuffled = np.random.default_rng(seed).permutation(source)
     return Clustering(repeated_share(values, blocks), repeated_share(shuffled, blocks))

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from jaxlab.ndv import bottom_k, fused
+from jaxlab.ndv.arguments import check_integer
 from jaxlab.ndv.bottom_k import BottomK, Held
 from jaxlab.ndv.column_records import MAX_VALUES, cut_column
 from jaxlab.ndv.compact import payload_bytes
@@ -77,6 +78,8 @@ def settings_for_budget(
     Raises:
       ValueError: if the budget is too small or a block has no row.
     """
+    check_integer(budget_bytes, "budget_bytes", "bytes a column and partition, 65536 is usual")
+    check_integer(block_rows, "block_rows")
     if budget_bytes < 256 or block_rows < 1:
         raise ValueError(
             f"budget_bytes={budget_bytes}, block_rows={block_rows}; wanted at least 256 bytes a "
@@ -362,7 +365,7 @@ def _sort_block(state: ColumnState, block: Words, settings: Settings) -> ColumnS
         state, values=bottom_k.cut(values, settings.capacity), heavy=heavy, known=None,
         known_heavy=known,
     )  # fmt: skip
-    if jax.default_backend() == "cpu":
+    if not _has_accelerator():
         return state
     sketch = bottom_k.from_counts(
         values.words, values.counts, settings.capacity, hasher=settings.hasher
@@ -419,7 +422,13 @@ def _add_heavy(state: ColumnState, block: HashedBlock) -> ColumnState:
     return dataclasses.replace(state, heavy=state.heavy._replace(counts=counts))
 
 
+def _has_accelerator() -> bool:
+    """Whether rows below a threshold are counted by a device beside the host."""
+    return jax.default_backend() != "cpu"
+
+
 def _add_on_device(state: ColumnState, block: HashedBlock, settings: Settings) -> ColumnState:
+    """The column after some rows, in whole blocks that are not waited for, the last one padded."""
     size, sketch = settings.block_rows, state.on_device
     for start in range(0, block.rows, size):
         rows = min(size, block.rows - start)

@@ -78,7 +78,8 @@ def hash_column(
     """Hashes of a column's rows.
 
     Args:
-      column: NumPy array of one dimension, Arrow array or chunked array.
+      column: NumPy array of one dimension, Arrow array or chunked array, or a list of values, None
+        for nulls.
       hasher: which hash.
       serialize_nested: whether lists, structs and maps are hashed by their serialisation.
 
@@ -89,6 +90,8 @@ def hash_column(
       TypeError: if the type of the column has no canonical form.
       ValueError: if a NumPy array is not of one dimension.
     """
+    if isinstance(column, (list, tuple)):
+        column = np.fromiter(column, object, len(column))
     if not isinstance(column, np.ndarray):
         import pyarrow as pa
 

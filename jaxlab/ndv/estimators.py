@@ -28,7 +28,8 @@ from jaxlab.ndv import estimators_hybrid as hybrid
 from jaxlab.ndv import estimators_jackknife as jackknife
 from jaxlab.ndv import estimators_moments as moments
 from jaxlab.ndv import estimators_shlosser as shlosser
-from jaxlab.ndv.profile import Profile
+from jaxlab.ndv.arguments import known_name, list_names
+from jaxlab.ndv.profile import Profile, check_profile
 from jaxlab.ndv.special import Flags, Numbers, namespace
 from jaxlab.ndv.terms import Terms, summarize
 
@@ -185,14 +186,15 @@ def estimate(profile: Profile, name: str | Estimator) -> Estimate:
       profile: one profile or a batch; NumPy (float64) or JAX (float32, also under `jit` and
         `vmap`).
         A host profile should have passed `validate_profile`, as all builders see to.
-      name: a name in `ESTIMATORS`, or an estimator of one's own.
+      name: a name in `ESTIMATORS`, in capitals or not, or an estimator of one's own.
 
     Returns:
       Values, statuses and unclamped values, with the batch axes of the profile.
 
     Raises:
       ValueError: if there is no estimator of that name.
-      TypeError: if the estimator runs on the host only and the profile has JAX arrays.
+      TypeError: if the estimator runs on the host only and the profile has JAX arrays, or it is no
+        profile.
 
     Example:
       >>> from jaxlab.ndv.profile import profile_from_frequencies
@@ -211,6 +213,8 @@ def estimate_many(
 
     Under one `jit` the sums that they share are computed once.
     """
+    if isinstance(names, str) or names is None:
+        raise TypeError(f"names={names!r} is a single name or None; wanted a list of names")
     estimators = [_find(name) for name in names]
     return dict(zip(names, _estimate_all(profile, estimators), strict=True))
 
@@ -230,12 +234,14 @@ def sample_coverage(profile: Profile) -> Numbers:
 
 
 def _find(name: str) -> Estimator:
-    if name not in ESTIMATORS:
-        raise ValueError(f"no estimator is named {name!r}; there are {', '.join(ESTIMATORS)}")
-    return ESTIMATORS[name]
+    known = known_name(name, ESTIMATORS)
+    if known is None:
+        raise ValueError(f"no estimator is named {name!r}{list_names(name, ESTIMATORS)}")
+    return ESTIMATORS[known]
 
 
 def _estimate_all(profile: Profile, estimators: Sequence[Estimator]) -> list[Estimate]:
+    check_profile(profile)
     with np.errstate(all="ignore"):
         special, fallback = _edge_cases(profile)
         safe = _replace_special(profile, special > 0)

@@ -234,6 +234,8 @@ class Reader:
     """Reads numbers one after the other; every shortage is a ValueError with its offset."""
 
     def __init__(self, data: bytes, offset: int = 0):
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data is a {type(data).__name__}; wanted the bytes of a message")
         self.data, self.offset = data, offset
 
     def take(self, size: int) -> bytes:

@@ -2,7 +2,8 @@
 
 The bootstrap redraws the profile as a sample of the estimated population would vary, and estimates
 again. It measures variance, not bias: an estimator that misses the unseen values of a skewed column
-misses them in every draw. The guaranteed interval is wide, and holds for every column.
+misses them in every draw. The guaranteed interval is wide, and holds for every column of which rows
+were sampled; of samples of whole blocks neither is true.
 """
 
 import functools
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxlab.ndv.arguments import check_integer, check_number, known_name
 from jaxlab.ndv.estimators import ESTIMATORS, Estimator, Status, estimate, sample_coverage
-from jaxlab.ndv.profile import Profile, to_device
+from jaxlab.ndv.profile import Profile, check_profile, to_device
 from jaxlab.ndv.special import Numbers, namespace
 from jaxlab.ndv.terms import summarize
 
@@ -72,6 +74,7 @@ def bootstrap_interval(
       float32 bounds; low = high where there is nothing to estimate (empty or full scan).
 
     Raises:
+      TypeError: if an argument is of another type.
       ValueError: if the estimator is unknown or runs on the host only, or `level` or `num_draws` is
         out of range.
 
@@ -79,9 +82,15 @@ def bootstrap_interval(
       Chao 1987, "Estimating the population size for capture-recapture data with unequal
       catchability", Biometrics 43; Efron and Tibshirani 1993, "An introduction to the bootstrap".
     """
-    estimator = ESTIMATORS.get(name) if isinstance(name, str) else name
-    if estimator is None or estimator.host_only:
+    known = known_name(name, ESTIMATORS)
+    estimator = name if known is None else ESTIMATORS[known]
+    if not isinstance(estimator, Estimator) or estimator.host_only:
         raise ValueError(f"name={name!r} is no device estimator; see DEVICE_ESTIMATORS")
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"key={key!r} is no key; wanted one, such as jax.random.key(0)")
+    check_profile(profile)
+    check_number(level, "level", "a probability, such as 0.95")
+    check_integer(num_draws, "num_draws")
     if not 0 < level < 1 or num_draws < 2:
         raise ValueError(
             f"level={level}, num_draws={num_draws}; wanted a level in (0, 1), at least two draws"
@@ -95,6 +104,9 @@ def bootstrap_interval(
 
 def guaranteed_interval(profile: Profile) -> Interval:
     """[d, d - f1 + (N / n) f1], cut to N: holds the truth with high probability, for every column.
+
+    Of samples of rows and exact profiles: rows of whole blocks are no such sample, collapsed or
+    not, and the noise of a sketch comes on top.
 
     GEE is the geometric mean of the two ends' weights of f1.
 
@@ -134,6 +146,9 @@ def worst_case_ratio(
     References:
       Charikar et al. 2000, PODS, theorem 1.
     """
+    check_number(num_sampled, "num_sampled", "n, the rows that are read")
+    check_number(population, "population", "N, the rows of the column")
+    check_number(probability, "probability")
     if not 0 < num_sampled <= population:
         raise ValueError(
             f"num_sampled={num_sampled} is not in (0, population={population}]; wanted rows read"

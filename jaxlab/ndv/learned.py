@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxlab.ndv.arguments import known_name, list_names
 from jaxlab.ndv.estimators import ESTIMATORS, Estimator
 from jaxlab.ndv.estndv import public_estndv
 from jaxlab.ndv.fusion import (
@@ -61,17 +62,16 @@ class FusedAnswer(NamedTuple):
 
 
 def find_estimator(name: str) -> Estimator:
-    """The estimator of a name, classical or learned.
+    """The estimator of a name, classical or learned, in capitals or not.
 
     Raises:
       ValueError: if there is none; all that exist are named.
     """
-    if name in LEARNED_ESTIMATORS:
-        return LEARNED_ESTIMATORS[name]()
-    if name not in ESTIMATORS:
-        known = ", ".join([*ESTIMATORS, *LEARNED_ESTIMATORS])
-        raise ValueError(f"no estimator is named {name!r}; there are {known}")
-    return ESTIMATORS[name]
+    names = (*ESTIMATORS, *LEARNED_ESTIMATORS)
+    known = known_name(name, names)
+    if known is None:
+        raise ValueError(f"no estimator is named {name!r}{list_names(name, names)}")
+    return LEARNED_ESTIMATORS[known]() if known in LEARNED_ESTIMATORS else ESTIMATORS[known]
 
 
 def fused_answers(

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxlab.ndv.arguments import check_instance, check_integer, check_number
 from jaxlab.ndv.profile import Profile, validate_profile
+from jaxlab.ndv.sampling import check_rate
 
 _BLOCK = 2048
 """Class sizes at a time when their binomial probabilities are tabulated."""
@@ -41,6 +43,8 @@ class Population(NamedTuple):
 
 def equal_population(size: int, num_values: float | int) -> Population:
     """`num_values` values of `size` rows each."""
+    check_integer(size, "size")
+    check_number(num_values, "num_values")
     return Population(np.array([size], np.int64), np.array([num_values], np.float64))
 
 
@@ -95,6 +99,7 @@ def zipf_population(
     from scipy.special import zeta
 
     _require_positive(num_rows=num_rows, repeats=repeats)
+    check_number(exponent, "exponent")
     if not exponent > 1:
         raise ValueError(f"exponent={exponent} has no zeta distribution; wanted more than 1")
     first = num_rows / float(zeta(exponent))
@@ -135,9 +140,10 @@ def expected_profile(
     """
     from scipy.stats import binom
 
+    hint = "equal_population, poisson_population and others make one"
+    check_instance(population, Population, "population", hint)
     sizes, num_values = population.sizes, population.num_values
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate={rate} is out of range; wanted a rate in (0, 1]")
+    check_rate(rate)
     if not population.num_rows > 0:
         raise ValueError("population has no row; wanted at least one value")
     if length is None:
@@ -167,5 +173,6 @@ def _kept(sizes: np.ndarray, num_values: np.ndarray) -> Population:
 
 def _require_positive(**arguments: float | int) -> None:
     for name, value in arguments.items():
+        check_number(value, name)
         if not value > 0:
             raise ValueError(f"{name}={value} is not positive")

@@ -18,13 +18,22 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 from numpy.typing import ArrayLike
+
+from jaxlab.ndv.arguments import (
+    as_integers,
+    as_reals,
+    as_vector,
+    check_instance,
+    check_integer,
+    check_number,
+)
 
 Real = float | int | np.number | np.ndarray
 RTOL = {np.dtype(np.float64): 1e-9, np.dtype(np.float32): 1e-5}
@@ -85,8 +94,11 @@ def profile_from_frequencies(
       >>> float(profile.n), float(profile.d), float(profile.q)
       (50.0, 40.0, 0.1)
     """
-    i, f = np.asarray(i, np.int64), np.asarray(f, np.float64)
-    if i.shape != f.shape or i.ndim != 1:
+    i, f = as_integers(i, "i"), as_reals(f, "f")
+    check_number(population, "population", "N, the rows of the column that are not null")
+    if rate is not None:
+        check_number(rate, "rate", "a number in (0, 1], or None for n / N")
+    if i.shape != f.shape:
         raise ValueError(
             f"i has shape {i.shape} and f has shape {f.shape}; wanted two vectors of one length"
         )
@@ -105,15 +117,15 @@ def profile_from_frequencies(
 
 
 def dense_profile(
-    f: Float[Array | np.ndarray, "*batch length"],
+    f: Sequence[float | int] | Float[Array | np.ndarray, "*batch length"],
     *,
-    n: Float[Array | np.ndarray, "*batch"],
-    d: Float[Array | np.ndarray, "*batch"],
-    population: Float[Array | np.ndarray, "*batch"],
-    rate: Float[Array | np.ndarray, "*batch"],
-    n_tail: Float[Array | np.ndarray, "*batch"],
-    d_tail: Float[Array | np.ndarray, "*batch"],
-    s2_tail: Float[Array | np.ndarray, "*batch"],
+    n: Float[Array | np.ndarray, "*batch"] | float | int,
+    d: Float[Array | np.ndarray, "*batch"] | float | int,
+    population: Float[Array | np.ndarray, "*batch"] | float | int,
+    rate: Float[Array | np.ndarray, "*batch"] | float | int,
+    n_tail: Float[Array | np.ndarray, "*batch"] | float | int,
+    d_tail: Float[Array | np.ndarray, "*batch"] | float | int,
+    s2_tail: Float[Array | np.ndarray, "*batch"] | float | int,
 ) -> Profile:
     """Dense profile, host or device, of known parts, such as a sketch gives them; not validated.
 
@@ -130,9 +142,13 @@ def dense_profile(
       d_tail: number of these values.
       s2_tail: their sum of i (i - 1).
     """
+    if not isinstance(f, (np.ndarray, jax.Array)):
+        f = as_reals(f, "f")
     xp = np if isinstance(f, np.ndarray) else jnp
     i = xp.broadcast_to(xp.arange(1, f.shape[-1] + 1), f.shape)
-    return Profile(i, f, n, d, population, rate, n_tail, d_tail, s2_tail)
+    given = {"n": n, "d": d, "population": population, "rate": rate}
+    given |= {"n_tail": n_tail, "d_tail": d_tail, "s2_tail": s2_tail}
+    return Profile(i, f, *(_as_leaf(value, name, f) for name, value in given.items()))
 
 
 def profile_from_counts(
@@ -155,7 +171,7 @@ def profile_from_counts(
       >>> profile_from_counts([1, 1, 2, 5], population=100).f.tolist()
       [2.0, 1.0, 1.0]
     """
-    counts = np.asarray(counts, np.int64)
+    counts = as_integers(counts, "counts")
     if counts.size and counts.min() < 0:
         raise ValueError(f"counts has the negative entry {counts.min()}; wanted rows per value")
     i, f = np.unique(counts[counts > 0], return_counts=True)
@@ -163,34 +179,50 @@ def profile_from_counts(
 
 
 def profile_from_values(
-    values: np.ndarray, *, population: Real, rate: Real | None = None
+    values: Sequence[Any] | np.ndarray, *, population: Real, rate: Real | None = None
 ) -> Profile:
     """Sparse host profile of the sampled values themselves, counted exactly.
 
     Args:
-      values: one-dimensional, sortable, without nulls. All NaN are one value, as are 0.0 and -0.0.
+      values: list or array of one dimension, sortable, without nulls. All NaN are one value, as are
+        0.0 and -0.0.
       population: N, rows of the population, nulls left out.
       rate: q, the sampling rate; n / N if None.
 
     Raises:
+      TypeError: if the values are of types that have no order, or an argument is of another type.
       ValueError: if `values` is not one-dimensional or another argument is out of range.
 
     Example:
-      >>> profile_from_values(np.array(["a", "b", "a"]), population=30).f.tolist()
+      >>> profile_from_values(["a", "b", "a"], population=30).f.tolist()
       [1.0, 1.0]
     """
-    if values.ndim != 1:
-        raise ValueError(f"values has shape {values.shape}; wanted one column, a vector")
-    _, counts = np.unique(values, return_counts=True)
+    array = as_vector(values, "values")
+    try:
+        _, counts = np.unique(array, return_counts=True)
+    except TypeError as error:
+        raise TypeError(f"values has entries of several types: {error}; convert them") from error
     return profile_from_counts(counts, population=population, rate=rate)
+
+
+def check_profile(profile: Any) -> None:
+    """Refuse what is no profile.
+
+    Raises:
+      TypeError: telling how one is made.
+    """
+    hint = "profile_from_values or profile_from_counts makes one of a sample"
+    check_instance(profile, Profile, "profile", hint)
 
 
 def validate_profile(profile: Profile) -> None:
     """Checks the invariants of a host profile.
 
     Raises:
+      TypeError: if it is no profile.
       ValueError: naming the first field that breaks one, with its value and what is allowed.
     """
+    check_profile(profile)
     for name, value in zip(Profile._fields, profile, strict=True):
         bad = np.asarray(value)[~np.isfinite(value) | (np.asarray(value) < 0)]
         if bad.size:
@@ -223,6 +255,8 @@ def to_dense(profile: Profile, length: int) -> Profile:
     Raises:
       ValueError: if `length` is not positive or the profile has batch axes.
     """
+    check_profile(profile)
+    check_integer(length, "length")
     if length < 1 or profile.f.ndim != 1:
         raise ValueError(
             f"length={length}, f of shape {profile.f.shape}; wanted a positive length and one "
@@ -247,8 +281,12 @@ def stack_profiles(profiles: Sequence[Profile]) -> Profile:
     Raises:
       ValueError: if there is none.
     """
+    if profiles is None or isinstance(profiles, Profile):
+        raise TypeError("profiles is a single Profile or None; wanted a list of them")
     if not profiles:
         raise ValueError("profiles is empty; wanted at least one to stack")
+    for profile in profiles:
+        check_profile(profile)
     width = max(profile.f.shape[-1] for profile in profiles)
 
     def pad(profile: Profile) -> Profile:
@@ -264,6 +302,7 @@ def to_device(profile: Profile) -> Profile:
     Raises:
       ValueError: if a frequency does not fit int32; such classes belong in the tail.
     """
+    check_profile(profile)
     if profile.i.size and int(np.max(profile.i)) > np.iinfo(np.int32).max:
         raise ValueError(
             f"i has the entry {np.max(profile.i)}, which does not fit int32; "
@@ -274,7 +313,7 @@ def to_device(profile: Profile) -> Profile:
 
 
 def device_profile_from_counts(
-    counts: Int[Array, " values"],
+    counts: Sequence[int] | Int[Array | np.ndarray, " values"],
     *,
     length: int,
     population: Float[Array, ""] | float | int,
@@ -291,6 +330,9 @@ def device_profile_from_counts(
     Returns:
       A float32 profile. n and d are exact as long as n is below 2^24; sums of the tail are rounded.
     """
+    if not isinstance(counts, jax.Array):
+        counts = jnp.asarray(as_integers(counts, "counts"), jnp.int32)
+    _check_sizes(population, rate)
     inside = counts <= length
     place = jnp.where(inside, counts, 0)
     f = jnp.zeros(length + 1, jnp.int32).at[place].add(1)[1:]
@@ -310,9 +352,9 @@ def device_profile_from_counts(
 
 
 def device_profile_from_hashes(
-    low: UInt32[Array, " rows"],
-    high: UInt32[Array, " rows"],
-    valid: Bool[Array, " rows"],
+    low: Sequence[int] | UInt32[Array | np.ndarray, " rows"],
+    high: Sequence[int] | UInt32[Array | np.ndarray, " rows"],
+    valid: Sequence[bool] | Bool[Array | np.ndarray, " rows"],
     *,
     length: int,
     population: Float[Array, ""] | float | int,
@@ -328,11 +370,30 @@ def device_profile_from_hashes(
       population: N.
       rate: q.
     """
+    low, high = (
+        word if isinstance(word, jax.Array) else jnp.asarray(as_integers(word, name), jnp.uint32)
+        for word, name in ((low, "low"), (high, "high"))
+    )
+    if not isinstance(valid, jax.Array):
+        valid = jnp.asarray(as_vector(valid, "valid"), bool)
     dropped, low, high = jax.lax.sort((~valid, low, high), num_keys=3)
     changed = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
     run = jnp.cumsum(jnp.concatenate([jnp.zeros(1, jnp.int32), changed.astype(jnp.int32)]))
     counts = jnp.zeros(low.shape[0], jnp.int32).at[run].add((~dropped).astype(jnp.int32))
     return device_profile_from_counts(counts, length=length, population=population, rate=rate)
+
+
+def _as_leaf(value: Any, name: str, like: Array | np.ndarray) -> Array | np.ndarray:
+    """A number as an array of the type and on the side of another; arrays as they are."""
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return value
+    check_number(value, name)
+    return (np if isinstance(like, np.ndarray) else jnp).asarray(value, like.dtype)
+
+
+def _check_sizes(population: Any, rate: Any) -> None:
+    check_number(population, "population", "N, the rows of the column that are not null")
+    check_number(rate, "rate", "a number in (0, 1]")
 
 
 def _require(name: str, value: ArrayLike, fine: ArrayLike, wanted: str) -> None:

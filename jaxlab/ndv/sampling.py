@@ -20,9 +20,18 @@ References:
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt64
+
+from jaxlab.ndv.arguments import (
+    as_integers,
+    as_vector,
+    check_instance,
+    check_integer,
+    check_number,
+)
 
 _ROWS_PER_COUNTER = 4
 _BERNOULLI, _TAGS, _ROWS, _REPLACED, _SIZES = range(5)
@@ -103,6 +112,7 @@ def hypergeometric_sizes(
       ValueError: if a size is negative, or there are fewer rows than samples.
     """
     rows = _partition_rows(partition_rows)
+    check_integer(num_samples, "num_samples")
     total = int(rows.sum())
     if not 0 <= num_samples <= total:
         raise ValueError(
@@ -191,6 +201,7 @@ def empty_reservoir(capacity: int, dtype: np.dtype | type = np.uint64) -> Reserv
     Raises:
       ValueError: if the capacity is not positive.
     """
+    check_integer(capacity, "capacity", "how many rows to keep")
     if capacity < 1:
         raise ValueError(f"capacity={capacity}; wanted at least one row to keep")
     return Reservoir(np.zeros(0, np.uint64), np.zeros(0, dtype), 0, capacity)
@@ -198,7 +209,7 @@ def empty_reservoir(capacity: int, dtype: np.dtype | type = np.uint64) -> Reserv
 
 def update_reservoir(
     reservoir: Reservoir,
-    values: Shaped[np.ndarray, " rows"],
+    values: Sequence[Any] | Shaped[np.ndarray, " rows"],
     *,
     seed: int,
     partition: int,
@@ -216,6 +227,10 @@ def update_reservoir(
     Raises:
       ValueError: if an argument is negative.
     """
+    check_instance(reservoir, Reservoir, "reservoir", "begin with empty_reservoir(capacity)")
+    array = as_vector(values, "values")
+    # Python's integers have no width of their own: they get that of the reservoir.
+    values = array if isinstance(values, np.ndarray) else array.astype(reservoir.values.dtype)
     tags = row_words(
         seed=seed, partition=partition, start=start, num_rows=len(values), stream=_TAGS
     )
@@ -234,6 +249,8 @@ def merge_reservoirs(a: Reservoir, b: Reservoir) -> Reservoir:
     Raises:
       ValueError: if the capacities differ.
     """
+    for name, one in (("a", a), ("b", b)):
+        check_instance(one, Reservoir, name, "begin with empty_reservoir(capacity)")
     if a.capacity != b.capacity:
         raise ValueError(
             f"cannot merge: capacities {a.capacity} and {b.capacity}; build both reservoirs with "
@@ -259,6 +276,12 @@ def non_null_population(num_rows: int, num_sampled: int, num_nulls_sampled: int)
     Raises:
       ValueError: unless num_nulls_sampled <= num_sampled <= num_rows.
     """
+    for name, value in (
+        ("num_rows", num_rows),
+        ("num_sampled", num_sampled),
+        ("num_nulls_sampled", num_nulls_sampled),
+    ):
+        check_integer(value, name)
     if not 0 <= num_nulls_sampled <= num_sampled <= num_rows:
         raise ValueError(
             f"num_nulls_sampled={num_nulls_sampled}, num_sampled={num_sampled}, "
@@ -271,8 +294,10 @@ def check_rate(rate: float | int) -> None:
     """Refuse what is no sampling rate.
 
     Raises:
-      ValueError: if the rate is not in (0, 1].
+      TypeError: if it is no number.
+      ValueError: if it is not in (0, 1].
     """
+    check_number(rate, "rate", "a number in (0, 1]; 0.01 reads one row in a hundred")
     if not 0 < rate <= 1:
         raise ValueError(f"rate={rate} is not in (0, 1]; 0.01 reads one row in a hundred")
 
@@ -296,7 +321,7 @@ def _counts_of_choice(sizes: np.ndarray, number: int, rng: np.random.Generator) 
 
 
 def _partition_rows(partition_rows: Sizes) -> np.ndarray:
-    rows = np.asarray(partition_rows, np.int64)
+    rows = as_integers(partition_rows, "partition_rows")
     if rows.size and rows.min() < 0:
         raise ValueError(f"partition_rows has the entry {rows.min()}; wanted at least 0")
     return rows
@@ -304,5 +329,6 @@ def _partition_rows(partition_rows: Sizes) -> np.ndarray:
 
 def _check_not_negative(**arguments: int) -> None:
     for name, value in arguments.items():
+        check_integer(value, name)
         if not 0 <= value < 2**63:
             raise ValueError(f"{name}={value} is not from 0 to 2^63 - 1")

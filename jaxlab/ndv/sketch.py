@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from jaxlab.ndv.arguments import check_integer
 from jaxlab.ndv.hashing import HASH_IDS, Hasher, Lanes
 from jaxlab.parallel import DATA_AXIS, shard_map
 
@@ -106,8 +107,10 @@ def check_precision(precision: int, low: int, high: int) -> None:
     """Refuse a number of registers that the sketch cannot have.
 
     Raises:
+      TypeError: if it is no whole number.
       ValueError: if precision is not in [low, high].
     """
+    check_integer(precision, "precision", f"a whole number from {low} to {high}")
     if not low <= precision <= high:
         raise ValueError(
             f"precision={precision} is not from {low} to {high}; a sketch has 2^precision registers"
@@ -118,8 +121,10 @@ def check_capacity(capacity: int) -> None:
     """Refuse a number of retained hashes that no sketch has.
 
     Raises:
+      TypeError: if it is no whole number.
       ValueError: if the capacity is not from 2 to `MAX_CAPACITY`.
     """
+    check_integer(capacity, "capacity", "how many values to keep")
     if not 2 <= capacity <= MAX_CAPACITY:
         raise ValueError(
             f"capacity={capacity} is not from 2 to {MAX_CAPACITY}; 4096 gives d to about 1.6 %"

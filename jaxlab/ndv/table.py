@@ -14,13 +14,22 @@ missing.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlab.ndv.arguments import check_instance, check_integer
 from jaxlab.ndv.bottom_k import BottomK
-from jaxlab.ndv.choice import NdvEstimate, Rule, Sample, estimate_columns, learned_rule
+from jaxlab.ndv.choice import (
+    NdvEstimate,
+    Rule,
+    Sample,
+    estimate_columns,
+    learned_rule,
+    repeats,
+)
 from jaxlab.ndv.column_records import MAX_VALUES, merge_columns, read_profile
 from jaxlab.ndv.column_sketch import (
     ColumnState,
@@ -34,7 +43,7 @@ from jaxlab.ndv.column_sketch import (
 from jaxlab.ndv.columns import check_kinds
 from jaxlab.ndv.formats import Record, missing_partitions
 from jaxlab.ndv.hashing import FAST, Hasher
-from jaxlab.ndv.mixed_rates import gee_mixed, singleton_weights
+from jaxlab.ndv.mixed_rates import estimate_mixed, singleton_weights
 from jaxlab.ndv.sampling import bernoulli_rows, check_rate
 from jaxlab.ndv.streams import HashedBlock, block_of, hashed_blocks
 from jaxlab.ndv.table_bytes import (
@@ -51,6 +60,8 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_BUDGET_BYTES = 2**16
+_MADE_BY = "sketch, merge or table_from_bytes gives one"
+logger = logging.getLogger(__name__)
 
 
 class ColumnEstimate(NamedTuple):
@@ -118,6 +129,16 @@ def sketch(
       TypeError: if a column has a type without canonical form; it is named.
     """
     check_rate(rate)
+    _check_names(columns, "columns")
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"batches is of type {type(batches).__name__}; wanted Arrow record batches or tables, "
+            "such as [table] or table.to_batches()"
+        )
+    if partition is not None:
+        check_integer(partition, "partition", "the number of the partition, or None")
+        if not 0 <= partition < 2**64:
+            raise ValueError(f"partition={partition} is not from 0 to 2^64 - 1")
     settings = settings_for_budget(budget_bytes, block_rows=block_rows, hasher=hasher)
     drawn = _Draw(float(rate), seed, partition or 0, is_given=is_sampled or collapse)
     scan = _Scan(None if columns is None else list(columns))
@@ -160,6 +181,8 @@ def merge(a: TableSketch, b: TableSketch, *, max_values: int = MAX_VALUES) -> Ta
       ValueError: if they have other columns or settings, one is a block sample and the other not, a
         partition is in both, or sampling rates differ and the sketches were not built for it.
     """
+    for name, one in (("a", a), ("b", b)):
+        check_instance(one, TableSketch, name, _MADE_BY)
     if a.columns.keys() != b.columns.keys():
         different = sorted(a.columns.keys() ^ b.columns.keys())
         raise ValueError(f"cannot merge: columns {different} are in one table sketch only")
@@ -195,7 +218,10 @@ def merge_all(tables: Iterable[TableSketch], *, max_values: int = MAX_VALUES) ->
       ValueError: if there is none, or two do not merge.
     """
     merged: list[tuple[int, TableSketch]] = []  # of 2^level tables each, lower levels last
-    for table in tables:
+    if isinstance(tables, TableSketch) or not isinstance(tables, Iterable):
+        raise TypeError(f"tables is a {type(tables).__name__}; wanted a list of table sketches")
+    for index, table in enumerate(tables):
+        check_instance(table, TableSketch, f"tables[{index}]", _MADE_BY)
         level = 0
         while merged and merged[-1][0] == level:
             table, level = merge(merged.pop()[1], table, max_values=max_values), level + 1
@@ -211,7 +237,7 @@ def merge_all(tables: Iterable[TableSketch], *, max_values: int = MAX_VALUES) ->
 def estimate_table(
     table: TableSketch,
     *,
-    unique_columns: Iterable[str] = (),
+    unique_columns: Iterable[str] | None = (),
     partitions: Iterable[int] | None = None,
     method: str = "auto",
     rule: Rule = learned_rule,
@@ -223,7 +249,8 @@ def estimate_table(
 
     Args:
       table: the merge of all partitions.
-      unique_columns: names of columns that the schema says are unique.
+      unique_columns: names of columns that the schema says are unique. Those that repeat a value
+        get a warning and the estimate of any other column.
       partitions: ids that must all be inside.
       method: "auto", or an estimator's name.
       rule: chooses estimators when method is "auto".
@@ -235,12 +262,21 @@ def estimate_table(
       ValueError: if partitions are missing or were not declared, a unique column does not exist, or
         another argument is out of range.
     """
-    unique = set(unique_columns)
+    check_instance(table, TableSketch, "table", _MADE_BY)
+    _check_names(unique_columns, "unique_columns")
+    unique = set(() if unique_columns is None else unique_columns)
     if unknown := sorted(unique - table.columns.keys()):
         raise ValueError(f"unique_columns has {unknown}; there are {', '.join(table.columns)}")
     if partitions is not None:
+        if not isinstance(partitions, Iterable):
+            raise TypeError(f"partitions={partitions!r} is no list; wanted ids, as range(number)")
         _check_complete(table, list(partitions))
     samples = [_sample(table, name, name in unique) for name in table.columns]
+    for name, sample in zip(table.columns, samples, strict=True):
+        if sample.is_unique_key and (found := repeats(sample)):
+            logger.warning(
+                "column %r was declared unique, but %s; remove it from unique_columns", name, found
+            )
     results = estimate_columns(
         samples, method=method, rule=rule, level=level, num_draws=num_draws, seed=seed
     )
@@ -356,23 +392,22 @@ def _finish(
 def _sample(table: TableSketch, name: str, is_unique: bool) -> Sample:
     column = table.columns[name]
     profile, num_retained = read_profile(column.record, column.population)
-    rows = table.num_rows
+    is_blocks, nulls = table.is_block_sample, column.record.num_nulls
     return Sample(
         profile,
         num_retained,
         is_unique_key=is_unique,
-        is_block_sample=table.is_block_sample,
-        most=max(rows, float(profile.d)) if table.is_block_sample else None,
-        mixed=_mixed(column.record),
+        is_block_sample=is_blocks,
+        # Nulls of the blocks that were not read are not known: there every row may hold a value.
+        most=max(table.num_rows, table.num_read) - nulls if is_blocks else None,
+        rows_read=table.num_read - nulls if is_blocks else None,
+        mixed=None if column.record.weights is None else estimate_mixed(column.record),
     )
 
 
-def _mixed(record: Record) -> tuple[float, float] | None:
-    """GEE_MIXED, and what it is if a singleton stands for N_p / n_p values, its upper bound."""
-    if record.weights is None:
-        return None
-    squares = dataclasses.replace(record, weights=np.square(record.weights))
-    return gee_mixed(record), gee_mixed(squares)
+def _check_names(names: Any, what: str) -> None:
+    if isinstance(names, str) or not isinstance(names, Iterable | None):
+        raise TypeError(f"{what}={names!r} is no list; wanted names, as in [{names!r}]")
 
 
 def _check_complete(table: TableSketch, partitions: list[int]) -> None:

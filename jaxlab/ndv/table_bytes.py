@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlab.ndv.arguments import check_instance
 from jaxlab.ndv.compact import Column, Shared, column_to_bytes, read_column, shared_of
 from jaxlab.ndv.formats import Reader, Record
 from jaxlab.ndv.hashing import Hasher
@@ -70,6 +71,7 @@ def table_to_bytes(table: TableSketch) -> bytes:
     bytes, if announced; number of columns. For each column the length of its name, the name in
     UTF-8, and what `compact.column_to_bytes` writes. A CRC-32 of all before.
     """
+    check_instance(table, TableSketch, "table", "sketch or merge gives one")
     shared = _shared(table)
     own = _shared_bytes(table, shared)
     parts = [

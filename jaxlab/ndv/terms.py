@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 from numpy import ndarray
 
-from jaxlab.ndv.profile import Profile
+from jaxlab.ndv.profile import Profile, check_profile
 from jaxlab.ndv.special import Numbers, namespace
 
 Columns = Float[Array, "*batch"] | Float[ndarray, "*batch"]
@@ -48,7 +48,12 @@ class Terms(NamedTuple):
 
 
 def summarize(profile: Profile) -> Terms:
-    """The terms of a profile, with its leading batch axes."""
+    """The terms of a profile, with its leading batch axes.
+
+    Raises:
+      TypeError: if it is no profile.
+    """
+    check_profile(profile)
     xp = namespace(profile.f)
     tail = profile.n_tail / xp.where(profile.d_tail > 0, profile.d_tail, 1.0)
     i = xp.maximum(profile.i, 1).astype(profile.f.dtype)

@@ -52,7 +52,9 @@ def test_columns_without_values_have_none(kind, rows):
     for options in ({}, {"rate": 0.5}, {"rate": 0.5, "collapse": True}):
         answer = answer_of(pa.nulls(rows, TYPES[kind]), partition=1, **options)
         result = answer.result
-        assert (result.estimate, result.low, result.high, result.status) == (0, 0, 0, "empty")
+        # Blocks that were not read may hold what they like: as many rows as were read.
+        most = rows if options.get("collapse") else 0
+        assert (result.estimate, result.low, result.high, result.status) == (0, 0, most, "empty")
     assert answer.null_fraction == (1 if rows else 0)
 
 

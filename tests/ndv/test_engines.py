@@ -89,6 +89,24 @@ def test_beam_writes_the_answers_of_the_files(expected, tmp_path):
     assert found == ["", "('few', 7.0)", "('id', 1500.0)", "('text', 40.0)"]
 
 
+def test_images_of_data_sketches_tell_the_values_of_the_column():
+    names = run("Apache DataSketches")
+    # 4,096 registers and 8,765 hashes: three standard errors.
+    assert names["by_hll"] == pytest.approx(30_000, rel=3 * 1.04 / 64)
+    assert names["by_theta"] == pytest.approx(30_000, rel=3 / 8765**0.5)
+
+
+@pytest.mark.parity
+def test_the_package_of_data_sketches_reads_the_images_of_the_recipe():
+    import datasketches as peer
+
+    names = run("Apache DataSketches")
+    by_hll = peer.hll_sketch.deserialize(names["hll_image"]).get_estimate()
+    by_theta = peer.compact_theta_sketch.deserialize(names["theta_image"]).get_estimate()
+    assert by_hll == pytest.approx(names["by_hll"], rel=0.005)
+    assert by_theta == pytest.approx(names["by_theta"], rel=1e-9)
+
+
 def test_the_mesh_counts_the_values_of_all_rows():
     names = run("JAX on many hosts")
     assert names["distinct"] == pytest.approx(1000, rel=0.05)

@@ -276,7 +276,10 @@ def test_an_estimator_of_ones_own():
 
 
 def test_names_are_checked():
-    with pytest.raises(ValueError, match="no estimator is named 'DUJ3'; there are SCALE, EB, GEE"):
+    with pytest.raises(ValueError, match="named 'DUJ3'; did you mean DUJ2\\? There are SCALE, EB"):
         estimate(make([1], [1], 10), "DUJ3")
+    plain = make([1, 2], [10, 5], 2500)
+    assert estimate(plain, "chao_bc") == estimate(plain, "CHAO_BC")
+    assert estimate_many(plain, ["Gee"])["Gee"] == estimate(plain, "GEE")
     with pytest.raises(TypeError, match="GOODMAN got JAX arrays"):
         estimate(to_device(make([1, 2], [3, 1], 10)), "GOODMAN")

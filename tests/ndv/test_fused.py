@@ -1,6 +1,7 @@
 """Sketches in one pass over Arrow's buffers: bit for bit those of the usual way."""
 
 import decimal
+import itertools
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlab.ndv import fused, hll, table
+from jaxlab.ndv import column_sketch, fused, hll, table
 from jaxlab.ndv.columns import hash_column
 from jaxlab.ndv.hashing import FAST, INTERCHANGE, Hasher, fmix32, join_words
 
@@ -196,6 +197,26 @@ def test_a_block_sample_is_collapsed_to_the_same_values(usual_way):
         return table.table_to_bytes(table.sketch(batches, collapse=True, rate=0.5))
 
     assert message() == usual_way(message)
+
+
+@pytest.mark.parametrize("first", [1, 30])
+def test_a_column_that_began_on_an_accelerator_goes_on_in_the_loops(first, usual_way, monkeypatch):
+    """Some batches before the loops are ready, by a device; the others by the loops."""
+    rows = pa.table({"x": COLUMNS["int64 with nulls"]})
+    batches = rows.to_batches(max_chunksize=100)
+
+    def message(between=lambda: None):
+        told = itertools.count(1)
+        return table.table_to_bytes(
+            table.sketch(batches, budget_bytes=700, block_rows=256,
+                         on_batch=lambda _: between() if next(told) == first else None)
+        )  # fmt: skip
+
+    expected = usual_way(message)
+    monkeypatch.setattr(column_sketch, "_has_accelerator", lambda: True)
+    is_ready = [False]
+    monkeypatch.setattr(fused, "is_ready", lambda: is_ready[0])
+    assert message(lambda: is_ready.__setitem__(0, True)) == expected
 
 
 def test_other_types_and_hashes_go_the_usual_way():

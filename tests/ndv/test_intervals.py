@@ -156,6 +156,11 @@ def test_arguments_are_checked(columns):
     key = jax.random.key(0)
     with pytest.raises(ValueError, match="name='GOODMAN' is no device estimator"):
         bootstrap_interval(key, columns, "GOODMAN")
+    one = plain(1, 1150)
+    lower, upper = (
+        bootstrap_interval(jax.random.key(0), one, name, num_draws=4) for name in ("duj1", "DUJ1")
+    )
+    assert (lower.low, lower.high) == (upper.low, upper.high)
     with pytest.raises(ValueError, match="level=95"):
         bootstrap_interval(key, columns, "DUJ1", level=95)
     with pytest.raises(ValueError, match="num_draws=1"):

@@ -259,6 +259,25 @@ def test_mixed_rates_weigh_singletons_by_their_partition(kind):
     assert mixed_rates.gee_mixed(merged) == pytest.approx(exact, rel=0.2)
 
 
+def test_the_noise_of_mixed_rates_is_that_of_the_choices_a_sketch_may_make():
+    """Of 2,000 values 200 are kept, by 600 random orders: deviations within 10 %, a mean of 3."""
+    rng = np.random.default_rng(1)
+    weights = np.where(rng.random(2000) < 0.2, np.float32(5), np.float32(1))
+    found = []
+    for _ in range(600):
+        words = rng.integers(0, 2**64, 2000, np.uint64)
+        order = np.argsort(words)[:201]
+        lanes, count = split_words(words[order]), np.ones(201, np.uint32)
+        sketch = bottom_k.BottomK(np.asarray(lanes.hi), np.asarray(lanes.lo), count, FAST)
+        found.append(mixed_rates.estimate_mixed(Record(sketch, 2000, weights=weights[order])))
+    highs, deviations = (np.array([one[place] for one in found]) for place in (1, 2))
+    truth = float((weights**2).sum())
+    assert abs(highs.mean() - truth) < 3 * highs.std() / np.sqrt(600)
+    assert np.median(deviations) == pytest.approx(highs.std(), rel=0.1)
+    few = weighted_record(np.arange(300), 0.25, "bottom_k")
+    assert mixed_rates.estimate_mixed(few) == (600, 1200, 0)
+
+
 def test_equal_rates_give_gee():
     counts = np.random.default_rng(2).poisson(0.7, (3, 500))
     profile = profile_from_counts(counts.sum(0), population=counts.sum() * 25)

@@ -79,6 +79,37 @@ def test_a_message_fits_its_budget_whatever_the_counts(budget, repeats):
             assert column_records.read_profile(column.record, number).num_retained is not None
 
 
+BUDGETS = [256, 300, 384, 511, 512, 700, 1000, 1151, 1155, 1500, 2048, 3000, 4096, 5500, 8192,
+           12_000, 16_384, 32_768, 65_536]  # fmt: skip
+BUDGETED = {
+    "few": lambda rng, rows: rng.integers(0, 20, rows),
+    "integers": lambda rng, rows: rng.integers(0, 700, rows),
+    "wide": lambda rng, rows: rng.integers(0, 2**60, rows),
+    "skewed": lambda rng, rows: rng.zipf(1.3, rows),
+    "heavy": lambda rng, rows: np.where(rng.random(rows) < 0.9, 3, rng.integers(0, 3000, rows)),
+    "cents": lambda rng, rows: rng.integers(0, 900, rows) / 100,
+    "texts": lambda rng, rows: [f"a long text, number {i}" for i in rng.integers(0, 600, rows)],
+    "words": lambda rng, rows: [str(i) for i in rng.integers(0, 900, rows)],
+    "even": lambda rng, rows: np.repeat(np.arange(rows // 50), 50),
+}
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_a_larger_budget_sends_no_less_unless_it_makes_the_column_exact(name):
+    """Sketches may be up to 17 bytes smaller where a budget sets 16 aside for a heavy value."""
+    rows = pa.table({"x": BUDGETED[name](np.random.default_rng(0), 6000)})
+    sent: dict[bool, list[int]] = {True: [], False: []}
+    for budget in BUDGETS:
+        column = sketch([rows], budget_bytes=budget, block_rows=2048).columns["x"]
+        is_exact = column_records.is_dictionary(column.record)
+        assert column.sent_bytes <= budget
+        # Once exact, exact at all larger budgets, with a number of heavy values in the message.
+        assert is_exact or not sent[True]
+        assert column.sent_bytes >= max(sent[is_exact], default=0) - (2 if is_exact else 17)
+        sent[is_exact].append(column.sent_bytes)
+    assert sent[True]
+
+
 @pytest.fixture(scope="module")
 def columns():
     rng = np.random.default_rng(0)
@@ -244,7 +275,41 @@ def test_blocks_are_collapsed():
     assert found.num_rows == 10_000 and found.columns["x"].population == 2500
     (answer,) = estimate_table(found)
     assert answer.result.status == "block" and answer.result.method == "COLLAPSE+DUJ1"
-    assert answer.result.estimate == pytest.approx(2500) and answer.result.high <= 10_000
+    assert answer.result.estimate == pytest.approx(2500)
+    assert (answer.result.low, answer.result.high) == (250, 250 + 10_000 - 1000)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_clustered_blocks_of_one_value_each_leave_the_truth_inside(same):
+    """A column that is constant in 20 of its blocks of 100 rows, and a key in the other 1,980."""
+    truth = 198_000 + (1 if same else 20)
+    batches = [pa.table({"x": [0 if same else b] * 99 + [None]}) for b in range(20)]
+    found = sketch(batches, rate=0.01, collapse=True)
+    (answer,) = estimate_table(found)
+    assert (answer.result.method, answer.result.status) == ("COLLAPSE+DUJ1", "block")
+    # 200,000 rows, of which 2,000 were read.
+    assert (answer.result.low, answer.result.high) == (truth - 198_000, truth)
+    half = estimate_table(merge(found, sketch([], columns=["x"], rate=0.01, collapse=True)))
+    assert half[0].result == answer.result
+
+
+def test_a_column_that_is_not_unique_is_named_and_estimated(caplog):
+    found = sketch([pa.table({"id": [*range(90), *[7] * 10], "key": np.arange(100)})])
+    first, second = estimate_table(found, unique_columns=["id", "key"])
+    assert (first.result.estimate, first.result.method) == (90, "EXACT")
+    assert (second.result.estimate, second.result.method) == (100, "UNIQUE_KEY")
+    assert [record.getMessage() for record in caplog.records] == [
+        "column 'id' was declared unique, but 10 of 100 sampled rows repeat a value; remove it "
+        "from unique_columns"
+    ]
+
+
+def test_a_unique_column_of_a_block_sample_has_the_rows_of_the_table(caplog):
+    batches = [pa.table({"x": np.arange(b * 50, b * 50 + 50)}) for b in range(10)]
+    found = sketch(batches, rate=0.1, collapse=True)
+    (answer,) = estimate_table(found, unique_columns=["x"])
+    assert (answer.result.estimate, answer.result.method) == (5000, "UNIQUE_KEY")
+    assert not caplog.records
 
 
 def test_partitions_of_different_rates_are_estimated_by_gee_mixed():
@@ -257,6 +322,22 @@ def test_partitions_of_different_rates_are_estimated_by_gee_mixed():
     # 20 of the full scan, of the others 20 and 21 stand for two values each, 22 for itself.
     assert (answer.result.estimate, answer.result.method) == (25, "GEE_MIXED")
     assert (answer.result.low, answer.result.high) == (23, 29)
+
+
+def test_a_sketch_of_mixed_rates_holds_what_the_whole_profile_says():
+    """Of 400 values a sketch keeps 77: as wide as that leaves it, around the exact interval."""
+    parts = [{"x": np.arange(100)}, {"x": [*range(100, 400), *[100] * 1000]}]
+    tables = [
+        [sketch([pa.table(rows)], partition=i, rate=rate, is_sampled=True, mixed_rates=True, **how)
+         for i, (rows, rate) in enumerate(zip(parts, (1, 0.25), strict=True))]
+        for how in ({}, SMALL)
+    ]  # fmt: skip
+    exact, found = (estimate_table(merge(*pair))[0].result for pair in tables)
+    assert (exact.low, exact.estimate, exact.high, exact.method) == (400, 699, 1297, "GEE_MIXED")
+    assert found.method == "GEE_MIXED" and found.status == "ok"
+    assert found.low < 330 and found.high > 1500
+    narrow = estimate_table(merge(*tables[1]), level=0.5)[0].result
+    assert found.low < narrow.low and narrow.high < found.high
 
 
 @pytest.mark.parametrize(
@@ -312,6 +393,14 @@ def test_bad_arguments_are_named(call, error, message):
 def test_nested_columns_are_hashed_when_asked():
     nested = pa.table({"x": [[1, 2], [1, 2], [3]]})
     assert estimate_table(sketch([nested], serialize_nested=True))[0].result.estimate == 2
+
+
+def test_a_sample_without_rows_leaves_the_column_open():
+    found = sketch([pa.table({"x": [1, 2, None]})], rate=1e-9)
+    assert (found.num_rows, found.num_read) == (3, 0)
+    result = estimate_table(found)[0].result
+    assert (result.low, result.estimate, result.high, result.status) == (0, 0, 2, "empty")
+    assert result.reason.startswith("none of up to 2 rows with a value was read")
 
 
 def test_a_table_without_batches_has_empty_columns():
