@@ -327,8 +327,8 @@ def clustering_report(found: Mapping[str, Clustering]) -> str:
     ]
     if not together:
         return (
-            f"No column is clustered in the blocks that were read by more than {CLUSTERED_ABOVE}; of "
-            "the others this says nothing."
+            f"No column is clustered by more than {CLUSTERED_ABOVE} in the blocks that were read; "
+            "that says nothing of the others."
         )
     return (
         f"Warning: equal values lie together in blocks in {', '.join(together)}. These rows are no "
