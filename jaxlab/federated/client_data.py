@@ -11,7 +11,7 @@ References:
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ class Schedule:
 
     batch_size: int
     amount: int = 1
-    unit: Literal["epoch", "step"] = "epoch"
+    unit: str = "epoch"
     drop_last: bool = False
     shuffle: bool = True
 

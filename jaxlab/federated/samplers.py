@@ -70,12 +70,15 @@ def make_responsiveness_sampler(slowness: Mapping[int, float]) -> Sampler:
             "seconds: give every client a device that takes time"
         )
 
+    known = np.asarray(sorted(slowness), np.int64)
+    roots = np.sqrt([slowness[int(client)] for client in known])
+
     def sample(
         state: SamplerState, rng: np.random.Generator, idle: Ids, count: int
     ) -> tuple[SamplerState, Ids]:
         _check_count(idle, count)
-        _check_known(idle, slowness)
-        weights = np.sqrt([slowness[int(client)] for client in idle])
+        _check_known(idle, known)
+        weights = roots[np.searchsorted(known, idle)]
         return state, rng.choice(idle, count, replace=False, p=weights / weights.sum())
 
     return Sampler(lambda rng: _STATELESS, sample)
@@ -91,8 +94,8 @@ def make_group_sampler(slowness: Mapping[int, float], num_groups: int = NUM_GROU
       slowness: seconds of every client, see `jaxlab.federated.devices.slowness`.
       num_groups: number of groups, of equal size to within one.
     """
-    clients = sorted(slowness, key=lambda client: (slowness[client], client))
-    groups = [group for group in np.array_split(np.asarray(clients), num_groups) if group.size]
+    known = np.asarray(sorted(slowness, key=lambda client: (slowness[client], client)), np.int64)
+    groups = [group for group in np.array_split(known, num_groups) if group.size]
 
     def new_order(rng: np.random.Generator) -> Ids:
         return np.concatenate([rng.permutation(groups[g]) for g in rng.permutation(len(groups))])
@@ -101,7 +104,7 @@ def make_group_sampler(slowness: Mapping[int, float], num_groups: int = NUM_GROU
         state: SamplerState, rng: np.random.Generator, idle: Ids, count: int
     ) -> tuple[SamplerState, Ids]:
         _check_count(idle, count)
-        _check_known(idle, slowness)
+        _check_known(idle, known)
         free, chosen = set(idle.tolist()), []
         while len(chosen) < count:
             if not state.size:
@@ -123,12 +126,12 @@ def _check_count(idle: Ids, count: int) -> None:
         )
 
 
-def _check_known(idle: Ids, slowness: Mapping[int, float]) -> None:
-    unknown = {client: None for client in idle.tolist() if client not in slowness}
-    if unknown:
+def _check_known(idle: Ids, known: Ids) -> None:
+    unknown = idle[~np.isin(idle, known)]
+    if unknown.size:
         raise ConfigError(
-            f"the sampler knows no slowness of {_some(unknown)}; it was made with that of "
-            f"{len(slowness)} clients: give it one for every client"
+            f"the sampler knows no slowness of {_some(dict.fromkeys(unknown.tolist()))}; it was "
+            f"made with that of {len(known)} clients: give it one for every client"
         )
 
 

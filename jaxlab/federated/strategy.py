@@ -16,10 +16,9 @@ References:
 """
 
 import dataclasses
-from typing import Literal, get_args
 
-Kind = Literal["synchronous", "goal_achieved", "time_up"]
-Broadcast = Literal["after_aggregating", "after_receiving"]
+KINDS = ("synchronous", "goal_achieved", "time_up")
+BROADCASTS = ("after_aggregating", "after_receiving")
 
 
 class ConfigError(ValueError):
@@ -45,13 +44,13 @@ class Strategy:
         first one, whose work is lost; otherwise both count.
     """
 
-    kind: Kind = "synchronous"
+    kind: str = "synchronous"
     cohort_size: int = 1
     min_updates: int | None = None
     time_budget_s: float = 0.0
     max_staleness: int = 0
     staleness_exponent: float = 1.0
-    broadcast: Broadcast = "after_aggregating"
+    broadcast: str = "after_aggregating"
     over_select: bool = False
     compat: bool = False
 
@@ -62,9 +61,9 @@ class Strategy:
           ConfigError: (a ValueError) listing every field that is out of range.
         """
         problems = [
-            f"{name}={getattr(self, name)!r} is not one of {get_args(allowed)}"
-            for name, allowed in (("kind", Kind), ("broadcast", Broadcast))
-            if getattr(self, name) not in get_args(allowed)
+            f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
+            for name, allowed in (("kind", KINDS), ("broadcast", BROADCASTS))
+            if getattr(self, name) not in allowed
         ]
         if self.cohort_size < 1:
             problems.append(f"cohort_size={self.cohort_size} must be at least 1")
