@@ -110,7 +110,7 @@ from jaxlab.federated.server_state import (
 from jaxlab.federated.simulation import Course, CourseState, run_course, start_course, step
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
-from jaxlab.federated.tasks import LossOutput, Task, classification, regression
+from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
 
 __all__ = [
     "Aggregation",
@@ -175,5 +175,6 @@ __all__ = [
     "staleness_weight",
     "start_course",
     "step",
+    "supervised",
     "weighted_mean",
 ]

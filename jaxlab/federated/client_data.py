@@ -20,11 +20,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Int, Key
 
 from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.tasks import Batch
+from jaxlab.federated.tasks import MASK, Batch
 
 Sizes = Int[Array | np.ndarray, "..."] | np.integer | int
-MASK = "mask"
-"""Field of a batch that says which of its rows are examples."""
 
 
 @struct.dataclass

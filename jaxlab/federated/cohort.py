@@ -10,6 +10,7 @@ not grow with the cohort; `make_stack` keeps all of them, for robust rules and f
 an update waits for its time.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ from jaxlab.federated.client_data import ClientData, ClientView, view_client
 from jaxlab.federated.local import Limits, like
 from jaxlab.federated.tasks import Sums
 from jaxlab.parallel import DATA_AXIS, shard_map
+
+NUM_PROGRAMS = 64
+"""Programs of each kind that are kept: another course of the same algorithm compiles none."""
 
 
 class Cohort(NamedTuple):
@@ -81,12 +85,14 @@ class Stacked(NamedTuple):
 
     update: Tree
     weight: Float[Array, " cohort"]
-    sums: Sums
+    sums: dict[str, Float[Array, "... two"]]
     finite: Bool[Array, " cohort"]
     states: Tree
 
 
 Train = Callable[[Tree, Cohort, ClientData], Any]
+StackedSums = dict[str, Float[Array, "cohort two"]]
+"""Name -> (sum, count) of every client of a cohort."""
 
 
 @jax.jit
@@ -95,6 +101,7 @@ def client_keys(key: Key[Array, ""], clients: Int[Array, " cohort"]) -> Key[Arra
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, clients)
 
 
+@functools.lru_cache(maxsize=NUM_PROGRAMS)
 def make_stack(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1) -> Train:
     """A program that trains a cohort and keeps every update.
 
@@ -123,6 +130,7 @@ def make_stack(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1)
     return _over_devices(train, mesh, P(DATA_AXIS))
 
 
+@functools.lru_cache(maxsize=NUM_PROGRAMS)
 def make_fold(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1) -> Train:
     """A program that trains a cohort and adds its updates up, weighted.
 
@@ -157,9 +165,10 @@ def make_fold(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1) 
     return _over_devices(train, mesh, Folded(**specs, **each))
 
 
+@functools.lru_cache(maxsize=NUM_PROGRAMS)
 def make_evaluate(
     algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1
-) -> Callable[[Tree, Cohort, ClientData, ClientData], Sums]:
+) -> Callable[[Tree, Cohort, ClientData, ClientData], StackedSums]:
     """A program that evaluates a cohort.
 
     Args:
@@ -177,10 +186,12 @@ def make_evaluate(
         given = EvaluationInput(_view(client, data), _view(client, train), limits, client.keys)
         return algorithm.evaluate(received, client.states, given)
 
-    def evaluate(received: Tree, cohort: Cohort, train: ClientData, data: ClientData) -> Sums:
+    def evaluate(
+        received: Tree, cohort: Cohort, train: ClientData, data: ClientData
+    ) -> StackedSums:
         received, train, data = like(cohort.clients, (received, train, data))
 
-        def chunk(_: None, part: Cohort) -> tuple[None, Sums]:
+        def chunk(_: None, part: Cohort) -> tuple[None, StackedSums]:
             return None, _map(lambda c: one(received, c, train, data), part, width)
 
         _, sums = jax.lax.scan(chunk, None, _chunks(cohort, width))

@@ -9,7 +9,6 @@ one by one.
 A version is kept while a ticket needs it, an update until it is aggregated or discarded.
 """
 
-import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -326,18 +325,14 @@ class Executor:
         total = float(below.sum())
         if not total > 0:
             return None
-        first = self._batches[rows[0].batch].update
-        update = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.float32), first)
-        used = [(row, factor) for row, factor in zip(rows, above / total, strict=True) if factor]
-        for batch, run in itertools.groupby(used, lambda pair: pair[0].batch):
-            own = list(run)
-            stacked = self._batches[batch]
-            places, factors = np.zeros((2, *stacked.weight.shape), np.float32)
-            places[: len(own)] = [row.row for row, _ in own]
-            factors[: len(own)] = [factor for _, factor in own]
-            update = _add_rows(
-                update, stacked.update, places.astype(np.int32), factors, np.int32(len(own))
-            )
+        update: Tree = None
+        for row, factor in zip(rows, above / total, strict=True):
+            if factor:
+                batch = self._batches[row.batch].update
+                # A program of its own: multiplied and added in one, a term would be rounded or not
+                # depending on how many rows the batch has.
+                term = _scaled_row(batch, np.int32(row.row), np.float32(factor))
+                update = term if update is None else _add(update, term)
         return update
 
     def _combine(
@@ -389,19 +384,13 @@ def _divide(total: PyTree, weight: Float[Array, ""]) -> PyTree:
 
 
 @jax.jit
-def _add_rows(
-    total: PyTree,
-    updates: PyTree,
-    places: Int[Array | np.ndarray, " rows"],
-    factors: Float[Array | np.ndarray, " rows"],
-    count: Int[Array, ""] | np.int32,
+def _scaled_row(
+    updates: PyTree, row: Int[Array, ""] | np.int32, factor: Float[Array, ""] | np.float32
 ) -> PyTree:
-    """`total + factors[0] * updates[places[0]] + ...`, one after another, float32."""
+    """`factor * updates[row]`, float32."""
+    return jax.tree.map(lambda leaf: factor * leaf[row].astype(jnp.float32), updates)
 
-    def body(index: Array, total: PyTree) -> PyTree:
-        place, factor = places[index], factors[index]
-        return jax.tree.map(
-            lambda t, leaf: t + factor * leaf[place].astype(jnp.float32), total, updates
-        )
 
-    return jax.lax.fori_loop(0, count, body, total)
+@jax.jit
+def _add(total: PyTree, terms: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, total, terms)
