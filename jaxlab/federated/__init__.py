@@ -54,9 +54,9 @@ Example:
 
 Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`, `devices`,
 `samplers`; `server_state`, `server`, `client`, `simulation` (the engine on virtual time); `tasks`,
-`client_data`, `local` (what a client computes), `algorithm`, `fedavg`; `aggregators`; `cohort`,
-`padding`, `store`, `executor` (many clients as one program), and `learning`, which puts them
-together.
+`client_data`, `local` (what a client computes), `algorithm`, `fedavg`; `aggregators`, `robust`;
+`cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
+them together.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -89,6 +89,16 @@ from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.learning import Simulation, make_simulation, mean_metrics
 from jaxlab.federated.local import Limits, make_sgd_step, run_steps
 from jaxlab.federated.messages import Message, check_content
+from jaxlab.federated.robust import (
+    bulyan,
+    centered_clipping,
+    geometric_median,
+    krum,
+    median,
+    multi_krum,
+    norm_bounding,
+    trimmed_mean,
+)
 from jaxlab.federated.roles import Event, Role
 from jaxlab.federated.samplers import (
     NotEnoughClientsError,
@@ -152,12 +162,16 @@ __all__ = [
     "Update",
     "answer_time_us",
     "assign_devices",
+    "bulyan",
+    "centered_clipping",
     "check_completeness",
     "check_content",
     "classification",
     "fed_avg",
     "gather_clients",
+    "geometric_median",
     "init_server",
+    "krum",
     "load_devices",
     "make_client",
     "make_group_sampler",
@@ -167,6 +181,9 @@ __all__ = [
     "make_simulation",
     "make_uniform_sampler",
     "mean_metrics",
+    "median",
+    "multi_krum",
+    "norm_bounding",
     "regression",
     "require_complete",
     "run_course",
@@ -176,5 +193,6 @@ __all__ = [
     "start_course",
     "step",
     "supervised",
+    "trimmed_mean",
     "weighted_mean",
 ]

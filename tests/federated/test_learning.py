@@ -12,6 +12,7 @@ from jaxlab.federated.devices import Device
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.learning import make_simulation, mean_metrics
 from jaxlab.federated.messages import MODEL
+from jaxlab.federated.robust import median
 from jaxlab.federated.server_state import CourseConfig, TooManyFailuresError
 from jaxlab.federated.simulation import run_course
 from jaxlab.federated.strategy import ConfigError, Strategy
@@ -112,6 +113,15 @@ def test_a_course_of_broken_clients_ends_with_the_right_model_and_says_what_it_s
         assert report[seen] > 0, seen
     received = sum(len(a.fresh) + len(a.stale) for a in server.aggregations)
     assert report["local_steps"] >= received and 0 <= report["padding_waste"] < 1
+
+
+def test_a_median_learns_the_truth_from_a_majority_of_honest_clients(learn):
+    data = clients(SIZES)
+    for client in (2, 5):  # two say the opposite, loudly: a third of a cohort at most
+        data.examples["y"][data.offsets[client] : data.offsets[client] + 8] *= -1000
+    weights, server, _ = learn(SYNCHRONOUS, data, num_rounds=60, aggregator=median())
+    np.testing.assert_allclose(weights, TRUTH, atol=1e-2)
+    assert {3, 6} & {client for a in server.aggregations for client in a.fresh}
 
 
 def test_a_course_that_goes_nowhere_is_given_up(learn):
