@@ -201,6 +201,37 @@ def make_evaluate(
     return jax.jit(shard_map(evaluate, mesh=mesh, in_specs=in_specs, out_specs=P(DATA_AXIS)))
 
 
+@functools.lru_cache(maxsize=NUM_PROGRAMS)
+def make_take_row(mesh: Mesh) -> Callable[..., Tree]:
+    """A program that takes one update out of those of a cohort.
+
+    The row lies on one device, and all of them get it.
+
+    Args:
+      mesh: the devices that hold the updates, as `make_stack` leaves them.
+
+    Returns:
+      `(updates, row, factor, after) -> factor * updates[row]`, float32, once `after` (any tree) has
+      been computed: programs in which devices talk to each other must not overtake each other, or
+      those of a CPU with few threads wait for ever.
+    """
+
+    def take(updates: Tree, row: Array, factor: Array, after: Tree) -> Tree:
+        del after
+
+        def one(leaf: Array) -> Array:
+            place = row - jax.lax.axis_index(DATA_AXIS) * leaf.shape[0]
+            is_here = (place >= 0) & (place < leaf.shape[0])
+            found = leaf[jnp.clip(place, 0, leaf.shape[0] - 1)].astype(jnp.float32)
+            return jnp.where(is_here, factor * found, 0.0)
+
+        return jax.lax.psum(jax.tree.map(one, updates), DATA_AXIS)
+
+    in_specs = (P(DATA_AXIS), P(), P(), P())
+    taken = shard_map(take, mesh=mesh, in_specs=in_specs, out_specs=P())
+    return jax.jit(taken, keep_unused=True)
+
+
 def _make_one(
     algorithm: Algorithm, limits: Limits
 ) -> Callable[[Tree, Cohort, ClientData], Stacked]:

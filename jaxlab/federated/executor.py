@@ -30,6 +30,7 @@ from jaxlab.federated.cohort import (
     make_evaluate,
     make_fold,
     make_stack,
+    make_take_row,
 )
 from jaxlab.federated.local import Limits
 from jaxlab.federated.padding import Grid, StepCount, count_places, count_steps, find_places
@@ -125,6 +126,7 @@ class Executor:
         self._fold = make_fold(algorithm, limits, mesh, width)
         self._stack = make_stack(algorithm, limits, mesh, width)
         self._evaluate = make_evaluate(algorithm, limits, mesh, width)
+        self._take_row = make_take_row(mesh)
         self._num_tickets = 0
         self._num_batches = 0
         self._versions: dict[int, Tree] = {}
@@ -331,9 +333,9 @@ class Executor:
                 batch = self._batches[row.batch].update
                 # A program of its own: multiplied and added in one, a term would be rounded or not
                 # depending on how many rows the batch has.
-                term = _scaled_row(batch, np.int32(row.row), np.float32(factor))
+                term = self._take_row(batch, np.int32(row.row), np.float32(factor), update)
                 update = term if update is None else _add(update, term)
-        return update
+        return jax.block_until_ready(update)
 
     def _combine(
         self,
@@ -350,16 +352,14 @@ class Executor:
                 aggregator.name, aggregator.min_updates, len(used),
             )  # fmt: skip
             return None
-        places = [rows[int(i)] for i in used]
-        pieces = [
-            jax.tree.map(
-                lambda leaf, place=place: leaf[place.row], self._batches[place.batch].update
-            )
-            for place in places
-        ]
+        pieces: list[Tree] = []
+        for row in (rows[int(place)] for place in used):
+            batch, last = self._batches[row.batch].update, pieces[-1] if pieces else None
+            pieces.append(self._take_row(batch, np.int32(row.row), np.float32(1.0), last))
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces)
         own_weights = jnp.asarray(weights[used], jnp.float32)
-        return aggregator.combine(stacked, own_weights, jnp.asarray(staleness[used], jnp.int32))
+        own_staleness = jnp.asarray(staleness[used], jnp.int32)
+        return jax.block_until_ready(aggregator.combine(stacked, own_weights, own_staleness))
 
     def _add_sums(self, rows: Sequence[Done], counts: np.ndarray) -> dict[str, np.ndarray]:
         """Training metrics of the rows that count."""
@@ -381,14 +381,6 @@ class Executor:
 @jax.jit
 def _divide(total: PyTree, weight: Float[Array, ""]) -> PyTree:
     return jax.tree.map(lambda leaf: leaf / weight, total)
-
-
-@jax.jit
-def _scaled_row(
-    updates: PyTree, row: Int[Array, ""] | np.int32, factor: Float[Array, ""] | np.float32
-) -> PyTree:
-    """`factor * updates[row]`, float32."""
-    return jax.tree.map(lambda leaf: factor * leaf[row].astype(jnp.float32), updates)
 
 
 @jax.jit

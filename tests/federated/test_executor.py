@@ -126,6 +126,7 @@ def test_devices_and_width_change_nothing_but_the_order_of_additions(problem, gr
         executor = make_executor(problem, num_devices=num_devices, width=width)
         executor.publish(0, variables)
         tickets = [executor.ask(client, 0) for client in (5, 1, 2, 6, 4)]
+        executor.compute(tickets)  # the rows of the updates lie on several devices
         result = executor.aggregate(tickets, [0] * 5, weighted_mean())
         assert result.weight == 2 * SIZES[[4, 0, 1, 5, 3]].sum()
         means.append(result.update)
