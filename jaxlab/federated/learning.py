@@ -93,7 +93,8 @@ def make_simulation(
       variables: what the course starts from.
       schedule: how much a client trains; the same that the algorithm was made with.
       mesh: the devices that compute.
-      devices: what each client runs on, in virtual time; None answers at once.
+      devices: what each client runs on, in virtual time; None answers at once, which only a
+        synchronous course can do.
       answer_time: what an answer costs on a device.
       fails: `(client, round) -> whether the client drops out` instead of answering, after the time
         that an answer takes.
@@ -250,10 +251,10 @@ def _durations(
 ) -> list[int]:
     """Microseconds that the answer of every client takes."""
     sizes = np.asarray(data.sizes)
-    if devices is None and config.strategy.kind == "time_up":
+    if devices is None and config.strategy.is_asynchronous:
         raise ConfigError(
-            "kind='time_up' needs devices: without them every answer comes at once, and no time "
-            "budget is ever spent"
+            f"kind={config.strategy.kind!r} needs devices: without them every answer comes at "
+            "once, nothing is ever late and no time budget is spent"
         )
     if devices is not None and len(devices) != len(sizes):
         raise ConfigError(

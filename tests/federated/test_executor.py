@@ -118,11 +118,10 @@ def test_computed_together_is_exactly_computed_one_by_one(problem, memory):
     jax.tree.map(np.testing.assert_allclose, together.sums, apart.sums)
 
 
-@pytest.mark.parametrize("grid", [(8, 1), (2, 3)], ids=["8 devices", "2 devices x 3 clients"])
-def test_devices_and_width_change_nothing_but_the_order_of_additions(problem, grid):
+def test_devices_and_width_change_nothing_but_the_order_of_additions(problem):
     variables = problem.variables
     means, sums = [], []
-    for num_devices, width in ((1, 1), grid):
+    for num_devices, width in ((1, 1), (4, 2)):
         executor = make_executor(problem, num_devices=num_devices, width=width)
         executor.publish(0, variables)
         tickets = [executor.ask(client, 0) for client in (5, 1, 2, 6, 4)]

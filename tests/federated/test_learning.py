@@ -174,6 +174,7 @@ def test_an_update_that_drops_out_costs_the_time_of_an_answer(learn):
             {"devices": None, "strategy": Strategy(kind="time_up", time_budget_s=1.0)},
             "kind='time_up' needs devices",
         ),
+        ({"devices": None, "strategy": FEDBUFF}, "kind='goal_achieved' needs devices"),
         ({"data": [3] * 7}, "num_clients=20 and the data has 7 clients"),
         ({"data": [3] * 4 + [0] * 16}, "cohort_size=6 of 4 clients that train"),
     ],
