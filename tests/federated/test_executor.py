@@ -80,36 +80,29 @@ def make_executor(problem, *, memory=False, num_devices=1, width=1, store=None, 
     )  # fmt: skip
 
 
-def two_versions(executor, variables):
+def two_versions(executor, variables, one_by_one=False):
     """Tickets of a course: five clients from version 0, three of them again from version 1."""
-    executor.publish(0, variables)
-    tickets = [executor.ask(client, 0) for client in (1, 2, 3, 4, 6)]
-    executor.publish(1, jax.tree.map(lambda leaf: leaf + 0.1, variables))
-    return [*tickets, *(executor.ask(client, 1) for client in (2, 6, 5))]
+    tickets = []
+    for version, clients in enumerate([(1, 2, 3, 4, 6), (2, 6, 5)]):
+        executor.publish(version, jax.tree.map(lambda leaf, v=version: leaf + 0.1 * v, variables))
+        for client in clients:
+            tickets.append(executor.ask(client, version))
+            if one_by_one:
+                executor.compute(tickets[-1:])
+    return tickets
 
 
 def assert_trees_equal(found, wanted):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-@pytest.mark.parametrize("memory", [False, True], ids=["stateless", "stateful"])
-def test_computed_together_is_exactly_computed_one_by_one(problem, memory):
+def test_computed_together_is_exactly_computed_one_by_one(problem):
     variables = problem.variables
     order, staleness = [3, 0, 5, 4, 6], [1, 1, 0, 1, 0]
     results = []
     for one_by_one in (False, True):
-        executor = make_executor(problem, memory=memory)
-        tickets = two_versions(executor, variables)
-        if one_by_one:
-            executor = make_executor(problem, memory=memory)
-            for version, tree in ((0, variables), (1, None)):
-                tree = tree or jax.tree.map(lambda leaf: leaf + 0.1, variables)
-                executor.publish(version, tree)
-            asked = [(1, 0), (2, 0), (3, 0), (4, 0), (6, 0), (2, 1), (6, 1), (5, 1)]
-            tickets = []
-            for client, version in asked:
-                tickets.append(executor.ask(client, version))
-                executor.compute(tickets[-1:])
+        executor = make_executor(problem)
+        tickets = two_versions(executor, variables, one_by_one)
         chosen = [tickets[number] for number in order]
         results.append(executor.aggregate(chosen, staleness, weighted_mean(staleness_exponent=0.5)))
     together, apart = results
@@ -153,22 +146,23 @@ def test_the_folded_mean_is_the_mean_of_the_stacked_updates(problem):
     assert mean.weight == other.weight
 
 
-def test_clients_that_keep_something_are_trained_in_the_order_of_asking(problem, tmp_path):
-    variables = problem.variables
-    rows = []
-    for folder in (None, tmp_path / "store"):
+def test_what_clients_keep_is_that_of_one_by_one_in_memory_and_in_files(problem, tmp_path):
+    variables, rows, updates = problem.variables, [], []
+    for folder, one_by_one in ((None, False), (tmp_path / "store", True)):
         store = ClientStore(problem.stateful.init_client(variables), len(SIZES), folder)
         executor = make_executor(problem, memory=True, store=store)
-        tickets = two_versions(executor, variables)
+        tickets = two_versions(executor, variables, one_by_one)
         executor.discard(tickets[0])  # client 1 has trained, though nobody wants its update
-        executor.aggregate([tickets[5]], [0], weighted_mean())
+        result = executor.aggregate([tickets[5], tickets[3]], [0, 1], weighted_mean())
+        updates.append(result.update)
+        # An evaluation comes after all that was asked for.
         executor.evaluate(variables, np.array([1]), executor._data, 0)
         rows.append(jax.tree.map(np.array, store.rows()))
         assert not executor._asked and not executor._unwanted
-        assert set(executor._done) == set(tickets) - {tickets[0], tickets[5]}
-    in_memory, in_files = rows
-    assert_trees_equal(in_memory, in_files)
-    kernel = in_memory["params"]["Dense_0"]["kernel"]
+        assert set(executor._done) == set(tickets) - {tickets[n] for n in (0, 3, 5)}
+    assert_trees_equal(*rows)
+    assert_trees_equal(*updates)
+    kernel = rows[0]["params"]["Dense_0"]["kernel"]
     assert np.abs(kernel).max(axis=(1, 2)).min() > 0
     assert len(list((tmp_path / "store").glob("*.npy"))) == 2
 
@@ -188,13 +182,12 @@ def test_versions_and_updates_are_forgotten_when_nothing_needs_them(problem):
 
 
 def test_a_synchronous_course_computes_only_what_it_needs(problem):
-    variables = problem.variables
     executor = make_executor(problem, compute_pending=False)
-    executor.publish(0, variables)
+    executor.publish(0, problem.variables)
     tickets = [executor.ask(client, 0) for client in (1, 2, 3, 4)]
-    executor.aggregate(tickets[:2], [0, 0], weighted_mean())
-    assert executor.step_count.taken == SCHEDULE.num_steps(SIZES[:2]).sum()
-    assert set(executor._asked) == set(tickets[2:])
+    executor.aggregate(tickets[:3], [0, 0, 0], weighted_mean())
+    assert executor.step_count.taken == SCHEDULE.num_steps(SIZES[:3]).sum()
+    assert set(executor._asked) == {tickets[3]}
 
 
 def test_a_rule_sees_the_updates_in_their_order(problem):
