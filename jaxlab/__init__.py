@@ -13,7 +13,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-SYSTEMS = ("chinese_clip", "ndv")
+SYSTEMS = ("chinese_clip", "federated", "ndv")
 MACHINERY = (
     "checkpoints",
     "data",

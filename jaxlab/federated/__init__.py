@@ -1,0 +1,198 @@
+"""Federated learning driven by messages: simulated at compiled speed, synchronous or not.
+
+A course is a server and clients that answer messages. Roles are data: which function answers which
+message, and which condition sets off what. Pace (synchronous, over-selected, asynchronous), virtual
+time, staleness and failures belong to the server; what is learned belongs to an `Algorithm`, pure
+functions that know neither messages nor devices. In a simulation the clients that start from the
+same model are one compiled program, sharded over the devices; the result does not depend on that.
+
+Use::
+
+    from jaxlab import federated, parallel
+
+    schedule = federated.Schedule(batch_size=10, amount=1)  # one epoch a round
+    task = federated.classification(model, jax.ShapeDtypeStruct((784,), jnp.float32))
+    algorithm = federated.fed_avg(task, optax.sgd(0.1), schedule)
+    data = federated.gather_clients({"x": images, "y": labels}, indices_of_each_client)
+    strategy = federated.Strategy(
+        kind="goal_achieved", cohort_size=50, min_updates=20, max_staleness=10,
+        broadcast="after_receiving", staleness_exponent=0.5,
+    )  # FedBuff
+    config = federated.CourseConfig(num_clients=1000, num_rounds=100, strategy=strategy)
+    simulation = federated.make_simulation(
+        config, algorithm, data, task.init(jax.random.key(0)), schedule,
+        mesh=parallel.make_mesh(), devices=devices, splits={"test": test},
+    )
+    state = federated.run_course(simulation.course, simulation.start())
+    simulation.variables(state), state.server.evaluations, simulation.report(state)
+
+Example:
+  A course whose clients send numbers and whose server adds them up:
+
+  >>> from jaxlab import federated
+  >>> config = federated.CourseConfig(
+  ...     num_clients=3, num_rounds=2, strategy=federated.Strategy(cohort_size=3)
+  ... )
+  >>> program = federated.ServerProgram(
+  ...     broadcast=lambda model, round: model,
+  ...     aggregate=lambda model, updates, round: (model + sum(u.content for u in updates), ()),
+  ...     evaluation=lambda model, round: model,
+  ...     merge=lambda model, metrics, round: {"model": model},
+  ...     final=lambda model: model,
+  ... )
+  >>> sampler = federated.make_uniform_sampler()
+  >>> client = federated.make_client(federated.ClientProgram(
+  ...     train=lambda client, model, round: federated.Answer(client, duration_us=1000 * client),
+  ...     evaluate=lambda client, model, round: {},
+  ...     info={},
+  ... ))
+  >>> course = federated.Course(federated.make_server(config, program, sampler), client)
+  >>> start = federated.start_course(course, federated.init_server(config, 0, sampler), 3)
+  >>> end = federated.run_course(course, start)
+  >>> end.server.model, end.server.clock_us
+  (12, 6000)
+
+Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`, `devices`,
+`samplers`; `server_state`, `server`, `client`, `simulation` (the engine on virtual time); `tasks`,
+`client_data`, `local` (what a client computes), `algorithm`, `fedavg`; `aggregators`, `robust`;
+`cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
+them together.
+
+References:
+  Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
+  Learning Platform for Heterogeneity", PVLDB 16(5), arXiv:2204.05011.
+"""
+
+from jaxlab.federated.aggregators import (
+    Aggregator,
+    LinearAggregator,
+    StackAggregator,
+    weighted_mean,
+)
+from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult
+from jaxlab.federated.client import Answer, ClientProgram, ClientState, Failure, make_client
+from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
+from jaxlab.federated.completeness import (
+    CompletenessReport,
+    IncompleteCourseError,
+    check_completeness,
+    require_complete,
+)
+from jaxlab.federated.devices import (
+    Device,
+    answer_time_us,
+    assign_devices,
+    load_devices,
+    slowness,
+)
+from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.learning import Simulation, make_simulation, mean_metrics
+from jaxlab.federated.local import Limits, make_sgd_step, run_steps
+from jaxlab.federated.messages import Message, check_content
+from jaxlab.federated.robust import (
+    bulyan,
+    centered_clipping,
+    geometric_median,
+    krum,
+    median,
+    multi_krum,
+    norm_bounding,
+    trimmed_mean,
+)
+from jaxlab.federated.roles import Event, Role
+from jaxlab.federated.samplers import (
+    NotEnoughClientsError,
+    Sampler,
+    make_group_sampler,
+    make_responsiveness_sampler,
+    make_uniform_sampler,
+)
+from jaxlab.federated.server import init_server, make_server
+from jaxlab.federated.server_state import (
+    Aggregation,
+    CourseConfig,
+    Evaluation,
+    ServerProgram,
+    ServerState,
+    TooManyFailuresError,
+    Update,
+)
+from jaxlab.federated.simulation import Course, CourseState, run_course, start_course, step
+from jaxlab.federated.store import ClientStore
+from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
+from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
+
+__all__ = [
+    "Aggregation",
+    "Aggregator",
+    "Algorithm",
+    "Answer",
+    "ClientData",
+    "ClientProgram",
+    "ClientState",
+    "ClientStore",
+    "ClientView",
+    "CompletenessReport",
+    "ConfigError",
+    "Course",
+    "CourseConfig",
+    "CourseState",
+    "Device",
+    "Evaluation",
+    "EvaluationInput",
+    "Event",
+    "Failure",
+    "IncompleteCourseError",
+    "Limits",
+    "LinearAggregator",
+    "LocalResult",
+    "LossOutput",
+    "Message",
+    "NotEnoughClientsError",
+    "Role",
+    "Sampler",
+    "Schedule",
+    "ServerProgram",
+    "ServerState",
+    "Simulation",
+    "StackAggregator",
+    "Strategy",
+    "Task",
+    "TooManyFailuresError",
+    "Update",
+    "answer_time_us",
+    "assign_devices",
+    "bulyan",
+    "centered_clipping",
+    "check_completeness",
+    "check_content",
+    "classification",
+    "fed_avg",
+    "gather_clients",
+    "geometric_median",
+    "init_server",
+    "krum",
+    "load_devices",
+    "make_client",
+    "make_group_sampler",
+    "make_responsiveness_sampler",
+    "make_server",
+    "make_sgd_step",
+    "make_simulation",
+    "make_uniform_sampler",
+    "mean_metrics",
+    "median",
+    "multi_krum",
+    "norm_bounding",
+    "regression",
+    "require_complete",
+    "run_course",
+    "run_steps",
+    "slowness",
+    "staleness_weight",
+    "start_course",
+    "step",
+    "supervised",
+    "trimmed_mean",
+    "weighted_mean",
+]

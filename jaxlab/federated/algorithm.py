@@ -1,0 +1,88 @@
+"""A federated algorithm as pure functions, and what all of them share.
+
+An algorithm says what the server holds and sends, what a client does with it, and how the server
+moves by the mean of what comes back. Neither messages, nor time, nor the number of devices are
+known to it: the same functions run in a simulation, client by client or many at once, and in the
+process of a client.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from jaxlab.federated.client_data import ClientView
+from jaxlab.federated.local import Limits
+from jaxlab.federated.tasks import Sums
+
+Tree = Any
+
+
+class LocalResult(NamedTuple):
+    """What local training gives.
+
+    Attributes:
+      update: what is sent to the server.
+      weight: number of examples that were processed, the weight in the mean.
+      client_state: what the client keeps until it is asked again.
+      sums: training metrics.
+    """
+
+    update: Tree
+    weight: Float[Array, ""]
+    client_state: Tree
+    sums: Sums
+
+
+class EvaluationInput(NamedTuple):
+    """What a client evaluates with.
+
+    Attributes:
+      view: the examples to evaluate on.
+      train: its training examples, for what adapts to them first.
+      limits: sizes that bound the training examples.
+      key: of the client and the evaluation.
+    """
+
+    view: ClientView
+    train: ClientView
+    limits: Limits
+    key: Key[Array, ""]
+
+
+class Algorithm(NamedTuple):
+    """A federated algorithm.
+
+    Attributes:
+      init_server: `variables -> server tree`.
+      init_client: `variables -> state of a client before its first round`, `{}` if it keeps none.
+      broadcast: `server tree -> tree` that clients are sent.
+      local: `(broadcast, client state, view, limits, key) -> LocalResult`.
+      update_server: `(server tree, mean of the updates) -> server tree`.
+      evaluation: `server tree -> tree` that clients are sent to evaluate.
+      evaluate: `(evaluation tree, client state, given) -> sums` of a client over `given.view`;
+        names without a prefix belong to the model that counts, those like `global/loss` to others.
+      variables: `server tree -> variables` that are published at the end.
+    """
+
+    init_server: Callable[[PyTree], Tree]
+    init_client: Callable[[PyTree], Tree]
+    broadcast: Callable[[Tree], Tree]
+    local: Callable[[Tree, Tree, ClientView, Limits, Key[Array, ""]], LocalResult]
+    update_server: Callable[[Tree, Tree], Tree]
+    evaluation: Callable[[Tree], Tree]
+    evaluate: Callable[[Tree, Tree, EvaluationInput], Sums]
+    variables: Callable[[Tree], PyTree]
+
+
+def difference(new: PyTree, old: PyTree) -> PyTree:
+    """`new - old`, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, new, old)
+
+
+def is_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every number of every leaf is finite."""
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(leaves).all() if leaves else jnp.asarray(True)

@@ -1,0 +1,388 @@
+"""Clients that are due, computed together.
+
+In a simulation a client that is asked to train only leaves a ticket: whom it is for, and from
+which version of the model. When the server needs an update, all tickets of its version are computed
+in one compiled program. What an update is does not depend on that: it follows from the version, the
+client, its data, its state and its key, so that the course is the same as if clients were trained
+one by one.
+
+A version is kept while a ticket needs it, an update until it is aggregated or discarded.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxlab.federated.aggregators import Aggregator, LinearAggregator, StackAggregator
+from jaxlab.federated.algorithm import Algorithm, Tree
+from jaxlab.federated.client_data import ClientData
+from jaxlab.federated.cohort import (
+    Cohort,
+    Folded,
+    Stacked,
+    client_keys,
+    make_evaluate,
+    make_fold,
+    make_stack,
+    make_take_row,
+)
+from jaxlab.federated.local import Limits
+from jaxlab.federated.padding import Grid, StepCount, count_places, count_steps, find_places
+from jaxlab.federated.store import ClientStore
+from jaxlab.parallel import DATA_AXIS
+
+_logger = logging.getLogger(__name__)
+
+Ticket = int
+"""Number of a training that was asked for; what a simulated update holds."""
+
+TRAIN, EVALUATE = 0, 1
+"""Purposes of keys: a training and an evaluation of the same number draw differently."""
+
+
+class Asked(NamedTuple):
+    """A training that has not been computed.
+
+    Attributes:
+      client: id of the client, from 1.
+      version: round of the model that it starts from.
+    """
+
+    client: int
+    version: int
+
+
+class Done(NamedTuple):
+    """A training that has been computed.
+
+    Attributes:
+      batch: number of the program's run that holds it.
+      row: its place in it.
+    """
+
+    batch: int
+    row: int
+
+
+class Aggregate(NamedTuple):
+    """What some updates come to.
+
+    Attributes:
+      update: the mean (float32), or what a rule made of them; None if there was nothing to make
+        it of.
+      weight: sum of the weights that counted.
+      sums: training metrics.
+      rejected: tickets whose update was not finite.
+    """
+
+    update: Tree
+    weight: float
+    sums: Mapping[str, np.ndarray]
+    rejected: tuple[Ticket, ...]
+
+
+class Executor:
+    """Trains the clients of a simulation, together where they start from the same model."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        data: ClientData,
+        limits: Limits,
+        mesh: Mesh,
+        store: ClientStore,
+        key: Key[Array, ""],
+        num_steps: Int[np.ndarray, " clients"],
+        *,
+        width: int = 1,
+        cohort_size: int = 0,
+        compute_pending: bool = True,
+    ) -> None:
+        """Compile nothing yet.
+
+        Args:
+          algorithm: what clients do.
+          data: the examples of all of them, on the devices of the mesh.
+          limits: sizes that bound them.
+          mesh: the devices.
+          store: what they keep.
+          key: of the course; a round and a client make their own of it.
+          num_steps: that every client takes in a round, (clients,).
+          width: clients of a device that are computed at once.
+          cohort_size: clients that most often start together.
+          compute_pending: together with an update that is needed, compute all that start from the
+            same version: they will be needed soon, unless their time is over by then.
+        """
+        self._data, self._store, self._key = data, store, key
+        self._num_steps, self._cohort_size = num_steps, cohort_size
+        self._grid = Grid(mesh.shape[DATA_AXIS], width)
+        self._compute_pending = compute_pending or not store.is_empty
+        self._fold = make_fold(algorithm, limits, mesh, width)
+        self._stack = make_stack(algorithm, limits, mesh, width)
+        self._evaluate = make_evaluate(algorithm, limits, mesh, width)
+        self._take_row = make_take_row(mesh)
+        self._num_tickets = 0
+        self._num_batches = 0
+        self._versions: dict[int, Tree] = {}
+        self._asked: dict[Ticket, Asked] = {}
+        self._done: dict[Ticket, Done] = {}
+        self._unwanted: set[Ticket] = set()
+        self._batches: dict[int, Stacked] = {}
+        self.step_count = StepCount()
+
+    def publish(self, version: int, tree: Tree) -> None:
+        """Makes a version of the model known that clients are asked to start from."""
+        self._versions[version] = tree
+
+    def ask(self, client: int, version: int) -> Ticket:
+        """A ticket for a client's training from a version that was published."""
+        ticket = self._num_tickets
+        self._num_tickets += 1
+        self._asked[ticket] = Asked(client, version)
+        return ticket
+
+    def discard(self, ticket: Ticket) -> None:
+        """Forget an update; a client that keeps something is still trained."""
+        if ticket in self._done:
+            self._drop_done([ticket])
+        elif self._store.is_empty:
+            del self._asked[ticket]
+        else:
+            self._unwanted.add(ticket)
+
+    def retire(self, current: int) -> None:
+        """Forget versions that no ticket needs and that are older than the current one."""
+        needed = {asked.version for asked in self._asked.values()} | {current}
+        self._versions = {v: tree for v, tree in self._versions.items() if v in needed}
+
+    def aggregate(
+        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Aggregator
+    ) -> Aggregate:
+        """One update made of some, computed first if need be; they are forgotten afterwards.
+
+        Args:
+          tickets: of the updates.
+          staleness: rounds between the model of each and the server's.
+          aggregator: what is made of them.
+        """
+        if self._can_fold(tickets, staleness, aggregator):
+            return self._folded_mean(tickets)
+        self.compute(tickets)
+        rows = [self._done[ticket] for ticket in tickets]
+        weights, finite = self._weights(rows)
+        counts = finite & (weights > 0)
+        sums = self._add_sums(rows, counts)
+        kept = np.where(counts, weights, 0.0)
+        rejected = tuple(t for t, ok in zip(tickets, finite, strict=True) if not ok)
+        if isinstance(aggregator, LinearAggregator):
+            update = self._linear(rows, kept, np.asarray(staleness), aggregator)
+        else:
+            update = self._combine(rows, kept, np.asarray(staleness), aggregator)
+        self._drop_done(tickets)
+        return Aggregate(update, float(kept.sum()), sums, rejected)
+
+    def evaluate(
+        self, tree: Tree, clients: Int[np.ndarray, " clients"], data: ClientData, number: int
+    ) -> dict[str, Float[np.ndarray, "clients two"]]:
+        """Sums of every client over some examples, of the model it would use.
+
+        Args:
+          tree: what the server sends for an evaluation.
+          clients: ids, from 1; none twice.
+          data: the examples of all clients, on the devices of the mesh.
+          number: of the evaluation, for the keys.
+        """
+        if not self._store.is_empty:
+            # A client's state is what it is after all that it has been asked for.
+            self.compute(tuple(self._asked))
+        cohort, places = self._cohort(clients, np.asarray(data.sizes), EVALUATE, number)
+        sums = jax.device_get(self._evaluate(tree, cohort, self._data, data))
+        return {name: value[places] for name, value in sums.items()}
+
+    def compute(self, tickets: Sequence[Ticket]) -> None:
+        """Trains what some tickets ask for, and what is best computed with it.
+
+        Args:
+          tickets: those that are needed. Where clients keep something, what they were asked for
+            before comes first.
+        """
+        missing = [ticket for ticket in tickets if ticket in self._asked]
+        if not missing:
+            return
+        versions = {self._asked[ticket].version for ticket in missing}
+        if not self._store.is_empty:
+            versions |= {a.version for a in self._asked.values() if a.version <= max(versions)}
+        for version in sorted(versions):
+            while batch := self._next_batch(version, missing):
+                self._run(version, batch)
+
+    def _next_batch(self, version: int, needed: Iterable[Ticket]) -> list[Ticket]:
+        """Tickets of a version in the order of asking, no client twice."""
+        pending = tuple(self._asked) if self._compute_pending else needed
+        chosen: dict[int, Ticket] = {}
+        for ticket in pending:
+            asked = self._asked.get(ticket)
+            if asked is not None and asked.version == version:
+                chosen.setdefault(asked.client, ticket)
+        return list(chosen.values())
+
+    def _run(self, version: int, tickets: list[Ticket]) -> None:
+        ids = np.asarray([self._asked[ticket].client for ticket in tickets])
+        cohort, places = self._train_cohort(ids, version)
+        stacked: Stacked = self._stack(self._versions[version], cohort, self._data)
+        self._keep_states(ids, places, stacked.states)
+        number = self._num_batches
+        self._num_batches += 1
+        self._batches[number] = stacked._replace(states={})
+        for place, ticket in zip(places, tickets, strict=True):
+            del self._asked[ticket]
+            if ticket not in self._unwanted:
+                self._done[ticket] = Done(number, int(place))
+        self._unwanted.difference_update(tickets)
+
+    def _can_fold(
+        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Aggregator
+    ) -> bool:
+        """Whether the updates are a whole batch of one version that nothing else needs."""
+        if isinstance(aggregator, StackAggregator) or not aggregator.weighted:
+            return False
+        if any(staleness) or not tickets:
+            return False
+        if any(ticket not in self._asked for ticket in tickets):
+            return False
+        asked = [self._asked[ticket] for ticket in tickets]
+        version = asked[0].version
+        if len({a.client for a in asked}) < len(asked) or any(a.version != version for a in asked):
+            return False
+        others = len(self._asked) - len(asked)
+        return not others or (not self._compute_pending and self._store.is_empty)
+
+    def _folded_mean(self, tickets: Sequence[Ticket]) -> Aggregate:
+        asked = [self._asked.pop(ticket) for ticket in tickets]
+        version = asked[0].version
+        ids = np.asarray([a.client for a in asked])
+        cohort, places = self._train_cohort(ids, version)
+        folded: Folded = self._fold(self._versions[version], cohort, self._data)
+        self._keep_states(ids, places, folded.states)
+        weight, rejected, sums = jax.device_get((folded.weight, folded.rejected, folded.sums))
+        mean = _divide(folded.update, folded.weight) if weight > 0 else None
+        wrong = tuple(t for t, bad in zip(tickets, rejected[places], strict=True) if bad)
+        return Aggregate(mean, float(weight), sums, wrong)
+
+    def _train_cohort(self, ids: np.ndarray, version: int) -> tuple[Cohort, np.ndarray]:
+        """The cohort that trains from a version, and the places of its clients."""
+        cohort, places = self._cohort(ids, self._num_steps, TRAIN, version)
+        steps = self._num_steps[ids - 1]
+        self.step_count += count_steps(steps, places, cohort.clients.shape[0], self._grid)
+        return cohort, places
+
+    def _cohort(
+        self, ids: np.ndarray, num_steps: np.ndarray, purpose: int, number: int
+    ) -> tuple[Cohort, np.ndarray]:
+        """A cohort of some clients, filled up to what the program takes, and their places."""
+        num_places = count_places(len(ids), self._grid, self._cohort_size)
+        places = find_places(num_steps[ids - 1], num_places, self._grid)
+        clients = np.zeros(num_places, np.int32)
+        active = np.zeros(num_places, bool)
+        clients[places], active[places] = ids - 1, True
+        key = jax.random.fold_in(jax.random.fold_in(self._key, purpose), number)
+        keys = client_keys(key, jnp.asarray(clients))
+        states = self._store.gather(clients)
+        return Cohort(jnp.asarray(clients), jnp.asarray(active), keys, states), places
+
+    def _keep_states(self, ids: np.ndarray, places: np.ndarray, states: Tree) -> None:
+        if not self._store.is_empty:
+            rows = jax.device_get(states)
+            self._store.scatter(ids - 1, jax.tree.map(lambda leaf: leaf[places], rows))
+
+    def _weights(self, rows: Sequence[Done]) -> tuple[np.ndarray, np.ndarray]:
+        """Weights of some updates, and whether they are finite."""
+        host = {b: jax.device_get(self._batch_weights(b)) for b in {row.batch for row in rows}}
+        weights = np.asarray([host[row.batch][0][row.row] for row in rows], np.float64)
+        finite = np.asarray([host[row.batch][1][row.row] for row in rows], bool)
+        return weights, finite
+
+    def _batch_weights(self, batch: int) -> tuple[Array, Array]:
+        return self._batches[batch].weight, self._batches[batch].finite
+
+    def _linear(
+        self,
+        rows: Sequence[Done],
+        weights: np.ndarray,
+        staleness: np.ndarray,
+        aggregator: LinearAggregator,
+    ) -> Tree:
+        """The mean of the rows whose weight is positive, which may lie in several batches.
+
+        Rows are added one by one in the order in which they came, so that the sum does not depend
+        on which of them were computed together.
+        """
+        above, below = aggregator.coefficients(weights, staleness)
+        total = float(below.sum())
+        if not total > 0:
+            return None
+        update: Tree = None
+        for row, factor in zip(rows, above / total, strict=True):
+            if factor:
+                batch = self._batches[row.batch].update
+                # A program of its own: multiplied and added in one, a term would be rounded or not
+                # depending on how many rows the batch has.
+                term = self._take_row(batch, np.int32(row.row), np.float32(factor), update)
+                update = term if update is None else _add(update, term)
+        return jax.block_until_ready(update)
+
+    def _combine(
+        self,
+        rows: Sequence[Done],
+        weights: np.ndarray,
+        staleness: np.ndarray,
+        aggregator: StackAggregator,
+    ) -> Tree:
+        """What a rule makes of the rows whose weight is positive."""
+        used = np.flatnonzero(weights > 0)
+        if len(used) < aggregator.min_updates:
+            _logger.warning(
+                "%s needs %d updates and got %d: the model stays as it is",
+                aggregator.name, aggregator.min_updates, len(used),
+            )  # fmt: skip
+            return None
+        pieces: list[Tree] = []
+        for row in (rows[int(place)] for place in used):
+            batch, last = self._batches[row.batch].update, pieces[-1] if pieces else None
+            pieces.append(self._take_row(batch, np.int32(row.row), np.float32(1.0), last))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces)
+        own_weights = jnp.asarray(weights[used], jnp.float32)
+        own_staleness = jnp.asarray(staleness[used], jnp.int32)
+        return jax.block_until_ready(aggregator.combine(stacked, own_weights, own_staleness))
+
+    def _add_sums(self, rows: Sequence[Done], counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Training metrics of the rows that count."""
+        sums: dict[str, np.ndarray] = {}
+        kept = [row for row, counted in zip(rows, counts, strict=True) if counted]
+        for batch in dict.fromkeys(row.batch for row in kept):
+            own = [row.row for row in kept if row.batch == batch]
+            for name, value in jax.device_get(self._batches[batch].sums).items():
+                sums[name] = sums.get(name, 0.0) + value[own].sum(axis=0)
+        return sums
+
+    def _drop_done(self, tickets: Sequence[Ticket]) -> None:
+        for ticket in tickets:
+            self._done.pop(ticket, None)
+        used = {done.batch for done in self._done.values()}
+        self._batches = {number: b for number, b in self._batches.items() if number in used}
+
+
+@jax.jit
+def _divide(total: PyTree, weight: Float[Array, ""]) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf / weight, total)
+
+
+@jax.jit
+def _add(total: PyTree, terms: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, total, terms)

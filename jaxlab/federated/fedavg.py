@@ -1,0 +1,113 @@
+"""FedAvg, and FedProx and FedOpt, which differ from it in a term and in a step.
+
+References:
+  McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+  arXiv:1602.05629; Li et al. 2020, "Federated Optimization in Heterogeneous Networks" (FedProx),
+  arXiv:1812.06127; Reddi et al. 2021, "Adaptive Federated Optimization" (FedOpt), arXiv:2003.00295.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference
+from jaxlab.federated.client_data import ClientView, Schedule
+from jaxlab.federated.local import (
+    Limits,
+    evaluate_client,
+    make_sgd_step,
+    run_steps,
+    start_carry,
+)
+from jaxlab.federated.tasks import Task
+
+
+def fed_avg(
+    task: Task,
+    tx: optax.GradientTransformation,
+    schedule: Schedule,
+    *,
+    server_tx: optax.GradientTransformation | None = None,
+    prox_mu: float = 0.0,
+) -> Algorithm:
+    """Clients train, the server takes the weighted mean.
+
+    Args:
+      task: the learning problem.
+      tx: optimizer of the clients, new in every round; clipping included.
+      schedule: how much a client trains in a round.
+      server_tx: optimizer of the server, stepped with minus the mean update as the gradient
+        (FedOpt); None takes the mean itself. Variables that are no parameters are always averaged.
+      prox_mu: weight of `||w - received||^2 / 2` in the loss of a client (FedProx).
+
+    Returns:
+      The algorithm; its updates are differences to the variables that were received.
+    """
+
+    def local(
+        received: Tree, state: Tree, view: ClientView, limits: Limits, key: Key[Array, ""]
+    ) -> LocalResult:
+        start = received["params"]
+        penalty = None
+        if prox_mu:
+
+            def penalty(params: PyTree) -> Float[Array, ""]:
+                return 0.5 * prox_mu * squared_norm(difference(params, start))
+
+        step = make_sgd_step(task, tx, penalty=penalty)
+        carry = start_carry(task, tx, received, view)
+        end = run_steps(step, carry, view, schedule, limits, key)
+        delta = difference(end.variables, received)
+        return LocalResult(delta, end.num_samples, state, end.sums)
+
+    init_server, update_server = make_server_update(server_tx)
+    return Algorithm(
+        init_server=init_server,
+        init_client=lambda variables: {},
+        broadcast=lambda server: server["variables"],
+        local=local,
+        update_server=update_server,
+        evaluation=lambda server: server["variables"],
+        evaluate=lambda received, state, given: evaluate_client(
+            task, received, given.view, schedule.batch_size
+        ),
+        variables=lambda server: server["variables"],
+    )
+
+
+def make_server_update(server_tx: optax.GradientTransformation | None) -> Any:
+    """How the server moves by the mean difference: onto the mean, or by an optimizer.
+
+    Args:
+      server_tx: steps the parameters with minus the mean difference as their gradient; None adds
+        the difference.
+
+    Returns:
+      `variables -> server tree` and `(server tree, mean difference) -> server tree`; the tree holds
+      `variables` and the state of the optimizer.
+    """
+
+    def init(variables: PyTree) -> Tree:
+        opt_state = {} if server_tx is None else server_tx.init(variables["params"])
+        return {"variables": variables, "opt_state": opt_state}
+
+    def update(server: Tree, mean: PyTree) -> Tree:
+        variables = server["variables"]
+        moved = jax.tree.map(lambda old, d: (old + d).astype(old.dtype), variables, mean)
+        if server_tx is None:
+            return {**server, "variables": moved}
+        grads = jax.tree.map(jnp.negative, mean["params"])
+        updates, opt_state = server_tx.update(grads, server["opt_state"], variables["params"])
+        params = optax.apply_updates(variables["params"], updates)
+        return {"variables": {**moved, "params": params}, "opt_state": opt_state}
+
+    return init, update
+
+
+def squared_norm(tree: PyTree) -> Float[Array, ""]:
+    """Sum of the squares of all numbers of a tree, float32."""
+    squares = (jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
+    return sum(squares, jnp.float32(0.0))

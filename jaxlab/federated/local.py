@@ -1,0 +1,209 @@
+"""Local training: what a client does between the model it gets and the update it sends.
+
+`run_steps` walks through the batches of a client; what a step is, the algorithm says. The usual
+step (`make_sgd_step`) is made of parts that can be replaced: the loss and a term added to it, the
+gradient and an optax chain.
+
+References:
+  `federatedscope/core/trainers/torch_trainer.py` of FederatedScope 0.3.0.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from jaxlab.federated.client_data import (
+    ClientView,
+    Schedule,
+    shuffle_epochs,
+    take_batch,
+)
+from jaxlab.federated.tasks import Batch, Sums, Task, masked_mean, masked_sums
+
+Carry = TypeVar("Carry")
+Penalty = Callable[[PyTree], Float[Array, ""]]
+
+
+class StepInput(NamedTuple):
+    """What a step gets.
+
+    Attributes:
+      batch: rows of the client.
+      mask: which rows are examples.
+      key: of this step.
+      step: its number in the round.
+    """
+
+    batch: Batch
+    mask: Bool[Array, " batch"]
+    key: Key[Array, ""]
+    step: Int[Array, ""]
+
+
+class Limits(NamedTuple):
+    """Sizes that a compiled program is made for; they bound its clients.
+
+    Attributes:
+      max_size: most examples of a client.
+      max_epochs: most epochs of a client in a round.
+    """
+
+    max_size: int
+    max_epochs: int
+
+
+def run_steps(
+    step: Callable[[Carry, StepInput], Carry],
+    carry: Carry,
+    view: ClientView,
+    schedule: Schedule,
+    limits: Limits,
+    key: Key[Array, ""],
+) -> Carry:
+    """Walks through the batches of a client.
+
+    The number of steps is the client's own: nothing is computed for batches that it does not have.
+    Under `vmap` clients that have ended wait for the others, unchanged.
+
+    Args:
+      step: `(carry, input) -> carry`.
+      carry: what the steps change.
+      view: the client's examples.
+      schedule: how much it trains.
+      limits: sizes that bound it.
+      key: of the client and the round.
+
+    Returns:
+      The carry after the last step; the one given if the client has no batch.
+    """
+    order_key, step_key = jax.random.split(key)
+    orders = None
+    if schedule.shuffle:
+        orders = shuffle_epochs(order_key, view.size, limits.max_epochs, limits.max_size)
+    num_batches = jnp.maximum(schedule.num_batches(view.size), 1)
+
+    def body(index: Array, carry: Carry) -> Carry:
+        order = None
+        if orders is not None:
+            order = orders[jnp.minimum(index // num_batches, limits.max_epochs - 1)]
+        start = (index % num_batches) * schedule.batch_size
+        batch, mask = take_batch(view, start, schedule.batch_size, order)
+        return step(carry, StepInput(batch, mask, jax.random.fold_in(step_key, index), index))
+
+    return jax.lax.fori_loop(0, schedule.num_steps(view.size), body, like(view.size, carry))
+
+
+class TrainCarry(NamedTuple):
+    """What an ordinary step changes.
+
+    Attributes:
+      variables: parameters and what else the model keeps.
+      opt_state: of the optimizer, new in every round.
+      num_samples: examples that were processed.
+      sums: training metrics over the round.
+    """
+
+    variables: PyTree
+    opt_state: Any
+    num_samples: Float[Array, ""]
+    sums: Sums
+
+
+def make_sgd_step(
+    task: Task,
+    tx: optax.GradientTransformation,
+    *,
+    penalty: Penalty | None = None,
+    grad_transform: Callable[[PyTree, PyTree, StepInput], PyTree] | None = None,
+) -> Callable[[TrainCarry, StepInput], TrainCarry]:
+    """One step of local training.
+
+    Args:
+      task: the learning problem.
+      tx: optimizer, clipping included.
+      penalty: added to the mean loss, a function of the parameters.
+      grad_transform: `(gradient, parameters, input) -> gradient`, before the optimizer.
+
+    Returns:
+      `(carry, input) -> carry`.
+    """
+
+    def step(carry: TrainCarry, given: StepInput) -> TrainCarry:
+        params = carry.variables["params"]
+        kept = {k: v for k, v in carry.variables.items() if k != "params"}
+
+        def objective(params: PyTree) -> tuple[Array, tuple[dict[str, Any], Sums]]:
+            output = task.loss({"params": params, **kept}, given.batch, given.key, True)
+            loss = masked_mean(output.per_example, given.mask)
+            total = loss if penalty is None else loss + penalty(params)
+            return total, (output.model_state, masked_sums(output, given.mask))
+
+        grads, (model_state, sums) = jax.grad(objective, has_aux=True)(params)
+        if grad_transform is not None:
+            grads = grad_transform(grads, params, given)
+        updates, opt_state = tx.update(grads, carry.opt_state, params)
+        variables = {"params": optax.apply_updates(params, updates), **model_state}
+        return TrainCarry(
+            variables, opt_state, carry.num_samples + given.mask.sum(),
+            jax.tree.map(jnp.add, carry.sums, sums),
+        )  # fmt: skip
+
+    return step
+
+
+def start_carry(
+    task: Task, tx: optax.GradientTransformation, variables: PyTree, view: ClientView
+) -> TrainCarry:
+    """The carry before the first step of a round.
+
+    Args:
+      task: the learning problem.
+      tx: the optimizer.
+      variables: what the client starts from.
+      view: its examples.
+    """
+    first, _ = take_batch(view, jnp.int32(0), 1)
+    output = jax.eval_shape(
+        lambda v, b: task.loss(v, b, jax.random.key(0), False), variables, first
+    )
+    sums = {name: jnp.zeros(2, jnp.float32) for name in ("loss", *output.scores)}
+    return TrainCarry(variables, tx.init(variables["params"]), jnp.float32(0.0), sums)
+
+
+def evaluate_client(task: Task, variables: PyTree, view: ClientView, batch_size: int) -> Sums:
+    """Sums and counts of loss and scores over all examples of a client.
+
+    Args:
+      task: the learning problem.
+      variables: the model.
+      view: the client's examples.
+      batch_size: rows of a forward pass.
+    """
+    carry = start_carry(task, optax.identity(), variables, view).sums
+
+    def body(index: Array, sums: Sums) -> Sums:
+        batch, mask = take_batch(view, index * batch_size, batch_size)
+        output = task.loss(variables, batch, jax.random.key(0), False)
+        return jax.tree.map(jnp.add, sums, masked_sums(output, mask))
+
+    num_batches = (view.size + batch_size - 1) // batch_size
+    return jax.lax.fori_loop(0, num_batches, body, like(view.size, carry))
+
+
+def like(witness: Array, tree: Carry) -> Carry:
+    """The tree, varying over the mesh axes that the witness varies over.
+
+    Inside `shard_map` the carry of a loop must vary over the devices from the start if its steps
+    make it do so; elsewhere this changes nothing.
+
+    Args:
+      witness: an array that varies, such as the size of a client.
+      tree: arrays.
+    """
+    varies = jnp.asarray(witness).ravel()[0] == 0
+    # A choice between two equal values varies as its condition does; the compiler drops it.
+    return jax.tree.map(lambda leaf: jax.lax.select_n(varies, leaf, leaf), tree)

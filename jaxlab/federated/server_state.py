@@ -1,0 +1,242 @@
+"""What the server of a course knows, and what it is told to do.
+
+References:
+  Xie et al. 2023, arXiv:2204.05011, sections 3 and 4; `federatedscope/core/workers/server.py` of
+  FederatedScope 0.3.0.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxlab.federated.samplers import SamplerState
+from jaxlab.federated.strategy import ConfigError, Strategy, check_population
+
+
+class Received(NamedTuple):
+    """An update as it waits at the server.
+
+    Attributes:
+      round: the server's round that it is based on.
+      client: who sent it.
+      content: what was sent.
+    """
+
+    round: int
+    client: int
+    content: Any
+
+
+class Update(NamedTuple):
+    """An update that is aggregated.
+
+    Attributes:
+      client: who sent it.
+      content: what was sent.
+      staleness: rounds between the model that it is based on and the server's.
+    """
+
+    client: int
+    content: Any
+    staleness: int
+
+
+class Request(NamedTuple):
+    """What a client works on.
+
+    Attributes:
+      number: of the request; the answer repeats it.
+      round: the server's round when it asked.
+    """
+
+    number: int
+    round: int
+
+
+class Evaluating(NamedTuple):
+    """An evaluation under way.
+
+    Attributes:
+      round: aggregations before it.
+      time_us: virtual time of the model.
+      request: number of the request; the answers repeat it.
+    """
+
+    round: int
+    time_us: int
+    request: int
+
+
+class TooManyFailuresError(RuntimeError):
+    """Clients fail, or send updates that are no numbers, beyond what the course allows."""
+
+
+class ServerProgram(NamedTuple):
+    """What a server learns with; `model` is whatever the program wants it to be.
+
+    Attributes:
+      broadcast: `(model, round) -> content` of the message that asks clients to train.
+      aggregate: `(model, updates, round) -> (model, ids of the clients whose update was refused)`.
+      evaluation: `(model, round) -> content` of the message that asks clients to evaluate.
+      merge: `(model, client -> metrics, round) -> metrics` of an evaluation.
+      final: `model -> content` of the message that ends the course.
+      discard: called with the content of an update that will not be aggregated.
+      is_converged: `(evaluations so far) -> bool`, asked after every evaluation.
+    """
+
+    broadcast: Callable[[Any, int], Any]
+    aggregate: Callable[[Any, Sequence[Update], int], tuple[Any, Sequence[int]]]
+    evaluation: Callable[[Any, int], Any]
+    merge: Callable[[Any, Mapping[int, Any], int], Mapping[str, float]]
+    final: Callable[[Any], Any]
+    discard: Callable[[Any], None] = lambda content: None
+    is_converged: Callable[[Sequence["Evaluation"]], bool] = lambda evaluations: False
+
+
+@dataclasses.dataclass(frozen=True)
+class CourseConfig:
+    """How long a course is and how it is paced.
+
+    Attributes:
+      num_clients: clients in all; their ids are 1 to num_clients.
+      num_rounds: aggregations after which the course ends.
+      strategy: when the server aggregates.
+      num_unseen: clients, those with the last ids, that never train and are evaluated only.
+      eval_every_rounds: aggregations between two evaluations; 0 evaluates at the end only.
+      ask_on_join: what a client is asked when it joins, such as `num_sample`.
+      seed: of the draws of clients.
+      max_rejected_share: the course is given up when more than this share of the last `cohort_size`
+        updates was refused, in [0, 1]; 1 never gives up.
+      max_failures_in_a_row: the course is given up when so many clients have failed and none has
+        answered; None means five cohorts.
+    """
+
+    num_clients: int
+    num_rounds: int
+    strategy: Strategy = Strategy()
+    num_unseen: int = 0
+    eval_every_rounds: int = 1
+    ask_on_join: tuple[str, ...] = ()
+    seed: int = 0
+    max_rejected_share: float = 0.5
+    max_failures_in_a_row: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+          ConfigError: (a ValueError) with the numbers of what is out of range.
+        """
+        problems = [
+            f"{name}={getattr(self, name)} must be at least {least}"
+            for name, least in (
+                ("num_clients", 1), ("num_rounds", 1), ("num_unseen", 0), ("eval_every_rounds", 0)
+            )
+            if getattr(self, name) < least
+        ]  # fmt: skip
+        if not 0 <= self.max_rejected_share <= 1:
+            problems.append(f"max_rejected_share={self.max_rejected_share} must be in [0, 1]")
+        if self.failure_limit < 1:
+            problems.append(f"max_failures_in_a_row={self.failure_limit} must be at least 1")
+        if problems:
+            raise ConfigError("CourseConfig: " + "; ".join(problems))
+        check_population(self.strategy, self.num_clients - self.num_unseen)
+
+    @property
+    def failure_limit(self) -> int:
+        """`max_failures_in_a_row` with its default."""
+        if self.max_failures_in_a_row is not None:
+            return self.max_failures_in_a_row
+        return 5 * self.strategy.cohort_size
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+      round: aggregations before it.
+      time_us: virtual time of the model.
+      metrics: names and numbers.
+    """
+
+    round: int
+    time_us: int
+    metrics: Mapping[str, float]
+
+
+class Aggregation(NamedTuple):
+    """What went into a round.
+
+    Attributes:
+      round: the round that ended.
+      time_us: virtual time.
+      fresh: clients whose update is based on the model of this round, in order of arrival.
+      stale: `(round, client)` of the others.
+      dropped: updates too old to count, since clients were last sampled.
+      rejected: clients whose update was refused, such as one that is not finite.
+    """
+
+    round: int
+    time_us: int
+    fresh: tuple[int, ...]
+    stale: tuple[tuple[int, int], ...]
+    dropped: int
+    rejected: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass
+class ServerState:
+    """Everything that a server knows; handlers take it over and give it back.
+
+    Attributes:
+      model: the program's.
+      sampler: state of the sampler.
+      round: aggregations so far.
+      clock_us: virtual time of the last message or deadline.
+      deadline_us: when the time budget of the round is spent.
+      info: what every joined client has told.
+      started: whether the first model has been sent.
+      excluded: clients that are never asked to train, since they have no examples.
+      busy: clients that work, and on what.
+      fresh: updates of this round.
+      stale: updates of rounds before, young enough to count.
+      dropped: updates too old to count, since clients were last sampled.
+      refills: clients to be sampled one by one, `after_receiving`.
+      num_draws: draws of clients so far; each has a generator of its own.
+      num_requests: requests so far, to train or to evaluate.
+      failures_in_a_row: clients that have failed since the last update.
+      refused: of the last updates that were aggregated, a cohort at most, whether it was refused.
+      evaluating: the evaluation under way, None if there is none.
+      metrics: what clients have answered to it.
+      silent: clients that have failed to evaluate.
+      evaluations: those that have ended.
+      aggregations: what went into every round.
+      counts: of what was seen on the way, such as `rejected_updates`, see `server`.
+      finished: whether the course has ended.
+    """
+
+    model: Any
+    sampler: SamplerState
+    round: int = 0
+    clock_us: int = 0
+    deadline_us: int = 0
+    info: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    started: bool = False
+    excluded: set[int] = dataclasses.field(default_factory=set)
+    busy: dict[int, Request] = dataclasses.field(default_factory=dict)
+    fresh: list[Received] = dataclasses.field(default_factory=list)
+    stale: list[Received] = dataclasses.field(default_factory=list)
+    dropped: int = 0
+    refills: int = 0
+    num_draws: int = 0
+    num_requests: int = 0
+    failures_in_a_row: int = 0
+    refused: list[bool] = dataclasses.field(default_factory=list)
+    evaluating: Evaluating | None = None
+    metrics: dict[int, Any] = dataclasses.field(default_factory=dict)
+    silent: set[int] = dataclasses.field(default_factory=set)
+    evaluations: list[Evaluation] = dataclasses.field(default_factory=list)
+    aggregations: list[Aggregation] = dataclasses.field(default_factory=list)
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    finished: bool = False

@@ -1,0 +1,186 @@
+"""What clients learn: a model with its loss, as pure functions of variables and a batch.
+
+Variables are `{"params": ...}` and whatever else the model keeps (`batch_stats`): parameters are
+optimised, the rest is what the forward pass leaves behind, and both are exchanged.
+
+The last batch of a client may be padded. Losses and scores leave padded rows out; a module that
+normalises over the batch must do so too, and is given the mask of the rows (`masked`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from jaxlab.federated.strategy import ConfigError
+
+MASK = "mask"
+"""Field of a batch that says which of its rows are examples."""
+
+Batch = Mapping[str, Any]
+Sums = dict[str, Float[Array, " two"]]
+"""Name -> (sum, count), so that batches, clients and devices add up to means."""
+
+
+class LossOutput(NamedTuple):
+    """The loss of a batch, and what comes with it.
+
+    Attributes:
+      per_example: loss of every example, float32; those that the mask leaves out are not used.
+      model_state: the other variables after the forward pass, such as `batch_stats`.
+      scores: per example, metric name -> number, such as `correct`.
+    """
+
+    per_example: Float[Array, " batch"]
+    model_state: dict[str, Any]
+    scores: dict[str, Float[Array, " batch"]]
+
+
+class Task(NamedTuple):
+    """A learning problem.
+
+    Attributes:
+      init: `key -> variables`.
+      loss: `(variables, batch, key, train) -> LossOutput`; the batch holds the arrays of the
+        examples, `train` is static.
+    """
+
+    init: Callable[[Key[Array, ""]], PyTree]
+    loss: Callable[[PyTree, Batch, Key[Array, ""], bool], LossOutput]
+
+
+Score = Callable[[Array, Batch], tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]]
+"""`(output of the module, batch) -> (loss of every example, scores of every example)`, float32."""
+
+
+def supervised(
+    module: nn.Module,
+    example: jax.ShapeDtypeStruct,
+    score: Score,
+    *,
+    prepare: Callable[[Array], Array] = lambda x: x,
+    masked: bool = False,
+) -> Task:
+    """A module that is called with `x`, and a loss of its output.
+
+    Args:
+      module: called with `(x, train=...)`; it may keep `batch_stats` and draw from the stream
+        `dropout`.
+      example: shape and type of one `x`, as `prepare` gives it, without the batch axis.
+      score: from the output and the batch to loss and scores.
+      prepare: from `x` of the batch to the input of the module, on the device.
+      masked: the module is also called with `mask=`, True for rows that are examples.
+    """
+
+    def init(key: Key[Array, ""]) -> PyTree:
+        inputs = jnp.zeros((1, *example.shape), example.dtype)
+        return dict(module.init(key, inputs, train=False))
+
+    def loss(variables: PyTree, batch: Batch, key: Key[Array, ""], train: bool) -> LossOutput:
+        mask = batch[MASK] if masked else None
+        output, model_state = apply(module, variables, prepare(batch["x"]), key, train, mask)
+        losses, scores = score(output, batch)
+        return LossOutput(losses, model_state, scores)
+
+    return Task(init, loss)
+
+
+def classification(
+    module: nn.Module,
+    example: jax.ShapeDtypeStruct,
+    prepare: Callable[[Array], Array] = lambda x: x,
+    *,
+    masked: bool = False,
+) -> Task:
+    """Softmax classification of `x` into `y`; the score `correct` is 1 where the largest logit is.
+
+    Args:
+      module: called with `(x, train=...)`, gives logits; see `supervised`.
+      example: shape and type of one `x`, as `prepare` gives it, without the batch axis.
+      prepare: from `x` of the batch to the input of the module, on the device.
+      masked: the module is also called with `mask=`, True for rows that are examples.
+    """
+
+    def score(logits: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        logits = logits.astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        correct = (jnp.argmax(logits, axis=-1) == batch["y"]).astype(jnp.float32)
+        return losses, {"correct": correct}
+
+    return supervised(module, example, score, prepare=prepare, masked=masked)
+
+
+def regression(module: nn.Module, example: jax.ShapeDtypeStruct, *, masked: bool = False) -> Task:
+    """Least squares: the loss of an example is the mean of its squared errors.
+
+    Args:
+      module: called with `(x, train=...)`, gives predictions of as many numbers as `y`; see
+        `supervised`.
+      example: shape and type of one `x`, without the batch axis.
+      masked: the module is also called with `mask=`, True for rows that are examples.
+    """
+
+    def score(predicted: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        target = jnp.reshape(batch["y"], predicted.shape).astype(jnp.float32)
+        errors = jnp.square(predicted.astype(jnp.float32) - target)
+        return errors.mean(axis=tuple(range(1, errors.ndim))), {}
+
+    return supervised(module, example, score, masked=masked)
+
+
+def apply(
+    module: nn.Module,
+    variables: PyTree,
+    inputs: Array,
+    key: Key[Array, ""],
+    train: bool,
+    mask: Bool[Array, " batch"] | None = None,
+) -> tuple[Array, dict[str, Any]]:
+    """The output of a module, and the variables other than parameters after it.
+
+    Args:
+      module: called with `(inputs, train=...)`.
+      variables: its variables.
+      inputs: a batch.
+      key: of the stream `dropout`.
+      train: update what the module keeps, and draw.
+      mask: which rows are examples, for a module that takes it.
+
+    Raises:
+      ConfigError: (a ValueError) if the module keeps `batch_stats` and is trained without a mask:
+        padded rows would count in them.
+    """
+    kept = {name: value for name, value in variables.items() if name != "params"}
+    options: dict[str, Any] = {} if mask is None else {"mask": mask}
+    if not train:
+        return cast(Array, module.apply(variables, inputs, train=False, **options)), kept
+    if "batch_stats" in kept and mask is None:
+        raise ConfigError(
+            f"{type(module).__name__} normalises over the batch, whose last rows may be padding; "
+            "give it an argument mask for its normalisation layers, and use masked=True"
+        )
+    rngs = {"dropout": key}
+    out, changed = module.apply(
+        variables, inputs, train=True, mutable=list(kept), rngs=rngs, **options
+    )
+    return cast(Array, out), dict(changed)
+
+
+def masked_mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> Float[Array, ""]:
+    """Mean over the examples that the mask keeps; 0 if it keeps none."""
+    kept = jnp.where(mask, values, 0.0)
+    return kept.sum() / jnp.maximum(mask.sum(), 1)
+
+
+def masked_sums(output: LossOutput, mask: Bool[Array, " batch"]) -> Sums:
+    """Sums and counts of the loss and of every score over the examples that the mask keeps."""
+    count = mask.sum().astype(jnp.float32)
+    values = {"loss": output.per_example, **output.scores}
+    return {
+        name: jnp.stack([jnp.where(mask, value, 0.0).sum(), count])
+        for name, value in values.items()
+    }

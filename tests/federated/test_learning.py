@@ -1,0 +1,190 @@
+"""Whole courses that learn: to the right model, whatever clients do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from jaxlab.federated.client_data import Schedule, gather_clients
+from jaxlab.federated.devices import Device
+from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.learning import make_simulation, mean_metrics
+from jaxlab.federated.messages import MODEL
+from jaxlab.federated.robust import median
+from jaxlab.federated.server_state import CourseConfig, TooManyFailuresError
+from jaxlab.federated.simulation import run_course
+from jaxlab.federated.strategy import ConfigError, Strategy
+from jaxlab.federated.tasks import regression
+from jaxlab.parallel import make_mesh
+
+NUM_CLIENTS, DIM = 20, 3
+SIZES = [8] * 18 + [0, 0]  # of most tests, which then share a compiled program
+TRUTH = np.array([1.0, -2.0, 0.5])
+SCHEDULE = Schedule(8, 1)
+SYNCHRONOUS = Strategy(cohort_size=6)
+FEDBUFF = Strategy(
+    kind="goal_achieved", cohort_size=6, min_updates=3, max_staleness=10, staleness_exponent=0.5,
+    broadcast="after_receiving",
+)  # fmt: skip
+DEVICES = [Device(float(n)) for n in range(1, NUM_CLIENTS + 1)]
+
+
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(1, use_bias=False)(x)
+
+
+def clients(sizes, broken=()):
+    """Clients whose examples all follow one line, but for broken ones, whose are not finite."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(sum(sizes), DIM)).astype(np.float32)
+    y = (x @ TRUTH).astype(np.float32)
+    rows = np.split(np.arange(len(x)), np.cumsum(sizes)[:-1])
+    for client in broken:
+        y[rows[client - 1]] = np.nan
+    return gather_clients({"x": x, "y": y}, rows)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return regression(Linear(), jax.ShapeDtypeStruct((DIM,), jnp.float32))
+
+
+@pytest.fixture(scope="module")
+def algorithm(task):
+    return fed_avg(task, optax.sgd(0.1), SCHEDULE)
+
+
+@pytest.fixture(scope="module")
+def variables(task):
+    return task.init(jax.random.key(0))
+
+
+@pytest.fixture
+def learn(algorithm, variables):
+    """Runs a course; gives the learned weights, the server's state and the report."""
+
+    def learn(strategy, data, num_rounds=40, change_client=lambda role: role, **options):
+        names = ("num_unseen", "eval_every_rounds", "max_rejected_share")
+        config = CourseConfig(
+            NUM_CLIENTS, num_rounds, strategy,
+            **{name: options.pop(name) for name in names if name in options},
+        )  # fmt: skip
+        options.setdefault("devices", DEVICES)
+        mesh = make_mesh()  # cohorts of all sizes are one program
+        simulation = make_simulation(
+            config, algorithm, data, variables, SCHEDULE, mesh=mesh, **options
+        )
+        course = simulation.course._replace(client=change_client(simulation.course.client))
+        state = run_course(course, simulation.start())
+        weights = simulation.variables(state)["params"]["Dense_0"]["kernel"][:, 0]
+        return np.asarray(weights), state.server, simulation.report(state)
+
+    return learn
+
+
+def repeated(role):
+    once = role.rules[MODEL]
+
+    def twice(state, message):
+        state, sent = once.handler(state, message)
+        return state, [*sent, *sent]
+
+    return role.on(MODEL, twice, once.may_send)
+
+
+@pytest.mark.parametrize("strategy", [SYNCHRONOUS, FEDBUFF], ids=lambda s: s.kind)
+def test_a_course_of_broken_clients_ends_with_the_right_model_and_says_what_it_saw(learn, strategy):
+    """10 % send NaN, 30 % of all answers are lost, every message comes twice, two have nothing."""
+    rng = np.random.default_rng(5)
+    weights, server, report = learn(
+        strategy, clients(SIZES, broken=(3, 11)), num_rounds=60, change_client=repeated,
+        fails=lambda client, number: rng.uniform() < 0.3,
+    )  # fmt: skip
+    np.testing.assert_allclose(weights, TRUTH, atol=1e-3)
+    assert server.finished and report["rounds"] == 60
+    asked = {client for a in server.aggregations for client in a.fresh}
+    assert not asked & {19, 20} and report["excluded_clients"] == 2
+    assert {client for a in server.aggregations for client in a.rejected} == {3, 11}
+    for seen in ("rejected_updates", "failed_clients", "duplicate_updates"):
+        assert report[seen] > 0, seen
+    received = sum(len(a.fresh) + len(a.stale) for a in server.aggregations)
+    assert report["local_steps"] >= received and 0 <= report["padding_waste"] < 1
+
+
+def test_a_median_learns_the_truth_from_a_majority_of_honest_clients(learn):
+    data = clients(SIZES)
+    for client in (2, 5):  # two say the opposite, loudly: a third of a cohort at most
+        data.examples["y"][data.offsets[client] : data.offsets[client] + 8] *= -1000
+    weights, server, _ = learn(SYNCHRONOUS, data, num_rounds=60, aggregator=median())
+    np.testing.assert_allclose(weights, TRUTH, atol=1e-2)
+    assert {3, 6} & {client for a in server.aggregations for client in a.fresh}
+
+
+def test_a_course_that_goes_nowhere_is_given_up(learn):
+    with pytest.raises(TooManyFailuresError, match="of the last 6 updates were refused"):
+        learn(SYNCHRONOUS, clients(SIZES, broken=range(1, 16)))
+
+
+def test_a_round_of_whole_batches_is_gradient_descent_on_all_examples(learn, variables):
+    data = clients([4 + n % 5 for n in range(NUM_CLIENTS)])
+    strategy = Strategy(cohort_size=NUM_CLIENTS)
+    weights, _, _ = learn(strategy, data, num_rounds=3)
+    expected = np.asarray(variables["params"]["Dense_0"]["kernel"], np.float64)[:, 0]
+    x, y = (data.examples[name].astype(np.float64) for name in "xy")
+    for _ in range(3):
+        expected = expected - 0.1 * 2 * x.T @ (x @ expected - y) / len(x)
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+
+
+def test_evaluations_are_over_all_examples_and_apart_for_clients_that_never_train(learn):
+    data = clients(SIZES)
+    test = clients([n % 3 for n in range(NUM_CLIENTS)])
+    weights, server, _ = learn(
+        SYNCHRONOUS, data, num_rounds=2, num_unseen=5, eval_every_rounds=0, splits={"test": test}
+    )
+    (evaluation,) = server.evaluations
+    errors = (test.examples["x"] @ weights - test.examples["y"]) ** 2
+    seen = int(np.asarray(test.sizes)[:15].sum())
+    assert evaluation.metrics == {
+        "test/loss": pytest.approx(errors[:seen].mean(), rel=1e-5),
+        "test_unseen/loss": pytest.approx(errors[seen:].mean(), rel=1e-5),
+    }
+
+
+def test_an_update_that_drops_out_costs_the_time_of_an_answer(learn):
+    _, server, report = learn(
+        SYNCHRONOUS,
+        clients(SIZES),
+        num_rounds=1,
+        fails=lambda client, number: client > 3,
+    )
+    assert report["virtual_seconds"] >= 0.001 * 3 * 8 * 4
+    assert report["failed_clients"] >= 3
+
+
+@pytest.mark.parametrize(
+    "options, wrong",
+    [
+        ({"devices": DEVICES[:3]}, "3 devices for 20 clients"),
+        (
+            {"devices": None, "strategy": Strategy(kind="time_up", time_budget_s=1.0)},
+            "kind='time_up' needs devices",
+        ),
+        ({"devices": None, "strategy": FEDBUFF}, "kind='goal_achieved' needs devices"),
+        ({"data": [3] * 7}, "num_clients=20 and the data has 7 clients"),
+        ({"data": [3] * 4 + [0] * 16}, "cohort_size=6 of 4 clients that train"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_told(learn, options, wrong):
+    data = clients(options.pop("data", SIZES))
+    with pytest.raises(ConfigError, match=wrong):
+        learn(options.pop("strategy", SYNCHRONOUS), data, **options)
+
+
+def test_metrics_without_examples_are_left_out():
+    sums = {"loss": np.array([[3.0, 2.0], [1.0, 2.0]]), "correct": np.zeros((2, 2))}
+    assert mean_metrics("test", sums) == {"test/loss": 1.0}
