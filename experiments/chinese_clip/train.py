@@ -4,7 +4,8 @@
 
 Stage 1 locks the image tower (its features may be computed once), stage 2 trains both towers. DIR
 gets a folder a stage (checkpoints, `metrics.jsonl`, TensorBoard), `model/` (safetensors and
-config), `results.json` and, on the emoji set, `retrieval.png`. Run again, it goes on where it was.
+config), `results.json` and, on the emoji set, `retrieval.png`. Run again, it goes on where it was;
+with more steps for its last stage, that is trained on.
 """
 
 import logging
@@ -19,7 +20,7 @@ from jaxtyping import PyTree
 
 from experiments.chinese_clip.models import MODEL_FOLDER, open_weights
 from experiments.chinese_clip.settings import RunConfig, StageConfig
-from experiments.chinese_clip.starts import stage_start, whole_model
+from experiments.chinese_clip.starts import check_stages, stage_start, whole_model
 from experiments.chinese_clip.tasks import Evaluation, Floors, Task, make_task
 from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
@@ -38,6 +39,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     started = time.monotonic()
     mesh = start()
     task = make_task(config, mesh)
+    check_stages(config, workdir, lambda stage: resolve_steps(stage, task))
     model = make_model(config)
     variables = initial_variables(config)
     for name in ("stage_1", "stage_2"):
@@ -115,7 +117,9 @@ def run_stage(
     Returns:
       The variables after the stage, on the host.
     """
-    stage = resolve_steps(stage, task)
+    if stage.counts_epochs:
+        stage, steps_per_epoch = resolve_steps(stage, task), task.steps_per_epoch(stage)
+        logger.info("%d steps an epoch, %d in all", steps_per_epoch, stage.num_steps)
     rules = getattr(parallel.ShardingRules, config.sharding)()
     teacher = load_teacher(config)
     variables = with_objective(config, stage, variables, teacher)
@@ -186,12 +190,7 @@ def resolve_steps(stage: StageConfig, task: Task) -> StageConfig:
       stage: the stage.
       task: the data.
     """
-    if not stage.counts_epochs:
-        return stage
-    steps_per_epoch = task.steps_per_epoch(stage)
-    resolved = stage.with_steps(steps_per_epoch)
-    logger.info("%d steps an epoch, %d in all", steps_per_epoch, resolved.num_steps)
-    return resolved
+    return stage.with_steps(task.steps_per_epoch(stage)) if stage.counts_epochs else stage
 
 
 def chosen_state(

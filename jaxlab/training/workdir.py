@@ -130,12 +130,6 @@ def save_config(workdir: Path, config: Any) -> None:
     path, new = workdir / CONFIG, to_json(config)
     old = read_json(path)
     if old is not None and old != new:
-        before, after = _flatten(old), _flatten(new)
-        changed = [
-            f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
-            for name in sorted(before.keys() | after.keys())
-            if before.get(name, "absent") != after.get(name, "absent")
-        ]
         kept = next(
             name
             for name in (workdir / f"config.{i}.json" for i in itertools.count(1))
@@ -143,11 +137,26 @@ def save_config(workdir: Path, config: Any) -> None:
         )
         write_json(kept, old)
         logger.warning(
-            "the config differs from that of %s, which is kept as %s: %s",
-            path, kept.name, "; ".join(changed),
+            "%s goes on with other settings than before (kept as %s): %s",
+            workdir, kept.name, "; ".join(changed_settings(old, new)),
         )  # fmt: skip
     if old != new:
         write_json(path, new)
+
+
+def changed_settings(old: Any, new: Any) -> list[str]:
+    """The settings in which two configs differ, each as `name: old -> new`.
+
+    Args:
+      old: a config, as a dataclass or as `config.json` has it.
+      new: another one.
+    """
+    before, after = _flatten(to_json(old)), _flatten(to_json(new))
+    return [
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, "absent") != after.get(name, "absent")
+    ]
 
 
 def write_results(workdir: str | Path, metrics: Mapping[str, SupportsFloat]) -> None:
