@@ -17,6 +17,7 @@ from absl import flags
 
 from experiments.chinese_clip.models import (
     WEIGHTS_HELP,
+    WORKDIR_HELP,
     encode_drawings,
     load_model,
     run_model_folder,
@@ -143,4 +144,4 @@ def _pair_cosines(model: clip.LoadedModel, file: str) -> Halves:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, workdir_help=WORKDIR_HELP)

@@ -59,4 +59,8 @@ def published_columns(config: RunConfig) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(
+        main,
+        workdir_help="Folder of the result, made if absent, and of the run whose model is measured "
+        "unless --weights is given.",
+    )

@@ -15,6 +15,7 @@ from jaxlab.chinese_clip.downloads import find_checkpoint
 from jaxlab.chinese_clip.emoji import compose_inputs
 from jaxlab.chinese_clip.loading import MODEL_FOLDER
 
+WORKDIR_HELP = "Folder of a run that has ended, whose model is taken in place of --weights."
 WEIGHTS_HELP = "File or folder of weights in any form, or the name of a released model (ViT-B-16)."
 
 
@@ -31,6 +32,31 @@ def open_weights(path_or_name: str) -> clip.Weights:
       ConnectionError: if a released model cannot be fetched.
     """
     return clip.load_weights(find_checkpoint(path_or_name))
+
+
+def choose_weights(workdir: Path | None, weights: str | None) -> clip.Weights:
+    """The weights that a command line names, of a run or of a file.
+
+    Args:
+      workdir: a run, if `--workdir` is given.
+      weights: a path or the name of a released model, if `--weights` is given.
+
+    Raises:
+      ValueError: if neither or both are given, or the weights are damaged.
+      FileNotFoundError: if there are none.
+    """
+    _check_one(workdir, weights)
+    return load_run_model(workdir) if workdir is not None else open_weights(str(weights))
+
+
+def _check_one(workdir: Path | None, weights: str | None) -> None:
+    """Refuse two models, and none."""
+    if (workdir is None) == (weights is None):
+        got = "neither" if weights is None else f"--workdir={workdir} and --weights={weights}"
+        raise ValueError(
+            f"got {got}; give the model: either --weights=PATH or a released name such as "
+            "ViT-B-16, or --workdir=DIR of a run"
+        )
 
 
 def load_run_model(workdir: Path) -> clip.Weights:
@@ -77,11 +103,7 @@ def load_model(workdir: Path | None, weights: str | None, **options: Any) -> cli
       ValueError: if neither or both are given, or the weights are damaged.
       FileNotFoundError: if there are none.
     """
-    if (workdir is None) == (weights is None):
-        raise ValueError(
-            "give the model: either --weights=PATH or a released name such as ViT-B-16, or "
-            "--workdir=DIR of a run"
-        )
+    _check_one(workdir, weights)
     if weights is not None:
         return clip.load(weights, **options)
     assert workdir is not None

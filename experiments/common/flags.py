@@ -24,16 +24,18 @@ _SHARED = (
     "num_processes",
     "process_id",
 )
+WORKDIR_HELP = "Folder of the run; made if absent, a run found in it is continued."
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 _CONFIG = re.compile(r"--?config(?:=(.*))?$", re.DOTALL)
 
 
-def define_flags(*, config: bool, workdir: bool) -> None:
+def define_flags(*, config: bool, workdir: bool, workdir_help: str = WORKDIR_HELP) -> None:
     """Define the shared flags; a second call defines only what the first left out.
 
     Args:
       config: whether the program takes `--config` and `--print_config`.
       workdir: whether it takes `--workdir`.
+      workdir_help: what it says about that.
     """
     if config and "config" not in FLAGS:
         config_flags.DEFINE_config_file(
@@ -46,9 +48,7 @@ def define_flags(*, config: bool, workdir: bool) -> None:
             "print_config", False, "Print every value with its documentation, and exit."
         )
     if workdir and "workdir" not in FLAGS:
-        flags.DEFINE_string(
-            "workdir", None, "Folder of the run; made if absent, a run found in it is continued."
-        )
+        flags.DEFINE_string("workdir", None, workdir_help)
     if "debug" not in FLAGS:
         flags.DEFINE_boolean("debug", False, "Show the whole traceback of an error.")
         flags.DEFINE_string(

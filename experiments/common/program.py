@@ -15,7 +15,7 @@ from absl import app, flags
 
 from experiments.common.configs import run_config
 from experiments.common.documentation import describe_config
-from experiments.common.flags import define_flags, parse_flags
+from experiments.common.flags import WORKDIR_HELP, define_flags, parse_flags
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -28,7 +28,7 @@ _PARAMETERS = ("config", "workdir")
 _OWN_LOGGERS = ("jaxlab", "experiments", "__main__")
 
 
-def run(main: Callable[..., int | None]) -> None:
+def run(main: Callable[..., int | None], *, workdir_help: str = WORKDIR_HELP) -> None:
     """Run an experiment's `main` from the command line and exit.
 
     The parameters of `main` are what its command line takes: `config`, annotated with the dataclass
@@ -40,13 +40,16 @@ def run(main: Callable[..., int | None]) -> None:
 
     Args:
       main: a function of `config`, `workdir`, both or neither.
+      workdir_help: what `--help` says about `--workdir`.
 
     Raises:
       TypeError: if `main` has another parameter or `config` has no annotation.
     """
     config_class = config_class_of(main)
     parameters = inspect.signature(main).parameters
-    define_flags(config="config" in parameters, workdir="workdir" in parameters)
+    define_flags(
+        config="config" in parameters, workdir="workdir" in parameters, workdir_help=workdir_help
+    )
 
     def parse(argv: list[str]) -> list[str]:
         code = _guarded(lambda: parse_flags(argv), debug="--debug" in argv)

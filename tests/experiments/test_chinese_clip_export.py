@@ -87,7 +87,7 @@ def test_programs_of_one_tower_with_another_context(export, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output=z", "--workdir=w"], "give either --workdir=DIR of a run, or --weights=PATH"),
+        (["--output=z", "--workdir=w"], "got --workdir=w and --weights="),
         (["--output=z", "--precision=int8"], "published can be written in fp32, fp16, bf16"),
         (
             ["--output=z", "--format=onnx", "--precision=bf16"],
