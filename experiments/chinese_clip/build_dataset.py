@@ -1,4 +1,4 @@
-"""Make a data set to train on: from pictures with captions, or from one form to another.
+r"""Make a data set to train on: from pictures with captions, or from one form to another.
 
     python -m experiments.chinese_clip.build_dataset --images=PICTURES --captions=captions.csv \
         --output=DATA [--valid_share=0.05] [--format=lmdb]

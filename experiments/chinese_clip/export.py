@@ -1,4 +1,4 @@
-"""Write the model of a run, or one from a file, or parts of it, for others to load or to run.
+r"""Write the model of a run, or one from a file, or parts of it, for others to load or to run.
 
     python -m experiments.chinese_clip.export --workdir=DIR --output=FOLDER [--parts=visual]
     python -m experiments.chinese_clip.export --weights=PATH --output=FILE.pt
