@@ -34,7 +34,10 @@ _FORMAT = flags.DEFINE_enum(
     allow_override=True,
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Size of the images in pixels, if another than the input's is wanted."
+    "image_size",
+    None,
+    "Size of the images in pixels, if another than the input's is wanted.",
+    lower_bound=1,
 )
 
 

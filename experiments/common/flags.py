@@ -154,6 +154,27 @@ def check_overrides(argv: Sequence[str], valid: Sequence[str]) -> None:
         raise ValueError("\n".join("--" + unknown_key(f"config.{key}", valid) for key in unknown))
 
 
+def name_flags(message: str) -> str:
+    """A message in which what came from the command line is called by its flag.
+
+    The library says `image_size=7`, the argument of its function; who gave `--image_size` or
+    `--config.stage_1.image_size` should read that. A name that several flags end in stays as it is.
+
+    Args:
+      message: text of an error.
+    """
+    given = [name for name in FLAGS if FLAGS[name].present]
+    endings = [name.rpartition(".")[2] for name in given]
+    called = {ending: name for ending, name in zip(endings, given, strict=True)}
+    called = {ending: name for ending, name in called.items() if endings.count(ending) == 1}
+    called |= {name.removeprefix("config."): name for name in given}
+    return re.sub(
+        r"(?<![\w.\-/'\"])([\w.]+)=",
+        lambda match: f"--{called[match[1]]}=" if match[1] in called else match[0],
+        message,
+    )
+
+
 def _value_of(argv: Sequence[str], pattern: re.Pattern[str]) -> str | None:
     """The value of a flag in a command line, written `--flag=value` or `--flag value`."""
     for index, argument in enumerate(argv):

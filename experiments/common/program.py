@@ -15,7 +15,7 @@ from absl import app, flags
 
 from experiments.common.configs import run_config
 from experiments.common.documentation import describe_config
-from experiments.common.flags import WORKDIR_HELP, define_flags, parse_flags
+from experiments.common.flags import WORKDIR_HELP, define_flags, name_flags, parse_flags
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -170,7 +170,7 @@ def _guarded(call: Callable[[], int | None], debug: bool) -> int:
     except Exception as error:
         if debug or not is_for_user(error):
             raise
-        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"error: {name_flags(_message(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 

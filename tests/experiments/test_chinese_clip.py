@@ -314,12 +314,12 @@ def test_the_help_says_what_a_program_does_with_a_workdir(monkeypatch, verb, say
         (
             "train",
             [f"--config={CONFIG}", "--workdir={new}", "--config.data=pairs"],
-            "data='pairs' needs pairs.folder",
+            "--config.data='pairs' needs pairs.folder",
         ),
         (
             "train",
             [f"--config={CONFIG}", "--workdir={new}", "--config.stage_2.cached_views=2"],
-            "cached_views=2 needs image_locked=True",
+            "config.stage_2: --config.stage_2.cached_views=2 needs image_locked=True",
         ),
         (
             "train",

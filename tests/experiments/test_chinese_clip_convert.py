@@ -102,7 +102,10 @@ def test_positions_are_resized_on_the_way(model, convert, tmp_path):
             ["--input={file}", "--output={new}.pt", "--format=huggingface"],
             "for --format=huggingface; wanted a folder",
         ),
-        (["--input={file}", "--output={new}", "--image_size=20"], "not a multiple of patch_size=8"),
+        (
+            ["--input={file}", "--output={new}", "--image_size=20"],
+            "error: --image_size=20 is not a multiple of patch_size=8",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, message, model, convert, tmp_path):
