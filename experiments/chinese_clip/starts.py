@@ -12,11 +12,14 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from experiments.chinese_clip.models import open_weights
 from experiments.chinese_clip.settings import RunConfig, StageConfig
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
 from jaxlab.checkpoints.foreign.torch_zip import read_torch_zip
 from jaxlab.checkpoints.run import RunCheckpoints
+from jaxlab.chinese_clip.detection import model_name
+from jaxlab.chinese_clip.downloads import find_checkpoint
 from jaxlab.layers.vit import VisionTransformerConfig
 from jaxlab.training.resume import CHECKPOINTS
 from jaxlab.training.workdir import CONFIG, changed_settings, read_json
@@ -32,6 +35,7 @@ _TRAINING_ONLY = (
 _NOT_CONTINUED = ("opt_state", "key")
 
 _STAGES = ("stage_1", "stage_2")
+_NO_WHOLE_MODEL = ("image_tower", "text_tower", "clip", "bert", "unknown")
 
 
 class StageStart(NamedTuple):
@@ -46,6 +50,35 @@ class StageStart(NamedTuple):
     state: training.TrainState
     frozen: dict[str, Any]
     config: StageConfig
+
+
+def check_sources(config: RunConfig) -> None:
+    """Look whether all weights that the settings name are there, before anything is computed.
+
+    The name of a released model is fetched here, if it is not on this machine.
+
+    Args:
+      config: the settings of the run.
+
+    Raises:
+      FileNotFoundError: if some are not, with the setting that names them.
+      ValueError: if the teacher or the whole model is something else than a Chinese CLIP.
+      ConnectionError: if a released model cannot be fetched.
+    """
+    towers = {"image_tower": ("random", "english"), "text_tower": ("random",)}
+    for name in ("weights", "teacher", *towers):
+        path = getattr(config, name)
+        if not path or path in towers.get(name, ()):
+            continue
+        try:
+            if name in towers:
+                clip.find_weights(path)
+            elif (found := clip.find_weights(find_checkpoint(path))).kind in _NO_WHOLE_MODEL:
+                raise ValueError(f"{path} is {found.description}, and no whole Chinese CLIP")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--config.{name}={path}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"--config.{name}={path}: {error}") from None
 
 
 def check_stages(
@@ -116,7 +149,7 @@ def whole_model(path: str, config: clip.ChineseClipConfig) -> PyTree:
     """The variables of a model to start from, fitted to the sizes of the run.
 
     Args:
-      path: a folder of published weights or a file of the original.
+      path: a folder of published weights, a file of the original or the name of a released model.
       config: sizes of the run; only the image size (of a vision transformer), the context length
         and what concerns training may differ from those of the weights.
 
@@ -127,7 +160,7 @@ def whole_model(path: str, config: clip.ChineseClipConfig) -> PyTree:
       FileNotFoundError: if there is nothing.
       ValueError: if a tower is missing or of other sizes; every differing size is named.
     """
-    weights = clip.load_weights(path)
+    weights = open_weights(path)
     missing = {"visual", "bert", "text_projection", "logit_scale"} - set(
         weights.variables["params"]
     )
@@ -144,9 +177,11 @@ def whole_model(path: str, config: clip.ChineseClipConfig) -> PyTree:
         )
     ]
     if listed:
+        wanted, given = (model_name(c) or "of its own sizes" for c in (config, weights.config))
         raise ValueError(
-            f"weights={path!r} do not fit config.model: {'; '.join(listed)}. Take the sizes of the "
-            "weights, or weights of this size"
+            f"--config.weights={path} is a model {given}, and the config's is {wanted}: "
+            f"{'; '.join(listed)}. Give the config for that size (muge.py:vit_b_16 and others in "
+            "configs/chinese_clip), or weights of the size of the config"
         )
     return clip.with_image_size(weights, config.vision.image_size).variables
 

@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 
 from experiments.chinese_clip.models import MODEL_FOLDER, open_weights
 from experiments.chinese_clip.settings import RunConfig, StageConfig
-from experiments.chinese_clip.starts import check_stages, stage_start, whole_model
+from experiments.chinese_clip.starts import check_sources, check_stages, stage_start, whole_model
 from experiments.chinese_clip.tasks import Evaluation, Floors, Task, make_task
 from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 def main(config: RunConfig, workdir: Path) -> None:
     """Train, evaluate, report."""
     started = time.monotonic()
+    check_sources(config)
     mesh = start()
     task = make_task(config, mesh)
     check_stages(config, workdir, lambda stage: resolve_steps(stage, task))
