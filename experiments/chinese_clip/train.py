@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -26,7 +27,9 @@ from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
+from jaxlab.checkpoints.foreign.names import flatten
 from jaxlab.checkpoints.run import RunCheckpoints
+from jaxlab.chinese_clip.api import CALIBRATION_FILE
 from jaxlab.chinese_clip.train import Prepare
 from jaxlab.training.resume import CHECKPOINTS, place_frozen
 from jaxlab.training.step import TrainStep
@@ -48,11 +51,34 @@ def main(config: RunConfig, workdir: Path) -> None:
             variables = run_stage(config, stage, workdir / name, task, model, variables, mesh)
     variables = clip.model_variables(variables)
     if parallel.is_main_process():
+        set_calibration_aside(workdir / MODEL_FOLDER, variables)
         info = {"data": config.data, "language": config.emoji.language}
         clip.save_published(workdir / MODEL_FOLDER, variables, config.model, info=info)
     evaluation = task.evaluate(model, variables)
     if parallel.is_main_process():
         report(workdir, evaluation, task.floors(), time.monotonic() - started)
+
+
+def set_calibration_aside(folder: Path, variables: PyTree) -> None:
+    """Rename a calibration that was fitted to another model than the one to be written.
+
+    Args:
+      folder: where the run leaves its model.
+      variables: those of the model, on the host.
+    """
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
+        return
+    before, now = (flatten(v) for v in (clip.load_published(folder).variables, variables))
+    if before.keys() == now.keys() and all(np.array_equal(before[k], now[k]) for k in now):
+        return
+    aside = path.with_name(f"{path.stem}.old{path.suffix}")
+    path.replace(aside)
+    logger.warning(
+        "%s was fitted to the model that was there before and is now %s; fit it again, python -m "
+        "experiments.chinese_clip.calibrate --workdir=%s",
+        path, aside.name, folder.parent,
+    )  # fmt: skip
 
 
 def make_model(config: RunConfig) -> clip.ChineseClip:

@@ -272,7 +272,10 @@ def report(
     (workdir / RESULTS).write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     if pictures.labels.ndim == 1:
         names, guesses = pictures.class_names, probabilities.argmax(axis=1)
-        print_grid(worst_confusions(names, pictures.labels, guesses), "Most frequent confusions")
+        if confusions := worst_confusions(names, pictures.labels, guesses):
+            print_grid(confusions, "Most frequent confusions")
+        else:
+            print("No picture is taken for another class.")
         picture = draw_confusion(names, pictures.labels, guesses)
         print(f"Picture: {save_png(workdir / CONFUSION, picture)}")
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -246,6 +247,22 @@ def assert_one_error(result, message):
     last = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(last) == 1 and message in last[0], errors
     assert "Traceback" not in errors + output
+
+
+def guide_commands(verb):
+    """The arguments of every call of a program in the guide."""
+    guide = (CHECKOUT / "jaxlab/chinese_clip/README.md").read_text("utf-8")
+    start = f"    python -m experiments.chinese_clip.{verb} "
+    lines = guide.replace("\\\n", " ").splitlines()
+    return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
+
+
+def test_the_settings_of_the_runs_in_the_guide_are_valid(run):
+    commands = guide_commands("train")
+    assert any("--config.teacher=DIR" in arguments for arguments in commands)
+    for arguments in commands:
+        code, output, errors = run("train", *arguments, "--print_config")
+        assert code == 0 and "config.stage_2" in output, errors
 
 
 @pytest.mark.parametrize("verb", ["build_dataset", "export", "extract", "retrieve", "score"])

@@ -198,6 +198,21 @@ def test_zero_shot_of_a_published_folder_and_its_submission(run_program, tmp_pat
     assert plain == pytest.approx(results)
 
 
+def test_a_model_that_errs_nowhere_has_no_table_of_confusions(
+    run_program, tmp_path, weights, mnist, monkeypatch
+):
+    right = np.eye(2)[[0, 0, 0, 1, 1]]
+    monkeypatch.setattr(
+        "jaxlab.chinese_clip.zero_shot.zero_shot_probabilities", lambda features, classifier: right
+    )
+    output = run(
+        run_program, "zero_shot", f"--folder={mnist}", f"--weights={weights}", "--batch_size=8",
+        f"--workdir={tmp_path / 'out'}", "--templates=plain",
+    )  # fmt: skip
+    assert "No picture is taken for another class." in output
+    assert "Most frequent confusions" not in output
+
+
 def test_pictures_of_several_classes_are_scored_by_their_precision(
     run_program, tmp_path, weights, mnist
 ):

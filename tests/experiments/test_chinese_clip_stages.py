@@ -246,6 +246,19 @@ def test_settings_that_a_finished_stage_was_not_trained_with_are_named(unbroken,
     assert "since: stage_1.log_every_steps: 1 -> 3; give another --workdir" in message
 
 
+def test_a_calibration_of_another_model_is_set_aside(tmp_path, start, caplog):
+    clip.save_published(tmp_path, start, MODEL)
+    calibration = tmp_path / "calibration.json"
+    calibration.write_text("{}")
+    train.set_calibration_aside(tmp_path, start)
+    assert calibration.is_file() and not caplog.messages
+    scaled = {**start["params"], "logit_scale": start["params"]["logit_scale"] + np.float32(1)}
+    train.set_calibration_aside(tmp_path, {**start, "params": scaled})
+    assert not calibration.exists() and (tmp_path / "calibration.old.json").read_text() == "{}"
+    assert "is now calibration.old.json; fit it again" in caplog.text
+    train.set_calibration_aside(tmp_path, start)  # none is there
+
+
 @pytest.fixture(scope="module")
 def pictures():
     """Twenty emoji as PNG files."""
