@@ -18,6 +18,7 @@ from absl import flags
 from experiments.chinese_clip.models import (
     WEIGHTS_HELP,
     WORKDIR_HELP,
+    check_model_flags,
     encode_drawings,
     load_model,
     run_model_folder,
@@ -47,6 +48,7 @@ class Halves(NamedTuple):
 
 def main(workdir: Path | None) -> None:
     """Fit, say how well it does on pairs left out, and write."""
+    check_model_flags(workdir, _WEIGHTS.value)
     output = _output(workdir)
     model = load_model(workdir, _WEIGHTS.value)
     halves = _emoji_cosines(model) if _PAIRS.value is None else _pair_cosines(model, _PAIRS.value)

@@ -1,8 +1,9 @@
 """What a stage starts from: given variables, another run's checkpoint, a file of the original."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,15 +71,27 @@ def check_sources(config: RunConfig) -> None:
         path = getattr(config, name)
         if not path or path in towers.get(name, ()):
             continue
-        try:
+        with naming_setting(name, path):
             if name in towers:
                 clip.find_weights(path)
             elif (found := clip.find_weights(find_checkpoint(path))).kind in _NO_WHOLE_MODEL:
                 raise ValueError(f"{path} is {found.description}, and no whole Chinese CLIP")
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"--config.{name}={path}: {error}") from None
-        except ValueError as error:
-            raise ValueError(f"--config.{name}={path}: {error}") from None
+
+
+@contextlib.contextmanager
+def naming_setting(name: str, value: str) -> Iterator[None]:
+    """Put the setting that names a file before the errors about that file.
+
+    Args:
+      name: of the setting.
+      value: what it names.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--config.{name}={value}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"--config.{name}={value}: {error}") from error
 
 
 def check_stages(

@@ -21,7 +21,13 @@ from jaxtyping import PyTree
 
 from experiments.chinese_clip.models import MODEL_FOLDER, open_weights
 from experiments.chinese_clip.settings import RunConfig, StageConfig
-from experiments.chinese_clip.starts import check_sources, check_stages, stage_start, whole_model
+from experiments.chinese_clip.starts import (
+    check_sources,
+    check_stages,
+    naming_setting,
+    stage_start,
+    whole_model,
+)
 from experiments.chinese_clip.tasks import Evaluation, Floors, Task, make_task
 from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
@@ -109,15 +115,18 @@ def initial_variables(config: RunConfig) -> PyTree:
     is_random, key = config.image_tower == "random", jax.random.key(first.seed)
     variables = jax.device_get(clip.initialize(config.model, key, image_tower=is_random))
     if config.image_tower == "english":
-        variables = clip.with_image_tower(variables, config.model, clip.load_english_tower())
+        with naming_setting("image_tower", config.image_tower):
+            variables = clip.with_image_tower(variables, config.model, clip.load_english_tower())
     elif not is_random:
-        image_tower = clip.load_image_tower(
-            config.image_tower, config.model.vision, resize_positions=True
-        )
-        variables = clip.with_image_tower(variables, config.model, image_tower)
+        with naming_setting("image_tower", config.image_tower):
+            image_tower = clip.load_image_tower(
+                config.image_tower, config.model.vision, resize_positions=True
+            )
+            variables = clip.with_image_tower(variables, config.model, image_tower)
     if config.text_tower != "random":
-        text_tower = clip.load_text_tower(config.text_tower, config.model.text)
-        variables = clip.with_text_tower(variables, config.model, text_tower)
+        with naming_setting("text_tower", config.text_tower):
+            text_tower = clip.load_text_tower(config.text_tower, config.model.text)
+            variables = clip.with_text_tower(variables, config.model, text_tower)
     return variables
 
 

@@ -92,6 +92,7 @@ def test_positions_are_resized_on_the_way(model, convert, tmp_path):
     ("arguments", "message"),
     [
         (["--input={file}"], "--output=None; wanted what to read and where to write it"),
+        (["--input={file}", "--output={new}.onnx"], "ONNX files are written by the program export"),
         (["--input=absent", "--output={new}"], "absent does not exist; give a folder with model"),
         (["--input={file}", "--output={file}"], "is the input itself; give another place"),
         (

@@ -234,6 +234,8 @@ def test_pictures_of_several_classes_are_scored_by_their_precision(
     [
         ("extract", ["--output=x", "--texts=y"], "give the model: either --weights=PATH"),
         ("extract", ["--output=x", "--texts=y", "--workdir={d}"], "no run has ended in --workdir="),
+        ("extract", ["--output=x", "--texts=y", "--workdir={w}"], "give it as --weights={w}"),
+        ("calibrate", ["--pairs=x"], "got neither; give the model: either --weights=PATH"),
         ("extract", ["--output=x", "--texts=y", "--workdir={d}", "--weights={w}"],
          "got --workdir={d} and --weights={w}; give the model"),
         ("extract", ["--output=x", "--weights={w}"], "give --images, --texts or both"),

@@ -459,3 +459,5 @@ def test_a_start_without_a_trained_tower_and_with_one(tmp_path, start):
     )
     with pytest.raises(FileNotFoundError, match="englsh does not exist; give a folder with model"):
         train.initial_variables(dataclasses.replace(CONFIG, image_tower="englsh"))
+    with pytest.raises(ValueError, match=r"^--config\.image_tower=english: .*does not fit the mod"):
+        train.initial_variables(dataclasses.replace(CONFIG, image_tower="english"))
