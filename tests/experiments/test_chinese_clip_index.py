@@ -109,7 +109,7 @@ def test_a_folder_is_indexed_updated_and_searched(run, weights, folder, tmp_path
             "calibrate",
             ["--weights=ViT-B-16"],
             "--output is missing; give a JSON file, or a path as --weights",
-        ),  # fmt: skip
+        ),
         (
             "calibrate",
             ["--weights={here}", "--pairs={here}/few"],
