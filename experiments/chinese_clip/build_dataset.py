@@ -1,4 +1,4 @@
-"""Make a data set to train on: from pictures with captions, or from one form to another.
+r"""Make a data set to train on: from pictures with captions, or from one form to another.
 
     python -m experiments.chinese_clip.build_dataset --images=PICTURES --captions=captions.csv \
         --output=DATA [--valid_share=0.05] [--format=lmdb]
@@ -49,7 +49,9 @@ _CAPTIONS = flags.DEFINE_string("captions", None, "CSV, TSV or JSONL file with i
 _OUTPUT = flags.DEFINE_string("output", None, "Data folder to write.")
 _SPLIT = flags.DEFINE_string("split", "train", "Name of the split that is read and written.")
 _FORMAT = flags.DEFINE_enum("format", "tsv", FORMATS, "Form of the pictures.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "Stored size in pixels; 0 copies the files.")
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 0, "Stored size in pixels; 0 copies the files.", lower_bound=0
+)
 _VALID_SHARE = flags.DEFINE_float(
     "valid_share", 0.0, "Share of the pictures, with their texts, that goes to a split 'valid'."
 )
@@ -87,11 +89,8 @@ def main() -> None:
         raise ValueError("--output is missing; give a folder for the data set")
     if (_INPUT.value is None) == (_CAPTIONS.value is None):
         raise ValueError("give either --input (a data folder) or --captions with --images")
-    if not 0.0 <= _VALID_SHARE.value < 1.0 or _IMAGE_SIZE.value < 0:
-        raise ValueError(
-            f"--valid_share={_VALID_SHARE.value} must be in [0, 1) and "
-            f"--image_size={_IMAGE_SIZE.value} not negative"
-        )
+    if not 0.0 <= _VALID_SHARE.value < 1.0:
+        raise ValueError(f"--valid_share={_VALID_SHARE.value} must be in [0, 1)")
     output, dropped = Path(_OUTPUT.value).expanduser(), Counter[str]()
     names = [_SPLIT.value, *([VALID] if _VALID_SHARE.value else [])]
     if len(set(names)) != len(names):

@@ -17,6 +17,8 @@ from absl import flags
 
 from experiments.chinese_clip.models import (
     WEIGHTS_HELP,
+    WORKDIR_HELP,
+    check_model_flags,
     encode_drawings,
     load_model,
     run_model_folder,
@@ -46,6 +48,7 @@ class Halves(NamedTuple):
 
 def main(workdir: Path | None) -> None:
     """Fit, say how well it does on pairs left out, and write."""
+    check_model_flags(workdir, _WEIGHTS.value)
     output = _output(workdir)
     model = load_model(workdir, _WEIGHTS.value)
     halves = _emoji_cosines(model) if _PAIRS.value is None else _pair_cosines(model, _PAIRS.value)
@@ -143,4 +146,4 @@ def _pair_cosines(model: clip.LoadedModel, file: str) -> Halves:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, workdir_help=WORKDIR_HELP)

@@ -20,6 +20,7 @@ from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.detection import model_name
 
 FILE_ENDINGS = (".pt", ".safetensors")
+OTHER_ENDINGS = (".onnx", ".bin", ".pth", ".ckpt", ".npz")
 FORMATS = ("published", "original", "huggingface")
 
 _INPUT = flags.DEFINE_string("input", None, "Folder or file to read.", allow_override=True)
@@ -34,7 +35,10 @@ _FORMAT = flags.DEFINE_enum(
     allow_override=True,
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Size of the images in pixels, if another than the input's is wanted."
+    "image_size",
+    None,
+    "Size of the images in pixels, if another than the input's is wanted.",
+    lower_bound=1,
 )
 
 
@@ -67,6 +71,11 @@ def output_format(output: Path, form: str | None) -> str:
     Raises:
       ValueError: if the ending is that of another form.
     """
+    if output.suffix in OTHER_ENDINGS and not output.is_dir():
+        raise ValueError(
+            f"--output={output} ends in {output.suffix}; wanted a folder, or a file that ends in "
+            f"{' or '.join(FILE_ENDINGS)}. ONNX files are written by the program export"
+        )
     is_file = output.suffix in FILE_ENDINGS
     form = form or ("original" if is_file else "published")
     if form == "original" and not is_file:

@@ -10,6 +10,7 @@ folder of that name) the published numbers of the model's size stand beside them
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 from absl import flags
@@ -22,6 +23,8 @@ from experiments.chinese_clip.train import besides
 from experiments.common import print_results, run, start
 from jaxlab import chinese_clip as clip
 
+logger = logging.getLogger(__name__)
+
 _WEIGHTS = flags.DEFINE_string("weights", None, WEIGHTS_HELP, allow_override=True)
 
 
@@ -29,6 +32,11 @@ def main(config: RunConfig, workdir: Path) -> None:
     """Load, measure, report."""
     start()
     weights = open_weights(_WEIGHTS.value) if _WEIGHTS.value else load_run_model(workdir)
+    if (given := model_name(weights.config)) != (wanted := model_name(config.model)):
+        logger.info(
+            "the sizes are those of the weights (%s); those of the config (%s) are left alone",
+            given or "of their own", wanted or "of its own",
+        )  # fmt: skip
     config = dataclasses.replace(config, model=weights.config)
     model = clip.ChineseClip(weights.config, dtype=config.dtype)
     task = make_task(config)
@@ -59,4 +67,8 @@ def published_columns(config: RunConfig) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(
+        main,
+        workdir_help="Folder of the result, made if absent, and of the run whose model is measured "
+        "unless --weights is given.",
+    )

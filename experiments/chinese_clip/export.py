@@ -1,4 +1,4 @@
-"""Write the model of a run, or one from a file, or parts of it, for others to load or to run.
+r"""Write the model of a run, or one from a file, or parts of it, for others to load or to run.
 
     python -m experiments.chinese_clip.export --workdir=DIR --output=FOLDER [--parts=visual]
     python -m experiments.chinese_clip.export --weights=PATH --output=FILE.pt
@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from absl import flags
 
-from experiments.chinese_clip.models import WEIGHTS_HELP, load_run_model, open_weights
+from experiments.chinese_clip.models import WEIGHTS_HELP, WORKDIR_HELP, choose_weights
 from experiments.common import run
 from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.detection import model_name
@@ -71,7 +71,7 @@ def main(workdir: Path | None) -> None:
     output = Path(_OUTPUT.value).expanduser()
     kind = _FORMAT.value or format_of(output)
     check_request(kind, _PRECISION.value, output, _PARTS.value)
-    weights = load_model(workdir, _WEIGHTS.value)
+    weights = choose_weights(workdir, _WEIGHTS.value)
     config = weights.config
     if _CONTEXT_LENGTH.value is not None:
         config = dataclasses.replace(config, context_length=_CONTEXT_LENGTH.value)
@@ -131,22 +131,6 @@ def check_request(kind: str, precision: str, output: Path, parts: Sequence[str] 
         )
 
 
-def load_model(workdir: Path | None, path: str | None) -> clip.Weights:
-    """The weights that the flags name.
-
-    Args:
-      workdir: folder of a run.
-      path: folder or file with weights.
-
-    Raises:
-      ValueError: if both or neither are given, or the weights cannot be read.
-      FileNotFoundError: if there are none.
-    """
-    if (workdir is None) == (path is None):
-        raise ValueError("give either --workdir=DIR of a run, or --weights=PATH")
-    return open_weights(path) if path is not None else load_run_model(workdir or Path())
-
-
 def write(weights: clip.Weights, output: Path, kind: str, precision: str) -> list[Path]:
     """Write a model in one of the formats.
 
@@ -194,4 +178,4 @@ def select_parts(weights: clip.Weights, parts: Sequence[str] | None) -> dict:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, workdir_help=WORKDIR_HELP)

@@ -1,13 +1,14 @@
-"""Features of the images and texts of a split, as array files.
+r"""Features of the images and texts of a split, as array files.
 
     python -m experiments.chinese_clip.extract --weights=PATH --output=DIR \
         --images=MUGE/valid_imgs.tsv --texts=MUGE/valid_texts.jsonl
 
-`--images` is a `{split}_imgs.tsv` file or an LMDB folder (`lmdb/{split}/imgs`), `--texts` a
-`{split}_texts.jsonl` file; either may be left out. DIR gets `{split}_imgs.img_feat.npy` and
-`{split}_texts.txt_feat.npy` with their ids beside them, and with `--jsonl` also the original's
-`.img_feat.jsonl` and `.txt_feat.jsonl`. A run that was killed goes on where it stopped when it is
-started again.
+The model is that of `--weights` (a file or folder of weights, or the name of a released model) or
+of the run in `--workdir`. `--images` is a `{split}_imgs.tsv` file or an LMDB folder
+(`lmdb/{split}/imgs`), `--texts` a `{split}_texts.jsonl` file; either may be left out. DIR gets
+`{split}_imgs.img_feat.npy` and `{split}_texts.txt_feat.npy` with their ids beside them, and with
+`--jsonl` also the original's `.img_feat.jsonl` and `.txt_feat.jsonl`. A call that was killed goes
+on where it stopped when it is started again.
 """
 
 import logging
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments.chinese_clip.models import WEIGHTS_HELP, open_weights
+from experiments.chinese_clip.models import WEIGHTS_HELP, WORKDIR_HELP, choose_weights
 from experiments.common import run, start
 from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.features import (
@@ -75,15 +76,14 @@ class Job(NamedTuple):
     data: Path
 
 
-def main() -> None:
+def main(workdir: Path | None) -> None:
     """Encode what is missing, tell where it is."""
-    for name, value in (("weights", _WEIGHTS.value), ("output", _OUTPUT.value)):
-        if not value:
-            raise ValueError(f"--{name} is missing; see --help")
+    if not _OUTPUT.value:
+        raise ValueError("--output is missing; give a folder for the features")
     if not (_IMAGES.value or _TEXTS.value):
         raise ValueError("give --images, --texts or both")
     mesh = start()
-    weights = open_weights(str(_WEIGHTS.value))
+    weights = choose_weights(workdir, _WEIGHTS.value)
     extractor = FeatureExtractor(
         weights,
         mesh=mesh,
@@ -180,4 +180,4 @@ def run_job(job: Job, config: clip.ChineseClipConfig, made_with: str) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, workdir_help=WORKDIR_HELP)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.chinese_clip.models import WEIGHTS_HELP, load_model
+from experiments.chinese_clip.models import WEIGHTS_HELP, WORKDIR_HELP, load_model
 from experiments.common import print_grid, run
 from jaxlab import chinese_clip as clip
 
@@ -52,4 +52,4 @@ def main(workdir: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, workdir_help=WORKDIR_HELP)

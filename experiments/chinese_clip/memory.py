@@ -33,9 +33,11 @@ from jaxlab.chinese_clip.data import prepare_pixels
 from jaxlab.chinese_clip.model import abstract_variables
 from jaxlab.training.step import TrainStep
 
-_DEVICES = flags.DEFINE_integer("devices", 8, "Virtual CPU devices, where there is no --topology.")
+_DEVICES = flags.DEFINE_integer(
+    "devices", 8, "Virtual CPU devices, where there is no --topology.", lower_bound=1
+)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU topology, such as v5e:2x4.")
-_BATCH = flags.DEFINE_integer("batch_per_device", 8, "Pairs on a device at a time.")
+_BATCH = flags.DEFINE_integer("batch_per_device", 8, "Pairs on a device at a time.", lower_bound=1)
 _STAGE = flags.DEFINE_enum("stage", "stage_2", ("stage_1", "stage_2"), "Stage of the config.")
 _SHARDINGS = flags.DEFINE_list("shardings", ["replicated", "fsdp"], "Placements to compare.")
 _REMATS = flags.DEFINE_list("remats", ["true", "false"], "With or without remat, to compare.")
@@ -64,6 +66,7 @@ def main(config: RunConfig) -> None:
     stage = getattr(config, _STAGE.value)
     if stage is None:
         raise ValueError(f"the config has no {_STAGE.value}; give the other one as --stage")
+    check_choices()
     mesh = virtual_mesh(_DEVICES.value, _TOPOLOGY.value)
     rows: dict[str, dict[str, float]] = {}
     for sharding in _SHARDINGS.value:
@@ -77,6 +80,20 @@ def main(config: RunConfig) -> None:
             print_grid({name: rows[name]}, "GiB a device")
     where = _TOPOLOGY.value or f"{_DEVICES.value} virtual CPU devices"
     print_grid(rows, f"GiB a device: {_STAGE.value}, {_BATCH.value} pairs a device, {where}")
+
+
+def check_choices() -> None:
+    """Refuse what is no placement and no truth value.
+
+    Raises:
+      ValueError: if a list is empty or holds something else.
+    """
+    for flag, allowed in ((_SHARDINGS, ("replicated", "fsdp")), (_REMATS, ("true", "false"))):
+        if not flag.value or not set(flag.value) <= set(allowed):
+            raise ValueError(
+                f"--{flag.name}={','.join(flag.value)}; wanted {' or '.join(allowed)}, or both "
+                "with a comma between them"
+            )
 
 
 def virtual_mesh(num_devices: int, topology: str | None = None) -> Mesh:

@@ -14,7 +14,9 @@ from jaxlab import chinese_clip as clip
 from jaxlab.chinese_clip.downloads import find_checkpoint
 from jaxlab.chinese_clip.emoji import compose_inputs
 from jaxlab.chinese_clip.loading import MODEL_FOLDER
+from jaxlab.chinese_clip.published import CONFIG_FILE
 
+WORKDIR_HELP = "Folder of a run that has ended, whose model is taken in place of --weights."
 WEIGHTS_HELP = "File or folder of weights in any form, or the name of a released model (ViT-B-16)."
 
 
@@ -31,6 +33,39 @@ def open_weights(path_or_name: str) -> clip.Weights:
       ConnectionError: if a released model cannot be fetched.
     """
     return clip.load_weights(find_checkpoint(path_or_name))
+
+
+def choose_weights(workdir: Path | None, weights: str | None) -> clip.Weights:
+    """The weights that a command line names, of a run or of a file.
+
+    Args:
+      workdir: a run, if `--workdir` is given.
+      weights: a path or the name of a released model, if `--weights` is given.
+
+    Raises:
+      ValueError: if neither or both are given, or the weights are damaged.
+      FileNotFoundError: if there are none.
+    """
+    check_model_flags(workdir, weights)
+    return load_run_model(workdir) if workdir is not None else open_weights(str(weights))
+
+
+def check_model_flags(workdir: Path | None, weights: str | None) -> None:
+    """Refuse two models, and none.
+
+    Args:
+      workdir: a run, if `--workdir` is given.
+      weights: a path or the name of a released model, if `--weights` is given.
+
+    Raises:
+      ValueError: if neither or both are given.
+    """
+    if (workdir is None) == (weights is None):
+        got = "neither" if weights is None else f"--workdir={workdir} and --weights={weights}"
+        raise ValueError(
+            f"got {got}; give the model: either --weights=PATH or a released name such as "
+            "ViT-B-16, or --workdir=DIR of a run"
+        )
 
 
 def load_run_model(workdir: Path) -> clip.Weights:
@@ -56,6 +91,10 @@ def run_model_folder(workdir: Path) -> Path:
       FileNotFoundError: if there is none.
     """
     folder = workdir / MODEL_FOLDER
+    if not folder.is_dir() and (workdir / CONFIG_FILE).is_file():
+        raise FileNotFoundError(
+            f"--workdir={workdir} is a folder of weights and no run; give it as --weights={workdir}"
+        )
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} does not exist: no run has ended in --workdir={workdir}; train there first, "
@@ -77,11 +116,7 @@ def load_model(workdir: Path | None, weights: str | None, **options: Any) -> cli
       ValueError: if neither or both are given, or the weights are damaged.
       FileNotFoundError: if there are none.
     """
-    if (workdir is None) == (weights is None):
-        raise ValueError(
-            "give the model: either --weights=PATH or a released name such as ViT-B-16, or "
-            "--workdir=DIR of a run"
-        )
+    check_model_flags(workdir, weights)
     if weights is not None:
         return clip.load(weights, **options)
     assert workdir is not None

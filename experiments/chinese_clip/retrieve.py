@@ -1,4 +1,4 @@
-"""The best images of every text and the best texts of every image, from files of features.
+r"""The best images of every text and the best texts of every image, from files of features.
 
     python -m experiments.chinese_clip.retrieve --output=DIR \
         --images=DIR/valid_imgs.img_feat.npy --texts=DIR/valid_texts.txt_feat.npy

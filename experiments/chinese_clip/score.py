@@ -1,4 +1,4 @@
-"""Recall of stored predictions, with the result file of the original's evaluation scripts.
+r"""Recall of stored predictions, with the result file of the original's evaluation scripts.
 
     python -m experiments.chinese_clip.score --predictions=DIR/valid_predictions.jsonl \
         --truth=MUGE/valid_texts.jsonl --output=DIR/valid_score.json

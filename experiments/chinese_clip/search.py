@@ -27,6 +27,7 @@ from absl import flags
 
 from experiments.chinese_clip.models import (
     WEIGHTS_HELP,
+    WORKDIR_HELP,
     encode_drawings,
     load_index_model,
     load_model,
@@ -268,4 +269,4 @@ def _file(path: str) -> bytes:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, workdir_help=WORKDIR_HELP)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.chinese_clip.models import load_index_model
+from experiments.chinese_clip.models import WORKDIR_HELP, load_index_model
 from experiments.chinese_clip.web_server import Server, Service
 from experiments.common import run
 from jaxlab import chinese_clip as clip
@@ -78,4 +78,4 @@ def serve(server: Server, announcement: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, workdir_help=WORKDIR_HELP)

@@ -192,7 +192,7 @@ class RunConfig:
             problems.append("stage_1 and stage_2 are both None; wanted settings for one of them")
         problems += [
             f"{name}.cached_views={stage.cached_views} leaves no images for the teacher "
-            f"{self.teacher!r}; set {name}.cached_views=0"
+            f"{self.teacher!r}; set --config.{name}.cached_views=0"
             for name, stage in (("stage_1", self.stage_1), ("stage_2", self.stage_2))
             if stage is not None and stage.cached_views and self.teacher
         ]
@@ -205,7 +205,8 @@ class RunConfig:
         if self.weights and towers != ("random", "random"):
             problems.append(
                 f"weights={self.weights!r} holds both towers, image_tower and text_tower name "
-                f"{towers}; give weights alone, or towers alone"
+                f"{towers}; give weights alone (--config.image_tower=random "
+                "--config.text_tower=random), or towers alone (--config.weights=)"
             )
         if problems:
             raise ValueError("; ".join(problems))

@@ -1,7 +1,9 @@
 """What a stage starts from: given variables, another run's checkpoint, a file of the original."""
 
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +13,17 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from experiments.chinese_clip.settings import StageConfig
+from experiments.chinese_clip.models import open_weights
+from experiments.chinese_clip.settings import RunConfig, StageConfig
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
 from jaxlab.checkpoints.foreign.torch_zip import read_torch_zip
 from jaxlab.checkpoints.run import RunCheckpoints
+from jaxlab.chinese_clip.detection import model_name
+from jaxlab.chinese_clip.downloads import find_checkpoint
 from jaxlab.layers.vit import VisionTransformerConfig
 from jaxlab.training.resume import CHECKPOINTS
+from jaxlab.training.workdir import CONFIG, changed_settings, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +34,9 @@ _TRAINING_ONLY = (
 """Fields of a tower that say how it is trained, not what it computes."""
 
 _NOT_CONTINUED = ("opt_state", "key")
+
+_STAGES = ("stage_1", "stage_2")
+_NO_WHOLE_MODEL = ("image_tower", "text_tower", "clip", "bert", "unknown")
 
 
 class StageStart(NamedTuple):
@@ -44,11 +53,116 @@ class StageStart(NamedTuple):
     config: StageConfig
 
 
+def check_sources(config: RunConfig) -> None:
+    """Look whether all weights that the settings name are there, before anything is computed.
+
+    The name of a released model is fetched here, if it is not on this machine.
+
+    Args:
+      config: the settings of the run.
+
+    Raises:
+      FileNotFoundError: if some are not, with the setting that names them.
+      ValueError: if the teacher or the whole model is something else than a Chinese CLIP.
+      ConnectionError: if a released model cannot be fetched.
+    """
+    towers = {"image_tower": ("random", "english"), "text_tower": ("random",)}
+    for name in ("weights", "teacher", *towers):
+        path = getattr(config, name)
+        if not path or path in towers.get(name, ()):
+            continue
+        with naming_setting(name, path):
+            if name in towers:
+                clip.find_weights(path)
+            elif (found := clip.find_weights(find_checkpoint(path))).kind in _NO_WHOLE_MODEL:
+                raise ValueError(f"{path} is {found.description}, and no whole Chinese CLIP")
+
+
+@contextlib.contextmanager
+def naming_setting(name: str, value: str) -> Iterator[None]:
+    """Put the setting that names a file before the errors about that file.
+
+    Args:
+      name: of the setting.
+      value: what it names.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--config.{name}={value}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"--config.{name}={value}: {error}") from error
+
+
+def check_stages(
+    config: RunConfig, workdir: Path, resolve: Callable[[StageConfig], StageConfig]
+) -> None:
+    """Compare what a workdir holds with the settings, before anything is trained.
+
+    A second stage rests on the first one as that ended: the first is not trained further below it.
+    A stage that has ended with other settings is named in a warning, its result is taken as it is.
+
+    Args:
+      config: the settings of the run.
+      workdir: its folder.
+      resolve: from a stage to the same with its steps known.
+
+    Raises:
+      ValueError: if the second stage was trained, and the first is not at its end.
+    """
+    stages = {name: getattr(config, name) for name in _STAGES}
+    if all(stages.values()) and _has_checkpoint(workdir / "stage_2"):
+        _check_first_stage(resolve(stages["stage_1"]), workdir)
+    for name, stage in stages.items():
+        if stage is not None and _has_checkpoint(workdir / name):
+            _warn_of_other_settings(config, name, resolve(stage), workdir / name)
+
+
+def _check_first_stage(stage: StageConfig, workdir: Path) -> None:
+    """Refuse to train the first stage below a second one that has begun."""
+    step, second = _newest_step(workdir / "stage_1"), workdir / "stage_2"
+    if _has_ended(stage, workdir / "stage_1"):
+        return
+    found, remedy = "has no checkpoint", "--config.stage_1=None to go on with stage_2 alone"
+    if step is not None:
+        found = f"is at step {step}, and would now end at step {stage.num_steps}"
+        remedy = f"--config.stage_1.num_steps={step} to leave it as it is"
+    raise ValueError(
+        f"stage_2 in {workdir} was trained to step {_newest_step(second)} on the result of "
+        f"stage_1, which {found}: the two would not belong together. Give {remedy}, another "
+        f"--workdir, or remove {second}, and stage_2 is trained anew after stage_1"
+    )
+
+
+def _has_ended(stage: StageConfig, workdir: Path) -> bool:
+    """Whether the loop would find nothing to train."""
+    step, results = _newest_step(workdir), training.read_results(workdir)
+    stopped = bool(stage.patience and results.get("stopped_early"))
+    return step is not None and results.get("step") == step and (step == stage.num_steps or stopped)
+
+
+def _warn_of_other_settings(
+    config: RunConfig, name: str, stage: StageConfig, workdir: Path
+) -> None:
+    """Say what a stage that has ended was trained with, where that differs."""
+    before = read_json(workdir / CONFIG) if parallel.is_main_process() else None
+    if before is None or not _has_ended(stage, workdir):
+        return
+    others = tuple(other for other in _STAGES if other != name)
+    changed = [text for text in changed_settings(before, config) if not text.startswith(others)]
+    if changed:
+        logger.warning(
+            "%s has ended and is not trained again, though settings have changed since: %s; give "
+            "another --workdir to train with these",
+            workdir, "; ".join(changed),
+        )  # fmt: skip
+
+
 def whole_model(path: str, config: clip.ChineseClipConfig) -> PyTree:
     """The variables of a model to start from, fitted to the sizes of the run.
 
     Args:
-      path: a folder of published weights or a file of the original.
+      path: a folder of published weights, a file of the original or the name of a released model.
       config: sizes of the run; only the image size (of a vision transformer), the context length
         and what concerns training may differ from those of the weights.
 
@@ -59,7 +173,7 @@ def whole_model(path: str, config: clip.ChineseClipConfig) -> PyTree:
       FileNotFoundError: if there is nothing.
       ValueError: if a tower is missing or of other sizes; every differing size is named.
     """
-    weights = clip.load_weights(path)
+    weights = open_weights(path)
     missing = {"visual", "bert", "text_projection", "logit_scale"} - set(
         weights.variables["params"]
     )
@@ -76,9 +190,11 @@ def whole_model(path: str, config: clip.ChineseClipConfig) -> PyTree:
         )
     ]
     if listed:
+        wanted, given = (model_name(c) or "of its own sizes" for c in (config, weights.config))
         raise ValueError(
-            f"weights={path!r} do not fit config.model: {'; '.join(listed)}. Take the sizes of the "
-            "weights, or weights of this size"
+            f"--config.weights={path} is a model {given}, and the config's is {wanted}: "
+            f"{'; '.join(listed)}. Give the config for that size (muge.py:vit_b_16 and others in "
+            "configs/chinese_clip), or weights of the size of the config"
         )
     return clip.with_image_size(weights, config.vision.image_size).variables
 
@@ -230,5 +346,10 @@ def _check_step(config: StageConfig, step: int, source: Path) -> None:
 
 
 def _has_checkpoint(workdir: Path) -> bool:
+    return _newest_step(workdir) is not None
+
+
+def _newest_step(workdir: Path) -> int | None:
     folder = workdir / CHECKPOINTS
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)

@@ -4,7 +4,8 @@
 
 Stage 1 locks the image tower (its features may be computed once), stage 2 trains both towers. DIR
 gets a folder a stage (checkpoints, `metrics.jsonl`, TensorBoard), `model/` (safetensors and
-config), `results.json` and, on the emoji set, `retrieval.png`. Run again, it goes on where it was.
+config), `results.json` and, on the emoji set, `retrieval.png`. Run again, it goes on where it was;
+with more steps for its last stage, that is trained on.
 """
 
 import logging
@@ -13,19 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from experiments.chinese_clip.models import MODEL_FOLDER, open_weights
 from experiments.chinese_clip.settings import RunConfig, StageConfig
-from experiments.chinese_clip.starts import stage_start, whole_model
+from experiments.chinese_clip.starts import (
+    check_sources,
+    check_stages,
+    naming_setting,
+    stage_start,
+    whole_model,
+)
 from experiments.chinese_clip.tasks import Evaluation, Floors, Task, make_task
 from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
+from jaxlab.checkpoints.foreign.names import flatten
 from jaxlab.checkpoints.run import RunCheckpoints
+from jaxlab.chinese_clip.api import CALIBRATION_FILE
 from jaxlab.chinese_clip.train import Prepare
 from jaxlab.training.resume import CHECKPOINTS, place_frozen
 from jaxlab.training.step import TrainStep
@@ -36,8 +46,10 @@ logger = logging.getLogger(__name__)
 def main(config: RunConfig, workdir: Path) -> None:
     """Train, evaluate, report."""
     started = time.monotonic()
+    check_sources(config)
     mesh = start()
     task = make_task(config, mesh)
+    check_stages(config, workdir, lambda stage: resolve_steps(stage, task))
     model = make_model(config)
     variables = initial_variables(config)
     for name in ("stage_1", "stage_2"):
@@ -45,11 +57,34 @@ def main(config: RunConfig, workdir: Path) -> None:
             variables = run_stage(config, stage, workdir / name, task, model, variables, mesh)
     variables = clip.model_variables(variables)
     if parallel.is_main_process():
+        set_calibration_aside(workdir / MODEL_FOLDER, variables)
         info = {"data": config.data, "language": config.emoji.language}
         clip.save_published(workdir / MODEL_FOLDER, variables, config.model, info=info)
     evaluation = task.evaluate(model, variables)
     if parallel.is_main_process():
         report(workdir, evaluation, task.floors(), time.monotonic() - started)
+
+
+def set_calibration_aside(folder: Path, variables: PyTree) -> None:
+    """Rename a calibration that was fitted to another model than the one to be written.
+
+    Args:
+      folder: where the run leaves its model.
+      variables: those of the model, on the host.
+    """
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
+        return
+    before, now = (flatten(v) for v in (clip.load_published(folder).variables, variables))
+    if before.keys() == now.keys() and all(np.array_equal(before[k], now[k]) for k in now):
+        return
+    aside = path.with_name(f"{path.stem}.old{path.suffix}")
+    path.replace(aside)
+    logger.warning(
+        "%s was fitted to the model that was there before and is now %s; fit it again, python -m "
+        "experiments.chinese_clip.calibrate --workdir=%s",
+        path, aside.name, folder.parent,
+    )  # fmt: skip
 
 
 def make_model(config: RunConfig) -> clip.ChineseClip:
@@ -80,15 +115,18 @@ def initial_variables(config: RunConfig) -> PyTree:
     is_random, key = config.image_tower == "random", jax.random.key(first.seed)
     variables = jax.device_get(clip.initialize(config.model, key, image_tower=is_random))
     if config.image_tower == "english":
-        variables = clip.with_image_tower(variables, config.model, clip.load_english_tower())
+        with naming_setting("image_tower", config.image_tower):
+            variables = clip.with_image_tower(variables, config.model, clip.load_english_tower())
     elif not is_random:
-        image_tower = clip.load_image_tower(
-            config.image_tower, config.model.vision, resize_positions=True
-        )
-        variables = clip.with_image_tower(variables, config.model, image_tower)
+        with naming_setting("image_tower", config.image_tower):
+            image_tower = clip.load_image_tower(
+                config.image_tower, config.model.vision, resize_positions=True
+            )
+            variables = clip.with_image_tower(variables, config.model, image_tower)
     if config.text_tower != "random":
-        text_tower = clip.load_text_tower(config.text_tower, config.model.text)
-        variables = clip.with_text_tower(variables, config.model, text_tower)
+        with naming_setting("text_tower", config.text_tower):
+            text_tower = clip.load_text_tower(config.text_tower, config.model.text)
+            variables = clip.with_text_tower(variables, config.model, text_tower)
     return variables
 
 
@@ -115,7 +153,9 @@ def run_stage(
     Returns:
       The variables after the stage, on the host.
     """
-    stage = resolve_steps(stage, task)
+    if stage.counts_epochs:
+        stage, steps_per_epoch = resolve_steps(stage, task), task.steps_per_epoch(stage)
+        logger.info("%d steps an epoch, %d in all", steps_per_epoch, stage.num_steps)
     rules = getattr(parallel.ShardingRules, config.sharding)()
     teacher = load_teacher(config)
     variables = with_objective(config, stage, variables, teacher)
@@ -186,12 +226,7 @@ def resolve_steps(stage: StageConfig, task: Task) -> StageConfig:
       stage: the stage.
       task: the data.
     """
-    if not stage.counts_epochs:
-        return stage
-    steps_per_epoch = task.steps_per_epoch(stage)
-    resolved = stage.with_steps(steps_per_epoch)
-    logger.info("%d steps an epoch, %d in all", steps_per_epoch, resolved.num_steps)
-    return resolved
+    return stage.with_steps(task.steps_per_epoch(stage)) if stage.counts_epochs else stage
 
 
 def chosen_state(

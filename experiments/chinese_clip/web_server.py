@@ -361,7 +361,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if address.path == "/api/search/image":
             if not kind.startswith("image/"):
                 raise _wrong_type(kind, "image/...")
-            asked = {name: _number(name, v[-1]) for name, v in parse_qs(address.query).items()}
+            asked = {name: values[-1] for name, values in parse_qs(address.query).items()}
+            _check_fields(asked, ("offset", "limit"))
             offset, limit = _page(asked)
             return _json(service.by_picture(self._body(MAX_UPLOAD_BYTES), offset, limit))
         if address.path in _FILES or address.path == "/api/info":
@@ -399,8 +400,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def _search(service: Service, asked: Mapping[str, Any]) -> dict[str, Any]:
     """A search as the page asks for it: a text, a row, or neither."""
-    if unknown := sorted(set(asked) - {"text", "row", "offset", "limit"}):
-        raise _bad_request(f"unknown fields {unknown}; there are text, row, offset and limit")
+    _check_fields(asked, ("text", "row", "offset", "limit"))
     offset, limit = _page(asked)
     if "text" in asked and "row" in asked:
         raise _bad_request("give text or row, not both")
@@ -411,6 +411,11 @@ def _search(service: Service, asked: Mapping[str, Any]) -> dict[str, Any]:
     if "row" in asked:
         return service.by_row(_number("row", asked["row"]), offset, limit)
     return service.browse(offset, limit)
+
+
+def _check_fields(asked: Mapping[str, Any], known: Sequence[str]) -> None:
+    if unknown := sorted(set(asked) - set(known)):
+        raise _bad_request(f"unknown fields {unknown}; there are {', '.join(known)}")
 
 
 def _page(asked: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,16 +1,21 @@
 """Classify pictures by the Chinese names of their classes, without training.
 
     python -m experiments.chinese_clip.zero_shot --weights=PATH --folder=DIR/food-101
-    python -m experiments.chinese_clip.zero_shot --weights=PATH --folder=PICTURES --workdir=DIR
+    python -m experiments.chinese_clip.zero_shot --workdir=DIR --folder=PICTURES
 
 A folder is a published data set (`label_cn.txt`, `test/{class id}/...`), or has one folder of
 pictures a class, named by the class: `猫/1.jpg`, `狗/2.jpg`. The name of the folder (or
-`--dataset`) decides the prompts and what counts, as in the benchmark ELEVATER. Printed are all its
-metrics, as fractions of 1, and the score, in percent; `--workdir` gets `results.json`,
-`confusion.png` and with `--submission` the file `{dataset}.json` for the benchmark's server.
+`--dataset`) decides the prompts and what counts, as in the benchmark ELEVATER; for pictures of
+one's own these are the general prompts and the accuracy. Printed are all its metrics, as fractions
+of 1, and the score, in percent. The model is that of `--weights`, or of the run in `--workdir`.
+That folder gets `zero_shot.json`, `confusion.png` and with `--submission` the file `{dataset}.json`
+for the benchmark's server.
 """
 
+import difflib
 import json
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +23,7 @@ from absl import flags
 from jaxtyping import Float
 
 from experiments.chinese_clip.confusion import draw_confusion, worst_confusions
-from experiments.chinese_clip.models import WEIGHTS_HELP, open_weights
+from experiments.chinese_clip.models import WEIGHTS_HELP, load_run_model, open_weights
 from experiments.chinese_clip.published_results import model_name, zero_shot_accuracy
 from experiments.common import print_grid, print_results, run, start
 from experiments.common.pictures import save_png
@@ -35,15 +40,20 @@ from jaxlab.data.class_folders import ClassFolders, read_class_folders
 from jaxlab.parallel import is_main_process
 
 _WEIGHTS = flags.DEFINE_string("weights", None, WEIGHTS_HELP, allow_override=True)
-_FOLDER = flags.DEFINE_string("folder", None, "The data set.")
+_FOLDER = flags.DEFINE_string(
+    "folder", None, "The data set: a folder of pictures a class, named by it."
+)
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "Key of the data set, such as food-101; by default the folder's name."
+    "dataset",
+    None,
+    f"Key of the data set: {', '.join(elevater.DATASETS)}; by default the folder's name.",
 )
 _TEMPLATES = flags.DEFINE_string(
     "templates",
     None,
-    "Name of a list of prompts, 'short' for eight of our own, or a file with one a line ({} for "
-    "the name of the class); by default the original's choice for the data set.",
+    f"List of prompts: {', '.join(templates.template_names())}, or short (eight of our own); or a "
+    "file with one a line, {} for the name of the class. By default the original's choice for the "
+    "data set.",
 )
 _MULTI_LABEL = flags.DEFINE_boolean(
     "multi_label",
@@ -64,22 +74,31 @@ _COMPAT = flags.DEFINE_enum(
     "'white' puts transparent images on white; 'original' drops their alpha after the resize.",
 )
 
-RESULTS, CONFUSION = "results.json", "confusion.png"
+RESULTS, CONFUSION = "zero_shot.json", "confusion.png"
+SHORT = "short"
+
+logger = logging.getLogger(__name__)
 
 
 def main(workdir: Path | None) -> None:
     """Read, encode, measure, report."""
-    if not (_WEIGHTS.value and _FOLDER.value):
-        raise ValueError("--weights and --folder are needed; see --help")
+    if not _FOLDER.value:
+        raise ValueError("--folder is missing; give a folder with one folder of pictures a class")
+    if not _WEIGHTS.value and workdir is None:
+        raise ValueError(
+            "give the model: --weights=PATH or a released name such as ViT-B-16, or --workdir=DIR "
+            "of a run"
+        )
     if _SUBMISSION.value and workdir is None:
         raise ValueError("--submission is written into --workdir, which is missing")
     folder = Path(_FOLDER.value).expanduser()
-    dataset = _DATASET.value or folder.resolve().name
+    dataset = choose_dataset(folder, _DATASET.value)
     pictures = read_class_folders(folder, multi_label=_MULTI_LABEL.value)
+    check_classes(folder, pictures.class_names)
     prompts = choose_templates(dataset, _TEMPLATES.value)
     index = read_index(folder, len(pictures.paths))
     mesh = start()
-    weights = open_weights(_WEIGHTS.value)
+    weights = open_weights(_WEIGHTS.value) if _WEIGHTS.value else load_run_model(workdir or Path())
     extractor = FeatureExtractor(
         weights,
         mesh=mesh,
@@ -98,6 +117,57 @@ def main(workdir: Path | None) -> None:
             print(f"Submission: {path}")
 
 
+def choose_dataset(folder: Path, chosen: str | None) -> str:
+    """The key of the data set: the one given, which must be one of the benchmark, or the folder's.
+
+    Args:
+      folder: of the pictures.
+      chosen: the key given.
+
+    Raises:
+      ValueError: if the benchmark has no such data set.
+    """
+    dataset = folder.resolve().name if chosen is None else chosen
+    if dataset in elevater.DATASETS:
+        return dataset
+    if chosen is not None:
+        close = difflib.get_close_matches(chosen, elevater.DATASETS, n=1)
+        nearest = (
+            f"the nearest is {close[0]}" if close else "leave it out for pictures of one's own"
+        )
+        raise ValueError(
+            f"--dataset={chosen} is no data set of the benchmark; {nearest}; there are "
+            f"{', '.join(elevater.DATASETS)}"
+        )
+    logger.info(
+        "%s is no data set of the benchmark: the general prompts are taken and the accuracy counts "
+        "(--dataset and --templates say otherwise)",
+        dataset,
+    )
+    return dataset
+
+
+def check_classes(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a single class, of which every picture would be.
+
+    Args:
+      folder: of the pictures.
+      names: its classes.
+
+    Raises:
+      ValueError: if there is one only.
+    """
+    if len(names) > 1:
+        return
+    below = folder / names[0]
+    is_deeper = below.is_dir() and any(path.is_dir() for path in below.iterdir())
+    hint = f"; did you mean --folder={below}?" if is_deeper else ""
+    raise ValueError(
+        f"--folder={folder} has one class, {names[0]!r}, and every picture would be of it; give a "
+        f"folder with a folder of pictures for each of two classes or more{hint}"
+    )
+
+
 def choose_templates(dataset: str, chosen: str | None) -> tuple[str, ...]:
     """The prompts: a file's lines, a named list, or the original's choice for the data set.
 
@@ -106,15 +176,31 @@ def choose_templates(dataset: str, chosen: str | None) -> tuple[str, ...]:
       chosen: the file or name, None for the original's choice.
 
     Raises:
-      ValueError: if there is neither such a file nor such a list.
+      ValueError: if there is neither such a file nor such a list, or a line is no prompt.
     """
     if chosen is None:
         return templates.templates_of_dataset(dataset)
-    if chosen == "short":
+    if chosen == SHORT:
         return GENERAL_TEMPLATES
     path = Path(chosen).expanduser()
     if path.is_file():
-        return tuple(line for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+        prompts = tuple(line for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+        wrong = [prompt for prompt in prompts if prompt.count("{}") != 1]
+        if wrong or not prompts:
+            told = f"has the lines {wrong}" if wrong else "is empty"
+            raise ValueError(
+                f"--templates={chosen} {told}; wanted one prompt a line, each with "
+                "exactly one {} where the name of the class goes"
+            )
+        return prompts
+    names = (*templates.template_names(), SHORT)
+    if chosen not in names:
+        close = difflib.get_close_matches(chosen, names, n=1)
+        nearest = f"; the nearest list is {close[0]}" if close else ""
+        raise ValueError(
+            f"--templates={chosen} is neither a file nor a list of prompts{nearest}; there are "
+            f"{', '.join(names)}"
+        )
     return templates.load_templates(chosen)
 
 
@@ -186,7 +272,10 @@ def report(
     (workdir / RESULTS).write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     if pictures.labels.ndim == 1:
         names, guesses = pictures.class_names, probabilities.argmax(axis=1)
-        print_grid(worst_confusions(names, pictures.labels, guesses), "Most frequent confusions")
+        if confusions := worst_confusions(names, pictures.labels, guesses):
+            print_grid(confusions, "Most frequent confusions")
+        else:
+            print("No picture is taken for another class.")
         picture = draw_confusion(names, pictures.labels, guesses)
         print(f"Picture: {save_png(workdir / CONFUSION, picture)}")
 
@@ -208,4 +297,8 @@ def write_submission(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(
+        main,
+        workdir_help="Folder of the result, made if absent, and of the run whose model is taken "
+        "unless --weights is given.",
+    )

@@ -25,6 +25,7 @@ _SHARED = (
     "num_processes",
     "process_id",
 )
+WORKDIR_HELP = "Folder of the run; made if absent, a run found in it is continued."
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 _NAMED_CONFIGS = 4
 _CONFIG = re.compile(r"--?config(?:=(.*))?$", re.DOTALL)
@@ -62,13 +63,20 @@ def _verb_of(path: Path) -> str:
     return found[1] if found else "train"
 
 
-def define_flags(*, config: bool, workdir: bool, configs: Sequence[str] = ()) -> None:
+def define_flags(
+    *,
+    config: bool,
+    workdir: bool,
+    configs: Sequence[str] = (),
+    workdir_help: str = WORKDIR_HELP,
+) -> None:
     """Define the shared flags; a second call defines only what the first left out.
 
     Args:
       config: whether the program takes `--config` and `--print_config`.
       workdir: whether it takes `--workdir`.
       configs: config files of the program, to name as examples.
+      workdir_help: what it says about that.
     """
     if config and "config" not in FLAGS:
         config_flags.DEFINE_config_file(
@@ -82,9 +90,7 @@ def define_flags(*, config: bool, workdir: bool, configs: Sequence[str] = ()) ->
             "print_config", False, "Print every value with its documentation, and exit."
         )
     if workdir and "workdir" not in FLAGS:
-        flags.DEFINE_string(
-            "workdir", None, "Folder of the run; made if absent, a run found in it is continued."
-        )
+        flags.DEFINE_string("workdir", None, workdir_help)
     if "debug" not in FLAGS:
         flags.DEFINE_boolean("debug", False, "Show the whole traceback of an error.")
         flags.DEFINE_string(
@@ -194,6 +200,27 @@ def check_overrides(argv: Sequence[str], valid: Sequence[str]) -> None:
     unknown = [key for key in keys if "config." + key.split("[")[0] not in valid]
     if unknown:
         raise ValueError("\n".join("--" + unknown_key(f"config.{key}", valid) for key in unknown))
+
+
+def name_flags(message: str) -> str:
+    """A message in which what came from the command line is called by its flag.
+
+    The library says `image_size=7`, the argument of its function; who gave `--image_size` or
+    `--config.stage_1.image_size` should read that. A name that several flags end in stays as it is.
+
+    Args:
+      message: text of an error.
+    """
+    given = [name for name in FLAGS if FLAGS[name].present]
+    endings = [name.rpartition(".")[2] for name in given]
+    called = {ending: name for ending, name in zip(endings, given, strict=True)}
+    called = {ending: name for ending, name in called.items() if endings.count(ending) == 1}
+    called |= {name.removeprefix("config."): name for name in given}
+    return re.sub(
+        r"(?<![\w.\-/'\"])([\w.]+)=",
+        lambda match: f"--{called[match[1]]}=" if match[1] in called else match[0],
+        message,
+    )
 
 
 def _value_of(argv: Sequence[str], pattern: re.Pattern[str]) -> str | None:

@@ -15,7 +15,15 @@ from absl import app, flags
 
 from experiments.common.configs import run_config
 from experiments.common.documentation import describe_config
-from experiments.common.flags import CHECKOUT, config_files, define_flags, parse_flags, some_of
+from experiments.common.flags import (
+    CHECKOUT,
+    WORKDIR_HELP,
+    config_files,
+    define_flags,
+    name_flags,
+    parse_flags,
+    some_of,
+)
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -27,7 +35,7 @@ _PARAMETERS = ("config", "workdir")
 _OWN_LOGGERS = ("jaxlab", "experiments", "__main__")
 
 
-def run(main: Callable[..., int | None]) -> None:
+def run(main: Callable[..., int | None], *, workdir_help: str = WORKDIR_HELP) -> None:
     """Run an experiment's `main` from the command line and exit.
 
     The parameters of `main` are what its command line takes: `config`, annotated with the dataclass
@@ -39,6 +47,7 @@ def run(main: Callable[..., int | None]) -> None:
 
     Args:
       main: a function of `config`, `workdir`, both or neither.
+      workdir_help: what `--help` says about `--workdir`.
 
     Raises:
       TypeError: if `main` has another parameter or `config` has no annotation.
@@ -46,7 +55,12 @@ def run(main: Callable[..., int | None]) -> None:
     config_class = config_class_of(main)
     parameters = inspect.signature(main).parameters
     configs = config_files(Path(inspect.getfile(main))) if config_class is not None else []
-    define_flags(config="config" in parameters, workdir="workdir" in parameters, configs=configs)
+    define_flags(
+        config="config" in parameters,
+        workdir="workdir" in parameters,
+        configs=configs,
+        workdir_help=workdir_help,
+    )
 
     def parse(argv: list[str]) -> list[str]:
         code = _guarded(lambda: parse_flags(argv, configs), debug="--debug" in argv)
@@ -167,7 +181,7 @@ def _guarded(call: Callable[[], int | None], debug: bool) -> int:
     except Exception as error:
         if debug or not is_for_user(error):
             raise
-        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"error: {name_flags(_message(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 

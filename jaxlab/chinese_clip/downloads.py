@@ -15,7 +15,9 @@ import difflib
 import http.client
 import logging
 import os
+import queue
 import re
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -31,6 +33,7 @@ ORGANISATION = "OFA-Sys"
 SIZE_TOLERANCE = 0.01
 """Names, shapes and alignment beside the tensors take far less than this share of a file."""
 TIMEOUT_S = 30.0
+"""Longest wait for a server: for its answer in all (names, addresses, redirects), for a block."""
 SOURCES: Mapping[str, str] = MappingProxyType(
     {
         "huggingface": "{endpoint}/OFA-Sys/{repository}/resolve/main/{file}",
@@ -232,10 +235,19 @@ def _fetch(released: Released, folder: Path, source: str) -> Path:
             f"{released.name} lies neither in {folder} nor in the hub's cache, and JAXLAB_OFFLINE "
             f"is set; run once with JAXLAB_OFFLINE=0, or put {url} there as {target}"
         )
-    logger.info(
-        "fetching %s (%.2f GB) into %s", released.name, released.num_bytes / 1e9, target.parent
-    )
-    return download(url, target, num_bytes=released.num_bytes, tolerance=SIZE_TOLERANCE)
+    # A warning, so that it shows where nobody has set up a log: this takes minutes.
+    logger.warning(
+        "%s is not on this machine: fetching %.2f GB from %s into %s",
+        released.name, released.num_bytes / 1e9, url, target.parent,
+    )  # fmt: skip
+    try:
+        return download(url, target, num_bytes=released.num_bytes, tolerance=SIZE_TOLERANCE)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{released.name}: {error}. Else download the file by other means and give its path in "
+            f"place of the name, or put it there as {target}; the variable HF_ENDPOINT gives a "
+            "mirror, load(..., source='modelscope') another hub"
+        ) from None
 
 
 def _nothing_there(text: str) -> str:
@@ -286,7 +298,7 @@ def _opened(url: str, have: int) -> Iterator[_Answer]:
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        response: Any = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+        response = _open_in_time(opener, urllib.request.Request(url, headers=headers))
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
             # All of it is here already, or more than there is: ask from the start.
@@ -294,16 +306,37 @@ def _opened(url: str, have: int) -> Iterator[_Answer]:
                 yield answer
             return
         raise ConnectionError(
-            f"{url}: the server answers {error.code} {error.reason}; fetch the file by other means "
-            "and give its path"
-        ) from error
+            f"{url}: the server answers {error.code} {error.reason}; check the address"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f"{url} cannot be reached ({error}); check the network (HF_ENDPOINT gives a mirror, "
-            "source='modelscope' another hub), or fetch the file by other means and give its path"
-        ) from error
+        reason = getattr(error, "reason", error)
+        raise ConnectionError(f"{url} cannot be reached ({reason}); check the network") from None
     with response:
         yield _read_headers(response, have, keep.linked)
+
+
+def _open_in_time(opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> Any:
+    """The server's answer within `TIMEOUT_S`.
+
+    The time limit of a socket is that of one attempt: it does not hold for the look-up of a name,
+    and a host of many addresses, none of which answers, is tried for minutes.
+    """
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(opener.open(request, timeout=TIMEOUT_S))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=TIMEOUT_S)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {TIMEOUT_S:.0f} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _read_headers(response: Any, have: int, linked: Mapping[str, str]) -> _Answer:
@@ -337,7 +370,7 @@ def _receive(url: str, answer: _Answer, partial: Path) -> None:
         except (OSError, http.client.HTTPException) as error:
             raise ConnectionError(
                 f"{url} broke off after {file.tell():,} bytes ({error}); start again to continue"
-            ) from error
+            ) from None
         if answer.total is not None and file.tell() != answer.total:
             raise ConnectionError(
                 f"{url} ended after {file.tell():,} of {answer.total:,} bytes; start again to "

@@ -290,9 +290,13 @@ class PictureIndex:
         differing = [tower for tower in shared if known[tower] != given[tower]]
         if differing or not shared:
             why = f"other weights ({', '.join(differing)} tower)" if shared else "other towers"
+            made, remedy = self.info.model, "Load that model, or build"
+            if made == model.name:
+                made, remedy = f"{made} as it was before", "Build"
             raise ValueError(
-                f"the index was made by {self.info.model}, and {model.name} has {why}: their "
-                "features cannot be compared. Load that model, or build an index with this one"
+                f"the index was made by {made}, and {model.name} has {why}: their features cannot "
+                f"be compared. {remedy} an index with this one, in another folder or after "
+                "removing the old one"
             )
 
     def to_path(self, row: int) -> Path:

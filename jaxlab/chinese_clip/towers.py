@@ -230,7 +230,7 @@ def with_context_length(weights: Weights, context_length: int) -> Weights:
 def _with_size(config: VisionConfig, image_size: int) -> VisionConfig:
     if config.image_size != image_size and not isinstance(config, VisionTransformerConfig):
         raise ValueError(
-            f"the weights are for images of {config.image_size} pixels, {image_size} are wanted; "
+            f"image_size={image_size} for weights of images of {config.image_size} pixels; "
             "the positions of a ResNet's attention pool cannot be resized: use the image size of "
             "the weights"
         )

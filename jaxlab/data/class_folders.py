@@ -42,7 +42,8 @@ class ClassFolders(NamedTuple):
 def read_class_folders(folder: str | Path, *, multi_label: bool = False) -> ClassFolders:
     """Finds the pictures of a data set in either layout.
 
-    Files that are no pictures by their ending, and what begins with a dot, are left out.
+    Files that are no pictures by their ending, and what begins with a dot, are left out; so are
+    pictures that lie in no class folder, which the log counts.
 
     Args:
       folder: holds `label_cn.txt` and `test`, or one folder a class.
@@ -61,12 +62,13 @@ def read_class_folders(folder: str | Path, *, multi_label: bool = False) -> Clas
         )
     labels_file = folder / LABELS_FILE
     if labels_file.is_file():
-        names = read_class_names(labels_file)
-        places = _published_classes(folder / IMAGES_FOLDER, names)
+        names, classes_folder = read_class_names(labels_file), folder / IMAGES_FOLDER
+        places = _published_classes(classes_folder, names)
     else:
-        children = _subfolders(folder)
+        children, classes_folder = _subfolders(folder), folder
         names = tuple(child.name for child in children)
         places = list(enumerate(children))
+    _warn_of_loose_pictures(classes_folder)
     pictures = [(path, label) for label, child in places for path in _pictures(child)]
     if not pictures:
         raise ValueError(
@@ -137,11 +139,24 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(children, key=lambda child: child.name)
 
 
+def _warn_of_loose_pictures(folder: Path) -> None:
+    loose = sorted(p.name for p in folder.iterdir() if p.is_file() and _is_picture(p))
+    if loose:
+        listed = ", ".join(loose[:3]) + (", ..." if len(loose) > 3 else "")
+        _logger.warning(
+            "%d pictures in %s lie in none of its class folders and are left out: %s",
+            len(loose), folder, listed,
+        )  # fmt: skip
+
+
+def _is_picture(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
+
+
 def _pictures(folder: Path) -> list[Path]:
     found = []
     for root, _, names in sorted(os.walk(folder, followlinks=True)):
-        paths = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
-        found.extend(path for path in paths if path.suffix.lower() in SUFFIXES)
+        found.extend(path for name in sorted(names) if _is_picture(path := Path(root, name)))
     return found
 
 

@@ -138,8 +138,8 @@ def save_config(workdir: Path, config: Any) -> None:
         )
         write_json(kept, old)
         logger.warning(
-            "the config differs from that of %s, which is kept as %s: %s",
-            path, kept.name, "; ".join(_changes(old, new)),
+            "%s goes on with other settings than before (kept as %s): %s",
+            workdir, kept.name, "; ".join(changed_settings(old, new)),
         )  # fmt: skip
     if old != new:
         write_json(path, new)
@@ -163,13 +163,28 @@ def check_config(workdir: Path, config: Any) -> None:
             f"workdir {workdir} has a {RESULTS} and no {CONFIG} to tell what it is of; give "
             "another workdir, or remove it"
         )
-    if changes := _changes(old, new):
+    if changes := changed_settings(old, new):
         more = f"; and {len(changes) - _TOLD} more" if len(changes) > _TOLD else ""
         raise ValueError(
             f"workdir {workdir} has a run of another config (there -> now): "
             f"{'; '.join(changes[:_TOLD])}{more}. Give another workdir, or go on with the "
             f"config in its {CONFIG}"
         )
+
+
+def changed_settings(old: Any, new: Any) -> list[str]:
+    """The settings in which two configs differ, each as `name: old -> new`.
+
+    Args:
+      old: a config, as a dataclass or as `config.json` has it.
+      new: another one.
+    """
+    before, after = _flatten(to_json(old)), _flatten(to_json(new))
+    return [
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, "absent") != after.get(name, "absent")
+    ]
 
 
 def write_results(workdir: str | Path, metrics: Mapping[str, SupportsFloat]) -> None:
@@ -202,16 +217,6 @@ def read_json(path: Path) -> Any:
         return None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); mend or remove it") from error
-
-
-def _changes(old: Any, new: Any) -> list[str]:
-    """What differs between two configs, `name: before -> after`."""
-    before, after = _flatten(old), _flatten(new)
-    return [
-        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name, "absent") != after.get(name, "absent")
-    ]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import logging
+import socket
 import threading
 
 import numpy as np
@@ -221,8 +222,39 @@ def test_wrong_sizes_and_checksums_are_refused_and_removed(server, tmp_path):
 
 
 def test_servers_that_refuse_or_are_not_there_are_told_in_a_sentence(server, tmp_path):
-    with pytest.raises(ConnectionError, match="the server answers 404 Not Found; fetch the file"):
+    with pytest.raises(ConnectionError, match="the server answers 404 Not Found; check the addr"):
         download(f"{server.url}/absent", tmp_path / "file")
     server.server_close()
-    with pytest.raises(ConnectionError, match="cannot be reached .*HF_ENDPOINT gives a mirror"):
+    with pytest.raises(
+        ConnectionError, match=r"cannot be reached \(\[Errno \d+\] [^<]*\); check the network"
+    ):
         download(server.url, tmp_path / "file")
+
+
+def test_a_name_without_a_network_says_what_is_fetched_and_what_else_to_do(
+    server, monkeypatch, tmp_path, caplog
+):
+    monkeypatch.setenv("JAXLAB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    server.server_close()
+    with pytest.raises(ConnectionError) as caught:
+        find_checkpoint("RN50")
+    folder, message = tmp_path / "cache" / "chinese_clip", str(caught.value)
+    assert message.startswith(f"RN50: {server.url}/OFA-Sys/chinese-clip-rn50/")
+    assert f"give its path in place of the name, or put it there as {folder}/clip_cn" in message
+    assert caught.value.__suppress_context__ and caught.value.__cause__ is None
+    (record,) = caplog.records  # a warning: it shows where no log was set up
+    assert record.levelno == logging.WARNING
+    assert "RN50 is not on this machine: fetching 0.31 GB from http" in record.getMessage()
+    assert record.getMessage().endswith(f" into {folder}")
+
+
+def test_a_name_that_is_looked_up_for_ever_ends_in_time(monkeypatch, tmp_path):
+    released = threading.Event()
+    monkeypatch.setattr(downloads, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: released.wait())
+    try:
+        with pytest.raises(ConnectionError, match=r"cannot be reached \(no answer in 0 s\)"):
+            download("http://models.invalid/file", tmp_path / "file")
+    finally:
+        released.set()

@@ -231,8 +231,11 @@ def test_an_index_refuses_the_features_of_another_model():
     assert [hit.row for hit in index.find(text_tower, text="猫", k=9)] == [
         hit.row for hit in index.find(model, text="猫", k=4)
     ]
-    with pytest.raises(ValueError, match=r"other weights \(image, text tower\).*build an index"):
+    with pytest.raises(ValueError, match=r"other weights \(image, text tower\).*or build an index"):
         index.find(other, text="猫")
+    changed = dataclasses.replace(index, info=dataclasses.replace(info, model=other.name))
+    with pytest.raises(ValueError, match=r"as it was before.* Build an index .*after removing"):
+        changed.find(other, text="猫")
     only_image = dataclasses.replace(
         index, info=dataclasses.replace(info, fingerprints={"image": "x"})
     )

@@ -157,7 +157,9 @@ def test_a_resnet_comes_with_statistics_and_its_pool_is_not_resized(tmp_path):
     with pytest.raises(ValueError, match=message):
         load_image_tower(tmp_path / "RN.pt", larger, resize_positions=True)
     whole = Weights(model, variables)
-    with pytest.raises(ValueError, match="64 pixels, 128 are wanted; .*cannot be resized"):
+    with pytest.raises(
+        ValueError, match="image_size=128 for weights of images of 64 pixels; .*cannot be resized"
+    ):
         with_image_size(whole, 128)
 
 

@@ -46,6 +46,18 @@ def test_a_class_without_a_folder_keeps_the_others_in_place(tmp_path, caplog):
     assert found.labels.tolist() == [0, 2] and "1 of 3 classes" in caplog.text
 
 
+@pytest.mark.parametrize(("inside", "labels"), [("", None), ("test/", "甲\n乙")])
+def test_pictures_in_no_class_folder_are_counted(tmp_path, caplog, inside, labels):
+    loose = [f"{inside}{i}.jpg" for i in range(4)]
+    others = [f"{inside}notes.txt", f"{inside}.hidden.jpg"]
+    files = [*loose, *others, f"{inside}0/a.jpg", f"{inside}1/a.jpg"]
+    found = read_class_folders(make(tmp_path / "d", files, labels))
+    assert len(found.paths) == 2
+    (message,) = caplog.messages
+    assert message.startswith("4 pictures in ") and "none of its class folders" in message
+    assert message.endswith("left out: 0.jpg, 1.jpg, 2.jpg, ...")
+
+
 def test_folders_named_by_their_classes(tmp_path):
     found = read_class_folders(make(tmp_path / "d", ["猫/1.jpg", "狗/1.jpg", "狗/2.jpg"]))
     assert found.class_names == ("狗", "猫") and found.labels.tolist() == [0, 0, 1]

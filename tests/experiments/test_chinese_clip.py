@@ -1,18 +1,25 @@
 """The commands of Chinese CLIP: the smoke run; search, evaluate and export what it trained."""
 
+import ast
 import io
+import itertools
 import json
 import math
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import app, flags
+from absl.testing import flagsaver
 from PIL import Image
 
 from jaxlab import chinese_clip as clip
 from jaxlab.data.emoji import composite, load_emoji
+from tests.experiments.conftest import forget_flags
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/chinese_clip/smoke.py"
@@ -242,6 +249,51 @@ def assert_one_error(result, message):
     assert "Traceback" not in errors + output
 
 
+def guide_commands(verb):
+    """The arguments of every call of a program in the guide."""
+    guide = (CHECKOUT / "jaxlab/chinese_clip/README.md").read_text("utf-8")
+    start = f"    python -m experiments.chinese_clip.{verb} "
+    lines = guide.replace("\\\n", " ").splitlines()
+    return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
+
+
+def test_the_settings_of_the_runs_in_the_guide_are_valid(run):
+    commands = guide_commands("train")
+    assert any("--config.teacher=DIR" in arguments for arguments in commands)
+    for arguments in commands:
+        code, output, errors = run("train", *arguments, "--print_config")
+        assert code == 0 and "config.stage_2" in output, errors
+
+
+@pytest.mark.parametrize("verb", ["build_dataset", "export", "extract", "retrieve", "score"])
+def test_commands_of_the_help_keep_their_lines(verb):
+    source = (CHECKOUT / f"experiments/chinese_clip/{verb}.py").read_text("utf-8")
+    lines = str(ast.get_docstring(ast.parse(source))).splitlines()
+    assert max(map(len, lines)) <= 100
+    continued = [following for line, following in itertools.pairwise(lines) if line.endswith(" \\")]
+    assert continued and all(line.startswith("        --") for line in continued)
+
+
+@pytest.mark.parametrize(
+    ("verb", "says"),
+    [
+        ("train", "made if absent, a run found in it is continued."),
+        ("evaluate", "made if absent, and of the run whose model is measured unless"),
+        ("zero_shot", "made if absent, and of the run whose model is taken unless"),
+        *(
+            (verb, "of a run that has ended, whose model is taken in place of --weights.")
+            for verb in ("calibrate", "export", "extract", "index", "search", "serve")
+        ),
+    ],
+)
+def test_the_help_says_what_a_program_does_with_a_workdir(monkeypatch, verb, says):
+    forget_flags()
+    monkeypatch.setattr(app, "run", lambda *arguments, **options: None)
+    with flagsaver.flagsaver():
+        runpy.run_module(f"experiments.chinese_clip.{verb}", run_name="__main__")
+        assert says in flags.FLAGS["workdir"].help
+
+
 @pytest.mark.parametrize(
     ("verb", "arguments", "message"),
     [
@@ -279,12 +331,12 @@ def assert_one_error(result, message):
         (
             "train",
             [f"--config={CONFIG}", "--workdir={new}", "--config.data=pairs"],
-            "data='pairs' needs pairs.folder",
+            "--config.data='pairs' needs pairs.folder",
         ),
         (
             "train",
             [f"--config={CONFIG}", "--workdir={new}", "--config.stage_2.cached_views=2"],
-            "cached_views=2 needs image_locked=True",
+            "config.stage_2: --config.stage_2.cached_views=2 needs image_locked=True",
         ),
         (
             "train",

@@ -136,6 +136,8 @@ def test_broken_and_missing_pictures_stop_or_are_left_out_with_their_texts(album
         ({"captions": None, "images": None}, "give either --input"),
         ({"images": None}, "--images is missing"),
         ({"valid_share": 1.5}, "--valid_share=1.5 must be in"),
+        ({"min_length": 9, "max_length": 3}, "--max_length=3 is less than --min_length=9"),
+        ({"min_length": -9}, "--min_length=-9 and max_length=0 must not be negative"),
         ({"split": "valid", "valid_share": 0.5}, "would write one split twice"),
     ],
 )

@@ -92,6 +92,7 @@ def test_positions_are_resized_on_the_way(model, convert, tmp_path):
     ("arguments", "message"),
     [
         (["--input={file}"], "--output=None; wanted what to read and where to write it"),
+        (["--input={file}", "--output={new}.onnx"], "ONNX files are written by the program export"),
         (["--input=absent", "--output={new}"], "absent does not exist; give a folder with model"),
         (["--input={file}", "--output={file}"], "is the input itself; give another place"),
         (
@@ -102,7 +103,10 @@ def test_positions_are_resized_on_the_way(model, convert, tmp_path):
             ["--input={file}", "--output={new}.pt", "--format=huggingface"],
             "for --format=huggingface; wanted a folder",
         ),
-        (["--input={file}", "--output={new}", "--image_size=20"], "not a multiple of patch_size=8"),
+        (
+            ["--input={file}", "--output={new}", "--image_size=20"],
+            "error: --image_size=20 is not a multiple of patch_size=8",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, message, model, convert, tmp_path):

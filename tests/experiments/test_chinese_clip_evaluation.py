@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -108,7 +109,8 @@ def test_extract_retrieve_score_and_evaluate_agree(
         np.testing.assert_allclose(np.linalg.norm(array.features, axis=1), 1.0, rtol=1e-5)
 
     # Once more: nothing is left to do, and other weights or data are not mixed in.
-    again = (f"--images={muge / 'valid_imgs.tsv'}", f"--output={features}", f"--weights={weights}")
+    again = (f"--images={muge / 'valid_imgs.tsv'}", f"--output={features}",
+             f"--workdir={weights.parent}")  # fmt: skip
     before = (features / "valid_imgs.img_feat.npy").stat().st_mtime_ns
     run(run_program, "extract", *again)
     assert (features / "valid_imgs.img_feat.npy").stat().st_mtime_ns == before
@@ -173,7 +175,7 @@ def test_zero_shot_of_a_published_folder_and_its_submission(run_program, tmp_pat
     common = (f"--weights={weights}", f"--workdir={tmp_path / 'out'}", "--batch_size=8")
     output = run(run_program, "zero_shot", f"--folder={mnist}", "--submission",
                  "--templates=plain", *common)  # fmt: skip
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = json.loads((tmp_path / "out" / "zero_shot.json").read_text())
     assert set(results) == {"accuracy", "mean_per_class", "roc_auc", "eleven_point_map", "score"}
     assert results["score"] == 100 * results["accuracy"] and "score: accuracy" in output
     with Image.open(tmp_path / "out" / "confusion.png") as picture:
@@ -189,9 +191,26 @@ def test_zero_shot_of_a_published_folder_and_its_submission(run_program, tmp_pat
     # The same pictures in folders named by their classes give the same.
     (mnist / "test" / "0").rename(mnist / "test" / "笑脸")
     (mnist / "test" / "1").rename(mnist / "test" / "食物")
-    run(run_program, "zero_shot", f"--folder={mnist / 'test'}", "--templates=plain", *common)
-    plain = json.loads((tmp_path / "out" / "results.json").read_text())
+    # So do those weights as the model of a run.
+    shutil.copytree(weights, tmp_path / "out" / "model")
+    run(run_program, "zero_shot", f"--folder={mnist / 'test'}", "--templates=plain", *common[1:])
+    plain = json.loads((tmp_path / "out" / "zero_shot.json").read_text())
     assert plain == pytest.approx(results)
+
+
+def test_a_model_that_errs_nowhere_has_no_table_of_confusions(
+    run_program, tmp_path, weights, mnist, monkeypatch
+):
+    right = np.eye(2)[[0, 0, 0, 1, 1]]
+    monkeypatch.setattr(
+        "jaxlab.chinese_clip.zero_shot.zero_shot_probabilities", lambda features, classifier: right
+    )
+    output = run(
+        run_program, "zero_shot", f"--folder={mnist}", f"--weights={weights}", "--batch_size=8",
+        f"--workdir={tmp_path / 'out'}", "--templates=plain",
+    )  # fmt: skip
+    assert "No picture is taken for another class." in output
+    assert "Most frequent confusions" not in output
 
 
 def test_pictures_of_several_classes_are_scored_by_their_precision(
@@ -205,7 +224,7 @@ def test_pictures_of_several_classes_are_scored_by_their_precision(
         f"--workdir={tmp_path / 'out'}", f"--templates={tmp_path / 'prompts.txt'}",
         "--batch_size=8",
     )  # fmt: skip
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = json.loads((tmp_path / "out" / "zero_shot.json").read_text())
     assert set(results) == {"eleven_point_map", "score"} and "5 pictures, 2 classes" in output
     assert results["score"] == 100 * results["eleven_point_map"]
 
@@ -213,22 +232,38 @@ def test_pictures_of_several_classes_are_scored_by_their_precision(
 @pytest.mark.parametrize(
     ("verb", "arguments", "message"),
     [
-        ("extract", ["--output=x"], "--weights is missing"),
+        ("extract", ["--output=x", "--texts=y"], "give the model: either --weights=PATH"),
+        ("extract", ["--output=x", "--texts=y", "--workdir={d}"], "no run has ended in --workdir="),
+        ("extract", ["--output=x", "--texts=y", "--workdir={w}"], "give it as --weights={w}"),
+        ("calibrate", ["--pairs=x"], "got neither; give the model: either --weights=PATH"),
+        ("extract", ["--output=x", "--texts=y", "--workdir={d}", "--weights={w}"],
+         "got --workdir={d} and --weights={w}; give the model"),
         ("extract", ["--output=x", "--weights={w}"], "give --images, --texts or both"),
         ("retrieve", ["--output=x"], "--images, --texts missing"),
         ("score", [], "--predictions and --truth are needed"),
-        ("zero_shot", ["--weights={w}"], "--weights and --folder are needed"),
+        ("zero_shot", ["--weights={w}"], "--folder is missing"),
+        ("zero_shot", ["--folder={d}"], "give the model: --weights=PATH"),
+        ("zero_shot", ["--folder={d}", "--workdir={d}"], "no run has ended in --workdir="),
+        ("zero_shot", ["--weights={w}", "--folder={d}", "--dataset=mnst"], "the nearest is mnist"),
+        ("zero_shot", ["--weights={w}", "--folder={d}/test/0/deep"],
+         "has one class, 'a', and every picture would be of it; give a folder with"),
+        ("zero_shot", ["--weights={w}", "--folder={d}/test/0"], "mean --folder={d}/test/0/deep?"),
+        ("zero_shot", ["--weights={w}", "--folder={d}", "--templates={d}/label_cn.txt"],
+         "label_cn.txt has the lines ['笑脸', '食物']; wanted one prompt a line"),
+        ("zero_shot", ["--weights={w}", "--folder={d}", "--templates=shrt"], "list is short;"),
         ("zero_shot", ["--weights={w}", "--folder={d}", "--submission"], "--workdir, which is"),
         ("zero_shot", ["--weights={w}", "--folder={d}/none"], "none is not a folder"),
-        ("zero_shot", ["--weights={w}", "--folder={d}", "--templates=flower"], "is 'flowers'"),
+        ("zero_shot", ["--weights={w}", "--folder={d}", "--templates=flower"], "list is flowers;"),
         ("zero_shot", ["--weights={w}", "--folder={d}", "--submission", "--workdir={d}/out",
                        "--index={d}/label_cn.txt"], "label_cn.txt: malformed JSON"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(run_program, weights, mnist, verb, arguments, message):
+    (mnist / "test" / "0" / "deep" / "a").mkdir(parents=True)
+    (mnist / "test" / "0" / "deep" / "a" / "1.png").write_bytes(png(1))
     filled = [argument.format(w=weights, d=mnist) for argument in arguments]
     code, _, errors = run_program(f"chinese_clip.{verb}", *filled)
-    assert code == 2 and message in errors and "Traceback" not in errors
+    assert code == 2 and message.format(w=weights, d=mnist) in errors and "Traceback" not in errors
 
 
 def test_confusions_are_counted_and_drawn():

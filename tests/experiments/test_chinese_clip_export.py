@@ -87,7 +87,7 @@ def test_programs_of_one_tower_with_another_context(export, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output=z", "--workdir=w"], "give either --workdir=DIR of a run, or --weights=PATH"),
+        (["--output=z", "--workdir=w"], "got --workdir=w and --weights="),
         (["--output=z", "--precision=int8"], "published can be written in fp32, fp16, bf16"),
         (
             ["--output=z", "--format=onnx", "--precision=bf16"],
@@ -96,7 +96,7 @@ def test_programs_of_one_tower_with_another_context(export, tmp_path):
         (["--output=z.pt", "--precision=fp16"], "pt can be written in fp32"),
         (["--output=z.bin", "--format=pt"], "--format=pt: the file must end in .pt"),
         (["--output=z.onnx"], "ONNX files: --format=onnx and the beginning of their names"),
-        (["--output=z", "--context_length=21"], "context_length=21 must be at least 3"),
+        (["--output=z", "--context_length=21"], "error: --context_length=21 must be at least 3"),
         (["--output=z", "--format=stablehlo", "--parts=bert"], "lacks ['text_projection']"),
         (["--output=z", "--format=stablehlo", "--parts=logit_scale"], "and no tower"),
     ],

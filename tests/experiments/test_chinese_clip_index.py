@@ -104,7 +104,12 @@ def test_a_folder_is_indexed_updated_and_searched(run, weights, folder, tmp_path
         ("search", ["--index={new}", "--query=x", "--folder=y"], "--index is searched by itself"),
         ("serve", [], "--index is missing; give the folder of an index"),
         ("serve", ["--index={new}"], "build an index first"),
-        ("calibrate", [], "--output is missing; give a JSON file, or a path as --weights"),
+        ("calibrate", [], "give the model: either --weights=PATH or a released name"),
+        (
+            "calibrate",
+            ["--weights=ViT-B-16"],
+            "--output is missing; give a JSON file, or a path as --weights",
+        ),
         (
             "calibrate",
             ["--weights={here}", "--pairs={here}/few"],

@@ -59,6 +59,19 @@ def test_a_config_for_emoji_is_refused():
         memory.step_memory(config, STAGE, parallel.make_mesh(), 1)
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--remats=yes", "--remats=yes; wanted true or false"),
+        ("--shardings=", "--shardings=; wanted"),
+    ],
+)
+def test_choices_that_do_not_exist_are_refused(run_program, flag, message):
+    config = "--config=configs/chinese_clip/rn50.py"
+    code, _, errors = run_program("chinese_clip.memory", config, flag)
+    assert code == 2 and message in errors and "Traceback" not in errors
+
+
 @pytest.mark.tpu_aot
 def test_the_step_of_h_14_fits_a_tpu_when_it_is_sharded():
     mesh = memory.virtual_mesh(DEVICES, "v5e:2x4")

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import runpy
+import shlex
 import signal
 import socket
 import subprocess
@@ -98,6 +99,52 @@ def search(server, asked, **headers):
 def send_picture(server, data, kind="image/png", query=""):
     status, _, body = ask(server, "POST", f"/api/search/image{query}", data, {"Content-Type": kind})
     return status, json.loads(body)
+
+
+GUIDE = (CHECKOUT / "jaxlab" / "chinese_clip" / "README.md").read_text("utf-8")
+
+
+def guide_requests():
+    """The requests that the guide makes with curl: `(method, path, headers, body)`."""
+    lines = GUIDE.replace("\\\n", " ").splitlines()
+    for line in (line for line in lines if line.startswith("    curl ")):
+        method, path, headers, body = "GET", "", {}, None
+        words = iter(shlex.split(line)[1:])
+        for word in words:
+            if word == "-H":
+                name, _, value = next(words).partition(": ")
+                headers[name] = value
+            elif word in ("-d", "--data-binary"):
+                method, body = "POST", next(words)
+            else:
+                path = word.removeprefix("http://127.0.0.1:8000")
+        yield method, path, headers, body
+
+
+def test_the_requests_of_the_guide_are_answered_with_the_fields_that_it_names(server, index):
+    described = GUIDE.partition("Programs ask the same server")[2].partition("\n## ")[0]
+    answers = {}
+    for method, path, headers, body in guide_requests():
+        data = encoded(picture(3), "JPEG") if body == "@query.jpg" else body and body.encode()
+        status, _, answer = ask(server, method, path, data, headers)
+        assert status == 200, answer
+        answers[path.partition("?")[0]] = json.loads(answer)
+    assert list(answers) == ["/api/info", "/api/search", "/api/search/image"]
+    assert answers["/api/info"]["num_pictures"] == NUM_PICTURES
+    for name in ("/api/search", "/api/search/image"):
+        assert len(answers[name]["results"]) == 3 and answers[name]["total"] == NUM_PICTURES
+    for fields in (*answers.values(), answers["/api/search"]["results"][0]):
+        for field in fields:
+            assert f"`{field}`" in described, field
+    for limit in (
+        f"at most {web_server.MAX_UPLOAD_BYTES >> 20} MiB",
+        f"{web_server.MAX_PIXELS // 10**6} megapixels",
+        f"at most {web_server.MAX_JSON_BYTES >> 10} KiB",
+        f"at most {web_server.MAX_QUERY_CHARACTERS} characters",
+        f"1 to {web_server.MAX_RESULTS}",
+        f"at most {web_server.THUMBNAIL} or {web_server.LARGE} pixels",
+    ):
+        assert limit in described
 
 
 def test_a_text_finds_what_the_index_finds(server, index, model):
@@ -221,6 +268,12 @@ def test_wrong_methods_are_refused(server, method, path, allowed):
 def test_bad_searches_are_refused_with_a_reason(server, body, code):
     status, answer = search(server, body)
     assert status == 400 and answer["code"] == code and answer["error"]
+
+
+@pytest.mark.parametrize("query", ["?limt=3", "?limit=0", "?limit=x", "?offset=-1"])
+def test_a_picture_with_fields_that_are_wrong_is_refused(server, query):
+    status, answer = send_picture(server, encoded(picture(1)), query=query)
+    assert status == 400 and answer["code"] == "bad_request"
 
 
 def test_unknown_numbers_are_not_found(server):

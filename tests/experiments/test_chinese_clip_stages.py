@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import logging
+import shutil
 import types
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from experiments.chinese_clip import tasks, train
+from experiments.chinese_clip import starts, tasks, train
 from experiments.chinese_clip.settings import RunConfig, StageConfig
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel
@@ -203,6 +204,59 @@ def test_a_killed_run_ends_with_the_same_numbers(
     resumed = f"{tmp_path / stage} has a checkpoint of step 2: continuing" in caplog.text
     assert resumed == (step > 0)
     assert (f"{tmp_path / 'stage_1'} has ended: nothing to train" in caplog.text) != killed_at[0]
+
+
+def with_first_stage(**fields):
+    return dataclasses.replace(CONFIG, stage_1=dataclasses.replace(CONFIG.stage_1, **fields))
+
+
+def check_stages(config, workdir):
+    starts.check_stages(config, workdir, lambda stage: stage.with_steps(2))
+
+
+@pytest.mark.parametrize("length", [{"num_steps": 7}, {"num_steps": 0, "num_epochs": 3.0}])
+def test_the_first_stage_is_not_trained_on_below_a_second_one(unbroken, length):
+    workdir, _ = unbroken
+    with pytest.raises(ValueError, match=r"stage_1, which is at step 4, and would now end at") as e:
+        check_stages(with_first_stage(**length), workdir)
+    assert "--config.stage_1.num_steps=4 to leave it" in str(e.value)
+    assert f"or remove {workdir / 'stage_2'}, and stage_2 is trained anew" in str(e.value)
+
+
+def test_a_second_stage_whose_first_has_gone_goes_on_alone(tmp_path, unbroken, caplog):
+    shutil.copytree(unbroken[0] / "stage_2", tmp_path / "stage_2")
+    with pytest.raises(ValueError, match=r"has no checkpoint.* --config\.stage_1=None to go on"):
+        check_stages(CONFIG, tmp_path)
+    check_stages(dataclasses.replace(CONFIG, stage_1=None), tmp_path)
+    (tmp_path / "stage_2").rename(tmp_path / "stage_1")
+    check_stages(with_first_stage(num_steps=7), tmp_path)  # no second stage: it is trained on
+    assert "has ended" not in caplog.text
+
+
+def test_settings_that_a_finished_stage_was_not_trained_with_are_named(unbroken, caplog):
+    workdir, _ = unbroken
+    longer = dataclasses.replace(CONFIG, stage_2=dataclasses.replace(STAGE, num_steps=9))
+    with caplog.at_level(logging.WARNING, logger="experiments"):
+        check_stages(CONFIG, workdir)
+        check_stages(longer, workdir)  # the last stage goes on: the loop says with what
+        assert not caplog.messages
+        check_stages(with_first_stage(log_every_steps=3), workdir)
+    (message,) = caplog.messages
+    assert message.startswith(f"{workdir / 'stage_1'} has ended and is not trained again")
+    assert "since: stage_1.log_every_steps: 1 -> 3; give another --workdir" in message
+
+
+def test_a_calibration_of_another_model_is_set_aside(tmp_path, start, caplog):
+    clip.save_published(tmp_path, start, MODEL)
+    calibration = tmp_path / "calibration.json"
+    calibration.write_text("{}")
+    train.set_calibration_aside(tmp_path, start)
+    assert calibration.is_file() and not caplog.messages
+    scaled = {**start["params"], "logit_scale": start["params"]["logit_scale"] + np.float32(1)}
+    train.set_calibration_aside(tmp_path, {**start, "params": scaled})
+    assert not calibration.exists() and (tmp_path / "calibration.old.json").read_text() == "{}"
+    assert "is now calibration.old.json; fit it again" in caplog.text
+    train.set_calibration_aside(tmp_path, start)  # none is there
 
 
 @pytest.fixture(scope="module")
@@ -405,3 +459,5 @@ def test_a_start_without_a_trained_tower_and_with_one(tmp_path, start):
     )
     with pytest.raises(FileNotFoundError, match="englsh does not exist; give a folder with model"):
         train.initial_variables(dataclasses.replace(CONFIG, image_tower="englsh"))
+    with pytest.raises(ValueError, match=r"^--config\.image_tower=english: .*does not fit the mod"):
+        train.initial_variables(dataclasses.replace(CONFIG, image_tower="english"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.chinese_clip.settings import RunConfig, StageConfig
-from experiments.chinese_clip.starts import stage_start, whole_model
+from experiments.chinese_clip.starts import check_sources, stage_start, whole_model
 from experiments.chinese_clip.tasks import count_steps
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
@@ -178,12 +178,32 @@ def test_a_model_of_other_sizes_or_without_a_tower_is_refused_by_name(tmp_path, 
     other = dataclasses.replace(MODEL, text=dataclasses.replace(MODEL.text, num_heads=4))
     with pytest.raises(ValueError, match=r"text.num_heads: 4 in the config, 2 in the weights"):
         whole_model(str(tmp_path / "model"), other)
+    sizes = r"is a model of its own sizes, and the config's is ViT-B-16: vision\.patch_size: 16 in"
+    with pytest.raises(ValueError, match=f"{sizes}.* Give the config for that size"):
+        whole_model(str(tmp_path / "model"), clip.MODELS["ViT-B-16"])
     tower = {"params": {"visual": mine["params"]["visual"]}}
     clip.save_published(tmp_path / "tower", tower, MODEL)
     with pytest.raises(ValueError, match=r"lacks \['bert', 'logit_scale', 'text_projection'\]"):
         whole_model(str(tmp_path / "tower"), MODEL)
     with pytest.raises(ValueError, match="holds both towers"):
         RunConfig(model=MODEL, stage_1=STAGE, weights="a", image_tower="b")
+
+
+@pytest.mark.parametrize("setting", ["weights", "teacher", "image_tower", "text_tower"])
+def test_weights_that_are_not_there_are_told_by_the_setting_that_names_them(setting):
+    config = RunConfig(model=MODEL, stage_1=STAGE, **{setting: "runs/absent"})
+    with pytest.raises(
+        FileNotFoundError, match=f"^--config.{setting}=runs/absent: .*absent'? (is|d)"
+    ):
+        check_sources(config)
+
+
+def test_a_tower_is_no_teacher_and_no_whole_model(tmp_path, mine):
+    write_torch_zip(tmp_path / "tower.pt", {"visual.conv1.weight": np.zeros((1, 3, 2, 2), "f4")})
+    for setting in ("weights", "teacher"):
+        config = RunConfig(model=MODEL, stage_1=STAGE, **{setting: str(tmp_path / "tower.pt")})
+        with pytest.raises(ValueError, match=f"^--config.{setting}=.* and no whole Chinese CLIP"):
+            check_sources(config)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from absl import flags
 from ml_collections import config_dict
 
 from experiments.common import (
@@ -21,7 +22,7 @@ from experiments.common import (
 )
 from experiments.common.configs import field_paths, nearest_path
 from experiments.common.documentation import field_documentation
-from experiments.common.flags import config_files
+from experiments.common.flags import config_files, name_flags
 from experiments.common.program import config_class_of, is_for_user
 from experiments.common.tables import format_number
 
@@ -367,6 +368,33 @@ def test_a_mistake_of_the_user_ends_in_one_clean_error(program, arguments, messa
     assert code == 2
     assert message in err
     assert err.count("error: ") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("rows=7 must be even", "--rows=7 must be even"),
+        ("--rows=7, other.rows=7, 'rows=7' and /a/rows=7 stay", None),
+        ("lr=2 is too large", "--config.stage_1.lr=2 is too large"),
+        ("stage_1.lr=2 is too large", "--config.stage_1.lr=2 is too large"),
+        ("seed=1 may be that of two stages, quiet=1 was not given", None),
+        ("stage_2.seed=1 cannot", "--config.stage_2.seed=1 cannot"),
+    ],
+)
+def test_an_argument_that_came_from_a_flag_is_called_by_it(monkeypatch, message, named):
+    values = flags.FlagValues()
+    for name in (
+        "rows",
+        "quiet",
+        "config.stage_1.lr",
+        "config.stage_1.seed",
+        "config.stage_2.seed",
+    ):
+        flags.DEFINE_integer(name, 0, "A number.", flag_values=values)
+    given = ["--rows=7", "--config.stage_1.lr=2", "--config.stage_1.seed=1"]
+    values(["program", *given, "--config.stage_2.seed=1"])
+    monkeypatch.setattr("experiments.common.flags.FLAGS", values)
+    assert name_flags(message) == (named or message)
 
 
 def test_debug_shows_the_traceback(program):

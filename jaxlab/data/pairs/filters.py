@@ -39,7 +39,10 @@ class PairFilter:
             (which every caption contains).
         """
         if self.min_length < 0 or self.max_length < 0:
-            raise ValueError(f"lengths {self.min_length}, {self.max_length} must not be negative")
+            raise ValueError(
+                f"min_length={self.min_length} and max_length={self.max_length} must not be "
+                "negative; 0 sets no limit"
+            )
         if 0 < self.max_length < self.min_length:
             raise ValueError(
                 f"max_length={self.max_length} is less than min_length={self.min_length}: no "
