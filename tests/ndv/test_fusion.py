@@ -148,7 +148,7 @@ def test_as_an_estimator_it_obeys_the_edge_cases():
         found = estimate(column, fused)
         assert (float(found.value), int(found.status)) == (value, status)
     assert find_estimator("FUSED") is shipped_fused()
-    with pytest.raises(ValueError, match=r"no estimator is named 'BEST'; there are .*ESTNDV"):
+    with pytest.raises(ValueError, match=r"'BEST'; did you mean ESTNDV\? There are .*ESTNDV"):
         find_estimator("BEST")
 
 
