@@ -156,7 +156,7 @@ def make_simulation(
         if result.update is None:
             _logger.warning("round %d: no update counts, the model stays as it is", version)
             return server, refused
-        return update_server(server, result.update), refused
+        return update_server(server, result.update, np.float32(result.num_updates)), refused
 
     def merge(server: Tree, answers: Mapping[int, None], version: int) -> Mapping[str, float]:
         tree = algorithm.evaluation(server)
