@@ -57,6 +57,10 @@ class Limits(NamedTuple):
     max_size: int
     max_epochs: int
 
+    def at_least(self, schedule: Schedule) -> "Limits":
+        """The limits for a schedule beside that of the course; a step may be an epoch."""
+        return Limits(self.max_size, max(self.max_epochs, schedule.amount))
+
 
 def run_steps(
     step: Callable[[Carry, StepInput], Carry],
