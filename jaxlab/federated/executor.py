@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from jaxlab.federated.aggregators import Aggregator, LinearAggregator, StackAggregator
+from jaxlab.federated.aggregators import LinearAggregator, Rule, StackAggregator
 from jaxlab.federated.algorithm import Algorithm, Tree
 from jaxlab.federated.client_data import ClientData
 from jaxlab.federated.cohort import (
@@ -164,7 +164,7 @@ class Executor:
         self._versions = {v: tree for v, tree in self._versions.items() if v in needed}
 
     def aggregate(
-        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Aggregator
+        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Rule
     ) -> Aggregate:
         """One update made of some, computed first if need be; they are forgotten afterwards.
 
@@ -249,7 +249,7 @@ class Executor:
         self._unwanted.difference_update(tickets)
 
     def _can_fold(
-        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Aggregator
+        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Rule
     ) -> bool:
         """Whether the updates are a whole batch of one version that nothing else needs."""
         if isinstance(aggregator, StackAggregator) or not aggregator.weighted:

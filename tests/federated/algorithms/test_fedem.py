@@ -18,7 +18,7 @@ from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.simulation import run_course
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy
-from jaxlab.federated.tasks import classification
+from jaxlab.federated.tasks import classification, regression
 from jaxlab.parallel import make_mesh
 
 RATE = 0.1
@@ -98,25 +98,34 @@ def test_a_mixture_of_classifiers_is_that_of_their_probabilities(classified):
     np.testing.assert_array_equal(output.scores["correct"], mixed.argmax(axis=1) == y)
 
 
-def test_mixtures_with_local_heads_a_server_optimizer_and_tuning_are_one_course(classified):
+class TwoLayers(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        hidden = nn.Dense(2, use_bias=False)(x)
+        return nn.Dense(1, use_bias=False)(hidden)
+
+
+def test_mixtures_with_local_heads_a_server_optimizer_and_tuning_are_one_course():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(40, 2)).astype(np.float32)
-    y = ((x[:, 0] > 0).astype(np.int32) + np.repeat([0, 1], 20)) % 3  # two kinds of clients
+    y = (x[:, 0] * np.repeat([1, -1], 20)).astype(np.float32)  # two kinds of clients
     data = gather_clients({"x": x, "y": y}, np.split(np.arange(40), 4))
-    schedule = Schedule(5, 2)
-    mixture = fed_em(classified, optax.sgd(0.2), schedule, server_tx=optax.adam(0.02))
-    tuner = fed_em(classified, optax.sgd(0.5), schedule)
+    task = regression(TwoLayers(), jax.ShapeDtypeStruct((2,), jnp.float32))
+    schedule = Schedule(5, 2, shuffle=False)
+    mixture = fed_em(task, optax.sgd(0.1), schedule, server_tx=optax.adam(0.05))
+    tuner = fed_em(task, optax.sgd(0.1), schedule)
     algorithm = keep_local(fine_tuned(mixture, tuner, schedule), named("Dense_1"))
-    variables = init_models(classified, jax.random.key(0), 2)
+    variables = init_models(task, jax.random.key(0), 2)
     store = ClientStore(jax.device_get(algorithm.init_client(variables)), 4)
     config = CourseConfig(4, 10, Strategy(cohort_size=4))
     simulation = make_simulation(
-        config, algorithm, data, variables, schedule, mesh=make_mesh(), splits={"train": data},
+        config, algorithm, data, variables, schedule, splits={"train": data},
+        mesh=make_mesh(devices=jax.devices()[:1]),
         store=store,
     )  # fmt: skip
     state = run_course(simulation.course, simulation.start())
     first, last = (state.server.evaluations[n].metrics for n in (0, -1))
-    assert last["train/loss"] < first["train/loss"] and last["train/correct"] > 0.8
+    assert last["train/loss"] < 0.1 * first["train/loss"]
     assert last["train/loss"] < last["train/untuned/loss"]
     learned, start = simulation.variables(state)["params"], variables["params"]
     np.testing.assert_array_equal(learned["Dense_1"]["kernel"], start["Dense_1"]["kernel"])
