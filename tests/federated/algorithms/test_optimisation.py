@@ -1,5 +1,6 @@
 """SCAFFOLD, FedNova, q-FedAvg, MimeLite and FedDyn, against slow forms and what they turn into."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,7 +13,12 @@ from jaxlab.federated.algorithms.qfedavg import q_fed_avg
 from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.client_data import Schedule
 from jaxlab.federated.fedavg import fed_avg
-from jaxlab.federated.strategy import ConfigError
+from jaxlab.federated.learning import make_simulation
+from jaxlab.federated.server_state import CourseConfig
+from jaxlab.federated.simulation import run_course
+from jaxlab.federated.store import ClientStore
+from jaxlab.federated.strategy import ConfigError, Strategy
+from jaxlab.parallel import make_mesh
 
 RATE = 0.1
 
@@ -49,6 +55,21 @@ def test_scaffold_is_its_algorithm_with_some_clients_in_a_round(uneven, in_twos)
     np.testing.assert_allclose(got, c_i, atol=1e-5)
     np.testing.assert_allclose(np.mean(got, axis=0), c, atol=1e-5)
     np.testing.assert_allclose(np.asarray(server["control"]["Dense_0"]["kernel"])[:, 0], c, 1e-5)
+
+
+def test_the_variate_of_the_server_stays_the_mean_over_all_clients_in_a_course(uneven, in_twos):
+    algorithm = scaffold(uneven.task, RATE, in_twos, 3)
+    store = ClientStore(jax.device_get(algorithm.init_client(uneven.variables)), 3)
+    config = CourseConfig(3, 3, Strategy(cohort_size=2), eval_every_rounds=0)
+    simulation = make_simulation(
+        config, algorithm, jax.device_get(uneven.data), uneven.variables, in_twos, store=store,
+        mesh=make_mesh(devices=jax.devices()[:1]),
+    )  # fmt: skip
+    server = run_course(simulation.course, simulation.start()).server
+    kept = store.rows()["control"]["Dense_0"]["kernel"]
+    assert np.abs(kept).min() > 1e-3  # everybody took part
+    got = server.model["control"]["Dense_0"]["kernel"]
+    np.testing.assert_allclose(got, kept.mean(axis=0), atol=1e-6)
 
 
 def algorithm_weights(algorithm, server):

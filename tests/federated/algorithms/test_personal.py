@@ -16,9 +16,14 @@ from jaxlab.federated.algorithms.pfedme import pfedme
 from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.client_data import Schedule
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.local import Limits
-from jaxlab.federated.strategy import ConfigError
+from jaxlab.federated.server_state import CourseConfig
+from jaxlab.federated.simulation import run_course
+from jaxlab.federated.store import ClientStore
+from jaxlab.federated.strategy import ConfigError, Strategy
 from jaxlab.federated.tasks import regression
+from jaxlab.parallel import make_mesh
 
 RATE = 0.1
 IS_HEAD = named("Dense_1")
@@ -86,6 +91,24 @@ def test_local_entries_are_never_sent_and_the_others_are_averaged(layered, in_tw
         loss = np.mean((layered.x[k] @ body @ heads[k] - layered.y[k]) ** 2)
         assert evaluated(layered, algorithm, server, state, k)["loss"] == pytest.approx(loss, 1e-5)
     assert entry_names(algorithm.broadcast(server)) == ["params/Dense_0/kernel"]
+
+
+def test_a_course_keeps_local_entries_apart_in_the_store(layered, in_twos):
+    algorithm = keep_local(fed_avg(layered.task, optax.sgd(RATE), in_twos), IS_HEAD)
+    one_by_one, states = layered.play(algorithm, 2)
+    store = ClientStore(jax.device_get(algorithm.init_client(layered.variables)), 3)
+    config = CourseConfig(3, 2, Strategy(cohort_size=3), eval_every_rounds=0)
+    simulation = make_simulation(
+        config, algorithm, jax.device_get(layered.data), layered.variables, in_twos, store=store,
+        mesh=make_mesh(devices=jax.devices()[:1]),
+    )  # fmt: skip
+    state = run_course(simulation.course, simulation.start())
+    expected = layers(algorithm.variables(one_by_one))
+    np.testing.assert_allclose(layers(simulation.variables(state))[0], expected[0], atol=1e-6)
+    heads = [s["local"]["params"]["Dense_1"]["kernel"] for s in states]
+    np.testing.assert_allclose(
+        store.rows()["local"]["params"]["Dense_1"]["kernel"], heads, atol=1e-6
+    )
 
 
 def test_fedrep_trains_the_head_and_then_the_body(layered, in_twos):
