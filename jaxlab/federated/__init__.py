@@ -85,6 +85,7 @@ from jaxlab.federated.algorithms.pfedme import pfedme
 from jaxlab.federated.algorithms.qfedavg import q_fed_avg
 from jaxlab.federated.algorithms.sam import sharpness_aware
 from jaxlab.federated.algorithms.scaffold import scaffold
+from jaxlab.federated.algorithms.server_optimizers import fed_adagrad, fed_adam, fed_yogi
 from jaxlab.federated.algorithms.swa import stochastic_averaging
 from jaxlab.federated.client import Answer, ClientProgram, ClientState, Failure, make_client
 from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
@@ -186,11 +187,14 @@ __all__ = [
     "check_content",
     "classification",
     "ditto",
+    "fed_adagrad",
+    "fed_adam",
     "fed_avg",
     "fed_dyn",
     "fed_em",
     "fed_nova",
     "fed_rep",
+    "fed_yogi",
     "fine_tuned",
     "fl_trust",
     "gather_clients",

@@ -48,7 +48,8 @@ def fed_avg(
       tx: optimizer of the clients, new in every round; clipping included.
       schedule: how much a client trains in a round.
       server_tx: optimizer of the server, stepped with minus the mean update as the gradient
-        (FedOpt); None takes the mean itself. Variables that are no parameters are always averaged.
+        (FedOpt, see `fed_adam`); None takes the mean itself. Variables that are no parameters are
+        always averaged.
       prox_mu: weight of `||w - received||^2 / 2` in the loss of a client (FedProx).
       weighting: what a client counts by in the mean, see `make_weigh`.
       gradient: how a client takes gradients, such as `sharpness_aware`; None at the point itself.

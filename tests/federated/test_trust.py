@@ -47,11 +47,11 @@ def test_a_majority_of_hostile_clients_does_not_keep_the_model_from_the_truth():
     data = gather_clients({"x": x[:40], "y": y[:40]}, np.split(np.arange(40), 5))
     task, schedule = regression(Linear(), jax.ShapeDtypeStruct((3,), jnp.float32)), Schedule(8)
     variables = task.init(jax.random.key(0))
-    algorithm = fed_avg(task, optax.sgd(0.1), schedule)
+    algorithm = fed_avg(task, optax.sgd(0.3), schedule)
     rule = fl_trust(
         algorithm, schedule, {"x": x[40:], "y": y[40:]}, variables, key=jax.random.key(1)
     )
-    config = CourseConfig(5, 60, Strategy(cohort_size=5), eval_every_rounds=0)
+    config = CourseConfig(5, 25, Strategy(cohort_size=5), eval_every_rounds=0)
     simulation = make_simulation(
         config, algorithm, data, variables, schedule, aggregator=rule,
         mesh=make_mesh(devices=jax.devices()[:1]),
