@@ -79,7 +79,7 @@ from jaxlab.federated.algorithms.fedem import fed_em, init_models
 from jaxlab.federated.algorithms.fednova import fed_nova
 from jaxlab.federated.algorithms.fedrep import fed_rep
 from jaxlab.federated.algorithms.local_entropy import local_entropy
-from jaxlab.federated.algorithms.mime import mime_lite
+from jaxlab.federated.algorithms.mime import mime, mime_lite
 from jaxlab.federated.algorithms.personal import fine_tuned, keep_local
 from jaxlab.federated.algorithms.pfedme import pfedme
 from jaxlab.federated.algorithms.qfedavg import q_fed_avg
@@ -215,6 +215,7 @@ __all__ = [
     "make_uniform_sampler",
     "mean_metrics",
     "median",
+    "mime",
     "mime_lite",
     "multi_krum",
     "named",

@@ -8,7 +8,7 @@ import pytest
 
 from jaxlab.federated.algorithms.feddyn import fed_dyn
 from jaxlab.federated.algorithms.fednova import count_gradients, fed_nova
-from jaxlab.federated.algorithms.mime import mime_lite
+from jaxlab.federated.algorithms.mime import mime, mime_lite
 from jaxlab.federated.algorithms.qfedavg import q_fed_avg
 from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.client_data import Schedule
@@ -122,6 +122,25 @@ def test_mime_lite_moves_the_state_of_the_optimizer_by_whole_gradients(uneven, i
         ends = [descend(uneven, k, w, lambda g, _, m=m: g + 0.9 * m) for k in range(3)]
         m = p @ [uneven.gradient(k, w) for k in range(3)] + 0.9 * m
         w = w + 0.8 * (p @ np.array(ends) - w)
+    np.testing.assert_allclose(got, w, atol=1e-6)
+
+
+def test_mime_corrects_gradients_by_those_at_the_received_model(uneven, in_twos):
+    tx = optax.sgd(RATE, momentum=0.9)
+    cohorts = [(0, 1), (1, 2), (0, 2), (0, 1)]  # gradients, training, gradients, training
+    got = uneven.learned(mime(uneven.task, tx, in_twos, server_rate=0.8), 4, cohorts)
+    w, m, sizes = uneven.start, np.zeros(2), np.array(uneven.sizes)
+    for asked, trained in (cohorts[:2], cohorts[2:]):
+        c = np.average([uneven.gradient(k, w) for k in asked], 0, sizes[list(asked)])
+        ends = []
+        for k in trained:
+            y = w.copy()
+            for rows in batches(uneven, k):
+                g = uneven.gradient(k, y, rows) - uneven.gradient(k, w, rows) + c
+                y -= RATE * (g + 0.9 * m)
+            ends.append(y)
+        m = c + 0.9 * m
+        w = w + 0.8 * (np.average(ends, 0, sizes[list(trained)]) - w)
     np.testing.assert_allclose(got, w, atol=1e-6)
 
 
