@@ -54,7 +54,8 @@ Example:
 
 Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`, `devices`,
 `samplers`; `server_state`, `server`, `client`, `simulation` (the engine on virtual time); `tasks`,
-`client_data`, `local` (what a client computes), `algorithm`, `fedavg`; `aggregators`, `robust`;
+`client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
+each); `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
 them together.
 
@@ -66,10 +67,26 @@ References:
 from jaxlab.federated.aggregators import (
     Aggregator,
     LinearAggregator,
+    ModelAggregator,
     StackAggregator,
     weighted_mean,
 )
 from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult
+from jaxlab.federated.algorithms.ditto import ditto
+from jaxlab.federated.algorithms.entries import is_normalization, named, train_only
+from jaxlab.federated.algorithms.feddyn import fed_dyn
+from jaxlab.federated.algorithms.fedem import fed_em, init_models
+from jaxlab.federated.algorithms.fednova import fed_nova
+from jaxlab.federated.algorithms.fedrep import fed_rep
+from jaxlab.federated.algorithms.local_entropy import local_entropy
+from jaxlab.federated.algorithms.mime import mime, mime_lite
+from jaxlab.federated.algorithms.personal import fine_tuned, keep_local
+from jaxlab.federated.algorithms.pfedme import pfedme
+from jaxlab.federated.algorithms.qfedavg import q_fed_avg
+from jaxlab.federated.algorithms.sam import sharpness_aware
+from jaxlab.federated.algorithms.scaffold import scaffold
+from jaxlab.federated.algorithms.server_optimizers import fed_adagrad, fed_adam, fed_yogi
+from jaxlab.federated.algorithms.swa import stochastic_averaging
 from jaxlab.federated.client import Answer, ClientProgram, ClientState, Failure, make_client
 from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
 from jaxlab.federated.completeness import (
@@ -87,7 +104,7 @@ from jaxlab.federated.devices import (
 )
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.learning import Simulation, make_simulation, mean_metrics
-from jaxlab.federated.local import Limits, make_sgd_step, run_steps
+from jaxlab.federated.local import Limits, make_sgd_step, run_steps, train_client
 from jaxlab.federated.messages import Message, check_content
 from jaxlab.federated.robust import (
     bulyan,
@@ -121,6 +138,7 @@ from jaxlab.federated.simulation import Course, CourseState, run_course, start_c
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
+from jaxlab.federated.trust import fl_trust
 
 __all__ = [
     "Aggregation",
@@ -148,6 +166,7 @@ __all__ = [
     "LocalResult",
     "LossOutput",
     "Message",
+    "ModelAggregator",
     "NotEnoughClientsError",
     "Role",
     "Sampler",
@@ -167,12 +186,26 @@ __all__ = [
     "check_completeness",
     "check_content",
     "classification",
+    "ditto",
+    "fed_adagrad",
+    "fed_adam",
     "fed_avg",
+    "fed_dyn",
+    "fed_em",
+    "fed_nova",
+    "fed_rep",
+    "fed_yogi",
+    "fine_tuned",
+    "fl_trust",
     "gather_clients",
     "geometric_median",
+    "init_models",
     "init_server",
+    "is_normalization",
+    "keep_local",
     "krum",
     "load_devices",
+    "local_entropy",
     "make_client",
     "make_group_sampler",
     "make_responsiveness_sampler",
@@ -182,17 +215,27 @@ __all__ = [
     "make_uniform_sampler",
     "mean_metrics",
     "median",
+    "mime",
+    "mime_lite",
     "multi_krum",
+    "named",
     "norm_bounding",
+    "pfedme",
+    "q_fed_avg",
     "regression",
     "require_complete",
     "run_course",
     "run_steps",
+    "scaffold",
+    "sharpness_aware",
     "slowness",
     "staleness_weight",
     "start_course",
     "step",
+    "stochastic_averaging",
     "supervised",
+    "train_client",
+    "train_only",
     "trimmed_mean",
     "weighted_mean",
 ]

@@ -1,7 +1,8 @@
 """From the updates of a round to one: weighted means, with what staleness takes away.
 
 A linear aggregator is two coefficients an update, `sum a_i x_i / sum b_i`: such a mean can be
-folded while clients are computed. A `StackAggregator` sees all updates at once.
+folded while clients are computed. A `StackAggregator` sees all updates at once, and a
+`ModelAggregator` is made anew from the model of every round.
 
 References:
   McMahan et al. 2017, arXiv:1602.05629; Nguyen et al. 2022 (FedBuff), arXiv:2106.06639;
@@ -49,7 +50,18 @@ class StackAggregator(NamedTuple):
     name: str = "aggregator"
 
 
-Aggregator = LinearAggregator | StackAggregator
+class ModelAggregator(NamedTuple):
+    """A rule that depends on the model of the server.
+
+    Attributes:
+      at: `(what clients are sent in a round, number of the round) -> rule` of that round.
+    """
+
+    at: Callable[[PyTree, int], StackAggregator]
+
+
+Rule = LinearAggregator | StackAggregator
+Aggregator = Rule | ModelAggregator
 
 
 def weighted_mean(

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from jaxlab.federated.client_data import ClientView
 from jaxlab.federated.local import Limits
+from jaxlab.federated.strategy import ConfigError
 from jaxlab.federated.tasks import Sums
 
 Tree = Any
@@ -60,7 +61,7 @@ class Algorithm(NamedTuple):
       init_client: `variables -> state of a client before its first round`, `{}` if it keeps none.
       broadcast: `server tree -> tree` that clients are sent.
       local: `(broadcast, client state, view, limits, key) -> LocalResult`.
-      update_server: `(server tree, mean of the updates) -> server tree`.
+      update_server: `(server tree, mean of the updates, number of the updates) -> server tree`.
       evaluation: `server tree -> tree` that clients are sent to evaluate.
       evaluate: `(evaluation tree, client state, given) -> sums` of a client over `given.view`;
         names without a prefix belong to the model that counts, those like `global/loss` to others.
@@ -71,10 +72,37 @@ class Algorithm(NamedTuple):
     init_client: Callable[[PyTree], Tree]
     broadcast: Callable[[Tree], Tree]
     local: Callable[[Tree, Tree, ClientView, Limits, Key[Array, ""]], LocalResult]
-    update_server: Callable[[Tree, Tree], Tree]
+    update_server: Callable[[Tree, Tree, Float[Array, ""]], Tree]
     evaluation: Callable[[Tree], Tree]
     evaluate: Callable[[Tree, Tree, EvaluationInput], Sums]
     variables: Callable[[Tree], PyTree]
+
+
+WEIGHTINGS = ("processed", "examples", "clients")
+"""What a client counts by in the mean: see `make_weigh`."""
+
+
+def make_weigh(weighting: str) -> Callable[[ClientView, Array], Float[Array, ""]]:
+    """What clients count by in the mean of their updates.
+
+    Args:
+      weighting: `processed`, the examples that a client went through in the round; `examples`,
+        those that it has; `clients`, all clients equally.
+
+    Returns:
+      `(view, examples that were processed) -> weight`, 0 for a client that took no step.
+
+    Raises:
+      ConfigError: (a ValueError) if there is no such weighting.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ConfigError(f"weighting={weighting!r} must be one of {', '.join(WEIGHTINGS)}")
+
+    def weigh(view: ClientView, num_samples: Array) -> Float[Array, ""]:
+        counted = {"processed": num_samples, "examples": view.size}.get(weighting, 1)
+        return jnp.where(num_samples > 0, counted, 0).astype(jnp.float32)
+
+    return weigh
 
 
 def difference(new: PyTree, old: PyTree) -> PyTree:

@@ -235,13 +235,19 @@ def make_take_row(mesh: Mesh) -> Callable[..., Tree]:
 def _make_one(
     algorithm: Algorithm, limits: Limits
 ) -> Callable[[Tree, Cohort, ClientData], Stacked]:
-    """One client; one that is not active has no examples and so takes no steps."""
+    """One client; one that is not active has no examples and so takes no steps.
+
+    A client whose update is not finite keeps the state that it had.
+    """
 
     def one(received: Tree, client: Cohort, data: ClientData) -> Stacked:
         view = _view(client, data)
         result: LocalResult = algorithm.local(received, client.states, view, limits, client.keys)
         finite = is_finite(result.update) & client.active
-        return Stacked(result.update, result.weight, result.sums, finite, result.client_state)
+        states = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), result.client_state, client.states
+        )
+        return Stacked(result.update, result.weight, result.sums, finite, states)
 
     return one
 

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from jaxlab.federated.aggregators import Aggregator, LinearAggregator, StackAggregator
+from jaxlab.federated.aggregators import LinearAggregator, Rule, StackAggregator
 from jaxlab.federated.algorithm import Algorithm, Tree
 from jaxlab.federated.client_data import ClientData
 from jaxlab.federated.cohort import (
@@ -77,12 +77,14 @@ class Aggregate(NamedTuple):
       update: the mean (float32), or what a rule made of them; None if there was nothing to make
         it of.
       weight: sum of the weights that counted.
+      num_updates: how many counted.
       sums: training metrics.
       rejected: tickets whose update was not finite.
     """
 
     update: Tree
     weight: float
+    num_updates: int
     sums: Mapping[str, np.ndarray]
     rejected: tuple[Ticket, ...]
 
@@ -162,7 +164,7 @@ class Executor:
         self._versions = {v: tree for v, tree in self._versions.items() if v in needed}
 
     def aggregate(
-        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Aggregator
+        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Rule
     ) -> Aggregate:
         """One update made of some, computed first if need be; they are forgotten afterwards.
 
@@ -185,7 +187,7 @@ class Executor:
         else:
             update = self._combine(rows, kept, np.asarray(staleness), aggregator)
         self._drop_done(tickets)
-        return Aggregate(update, float(kept.sum()), sums, rejected)
+        return Aggregate(update, float(kept.sum()), int(counts.sum()), sums, rejected)
 
     def evaluate(
         self, tree: Tree, clients: Int[np.ndarray, " clients"], data: ClientData, number: int
@@ -247,7 +249,7 @@ class Executor:
         self._unwanted.difference_update(tickets)
 
     def _can_fold(
-        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Aggregator
+        self, tickets: Sequence[Ticket], staleness: Sequence[int], aggregator: Rule
     ) -> bool:
         """Whether the updates are a whole batch of one version that nothing else needs."""
         if isinstance(aggregator, StackAggregator) or not aggregator.weighted:
@@ -273,7 +275,7 @@ class Executor:
         weight, rejected, sums = jax.device_get((folded.weight, folded.rejected, folded.sums))
         mean = _divide(folded.update, folded.weight) if weight > 0 else None
         wrong = tuple(t for t, bad in zip(tickets, rejected[places], strict=True) if bad)
-        return Aggregate(mean, float(weight), sums, wrong)
+        return Aggregate(mean, float(weight), len(tickets) - len(wrong), sums, wrong)
 
     def _train_cohort(self, ids: np.ndarray, version: int) -> tuple[Cohort, np.ndarray]:
         """The cohort that trains from a version, and the places of its clients."""

@@ -13,14 +13,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference
+from jaxlab.federated.algorithm import (
+    Algorithm,
+    LocalResult,
+    Tree,
+    difference,
+    make_weigh,
+)
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.local import (
+    Gradient,
     Limits,
     evaluate_client,
-    make_sgd_step,
-    run_steps,
-    start_carry,
+    pull_towards,
+    train_client,
 )
 from jaxlab.federated.tasks import Task
 
@@ -32,6 +38,8 @@ def fed_avg(
     *,
     server_tx: optax.GradientTransformation | None = None,
     prox_mu: float = 0.0,
+    weighting: str = "processed",
+    gradient: Gradient | None = None,
 ) -> Algorithm:
     """Clients train, the server takes the weighted mean.
 
@@ -40,28 +48,26 @@ def fed_avg(
       tx: optimizer of the clients, new in every round; clipping included.
       schedule: how much a client trains in a round.
       server_tx: optimizer of the server, stepped with minus the mean update as the gradient
-        (FedOpt); None takes the mean itself. Variables that are no parameters are always averaged.
+        (FedOpt, see `fed_adam`); None takes the mean itself. Variables that are no parameters are
+        always averaged.
       prox_mu: weight of `||w - received||^2 / 2` in the loss of a client (FedProx).
+      weighting: what a client counts by in the mean, see `make_weigh`.
+      gradient: how a client takes gradients, such as `sharpness_aware`; None at the point itself.
 
     Returns:
       The algorithm; its updates are differences to the variables that were received.
     """
+    weigh = make_weigh(weighting)
 
     def local(
         received: Tree, state: Tree, view: ClientView, limits: Limits, key: Key[Array, ""]
     ) -> LocalResult:
-        start = received["params"]
-        penalty = None
-        if prox_mu:
-
-            def penalty(params: PyTree) -> Float[Array, ""]:
-                return 0.5 * prox_mu * squared_norm(difference(params, start))
-
-        step = make_sgd_step(task, tx, penalty=penalty)
-        carry = start_carry(task, tx, received, view)
-        end = run_steps(step, carry, view, schedule, limits, key)
+        penalty = pull_towards(received["params"], prox_mu) if prox_mu else None
+        end = train_client(
+            task, tx, schedule, received, view, limits, key, penalty=penalty, gradient=gradient
+        )
         delta = difference(end.variables, received)
-        return LocalResult(delta, end.num_samples, state, end.sums)
+        return LocalResult(delta, weigh(view, end.num_samples), state, end.sums)
 
     init_server, update_server = make_server_update(server_tx)
     return Algorithm(
@@ -86,15 +92,16 @@ def make_server_update(server_tx: optax.GradientTransformation | None) -> Any:
         the difference.
 
     Returns:
-      `variables -> server tree` and `(server tree, mean difference) -> server tree`; the tree holds
-      `variables` and the state of the optimizer.
+      `variables -> server tree` and `(server tree, mean difference, number of updates) -> server
+      tree`; the tree holds `variables` and the state of the optimizer.
     """
 
     def init(variables: PyTree) -> Tree:
         opt_state = {} if server_tx is None else server_tx.init(variables["params"])
         return {"variables": variables, "opt_state": opt_state}
 
-    def update(server: Tree, mean: PyTree) -> Tree:
+    def update(server: Tree, mean: PyTree, num_updates: Float[Array, ""]) -> Tree:
+        del num_updates
         variables = server["variables"]
         moved = jax.tree.map(lambda old, d: (old + d).astype(old.dtype), variables, mean)
         if server_tx is None:
@@ -105,9 +112,3 @@ def make_server_update(server_tx: optax.GradientTransformation | None) -> Any:
         return {"variables": {**moved, "params": params}, "opt_state": opt_state}
 
     return init, update
-
-
-def squared_norm(tree: PyTree) -> Float[Array, ""]:
-    """Sum of the squares of all numbers of a tree, float32."""
-    squares = (jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
-    return sum(squares, jnp.float32(0.0))

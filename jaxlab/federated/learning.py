@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jaxlab.federated.aggregators import Aggregator, weighted_mean
+from jaxlab.federated.aggregators import Aggregator, ModelAggregator, weighted_mean
 from jaxlab.federated.algorithm import Algorithm, Tree
 from jaxlab.federated.client import Answer, ClientProgram, Failure, make_client
 from jaxlab.federated.client_data import ClientData, Schedule, view_client
@@ -149,14 +149,17 @@ def make_simulation(
         server: Tree, updates: Sequence[Update], version: int
     ) -> tuple[Tree, Sequence[int]]:
         tickets = [update.content for update in updates]
-        result = executor.aggregate(tickets, [update.staleness for update in updates], rule)
+        current = rule
+        if isinstance(current, ModelAggregator):
+            current = current.at(algorithm.broadcast(server), version)
+        result = executor.aggregate(tickets, [update.staleness for update in updates], current)
         executor.retire(version)
         client_of = {update.content: update.client for update in updates}
         refused = [client_of[ticket] for ticket in result.rejected]
         if result.update is None:
             _logger.warning("round %d: no update counts, the model stays as it is", version)
             return server, refused
-        return update_server(server, result.update), refused
+        return update_server(server, result.update, np.float32(result.num_updates)), refused
 
     def merge(server: Tree, answers: Mapping[int, None], version: int) -> Mapping[str, float]:
         tree = algorithm.evaluation(server)

@@ -26,6 +26,8 @@ from jaxlab.federated.tasks import Batch, Sums, Task, masked_mean, masked_sums
 
 Carry = TypeVar("Carry")
 Penalty = Callable[[PyTree], Float[Array, ""]]
+Gradient = Callable[[Callable[[PyTree], tuple[Array, Any]], PyTree], tuple[PyTree, Any]]
+"""`(function with an auxiliary output, parameters) -> (gradient, that output)`."""
 
 
 class StepInput(NamedTuple):
@@ -54,6 +56,10 @@ class Limits(NamedTuple):
 
     max_size: int
     max_epochs: int
+
+    def at_least(self, schedule: Schedule) -> "Limits":
+        """The limits for a schedule beside that of the course; a step may be an epoch."""
+        return Limits(self.max_size, max(self.max_epochs, schedule.amount))
 
 
 def run_steps(
@@ -119,6 +125,7 @@ def make_sgd_step(
     *,
     penalty: Penalty | None = None,
     grad_transform: Callable[[PyTree, PyTree, StepInput], PyTree] | None = None,
+    gradient: Gradient | None = None,
 ) -> Callable[[TrainCarry, StepInput], TrainCarry]:
     """One step of local training.
 
@@ -127,10 +134,16 @@ def make_sgd_step(
       tx: optimizer, clipping included.
       penalty: added to the mean loss, a function of the parameters.
       grad_transform: `(gradient, parameters, input) -> gradient`, before the optimizer.
+      gradient: how the gradient of the loss is taken; None at the parameters themselves.
 
     Returns:
       `(carry, input) -> carry`.
     """
+
+    def at_the_point(objective: Callable[..., Any], params: PyTree) -> tuple[PyTree, Any]:
+        return jax.grad(objective, has_aux=True)(params)
+
+    take_gradient = gradient or at_the_point
 
     def step(carry: TrainCarry, given: StepInput) -> TrainCarry:
         params = carry.variables["params"]
@@ -142,7 +155,7 @@ def make_sgd_step(
             total = loss if penalty is None else loss + penalty(params)
             return total, (output.model_state, masked_sums(output, given.mask))
 
-        grads, (model_state, sums) = jax.grad(objective, has_aux=True)(params)
+        grads, (model_state, sums) = take_gradient(objective, params)
         if grad_transform is not None:
             grads = grad_transform(grads, params, given)
         updates, opt_state = tx.update(grads, carry.opt_state, params)
@@ -172,6 +185,57 @@ def start_carry(
     )
     sums = {name: jnp.zeros(2, jnp.float32) for name in ("loss", *output.scores)}
     return TrainCarry(variables, tx.init(variables["params"]), jnp.float32(0.0), sums)
+
+
+def train_client(
+    task: Task,
+    tx: optax.GradientTransformation,
+    schedule: Schedule,
+    variables: PyTree,
+    view: ClientView,
+    limits: Limits,
+    key: Key[Array, ""],
+    *,
+    penalty: Penalty | None = None,
+    grad_transform: Callable[[PyTree, PyTree, StepInput], PyTree] | None = None,
+    gradient: Gradient | None = None,
+) -> TrainCarry:
+    """Ordinary steps from some variables on, with an optimizer that is new.
+
+    Args:
+      task: the learning problem.
+      tx: the optimizer.
+      schedule: how much the client trains.
+      variables: what it starts from.
+      view: its examples.
+      limits: sizes that bound it.
+      key: of the client and the round.
+      penalty: see `make_sgd_step`.
+      grad_transform: see `make_sgd_step`.
+      gradient: see `make_sgd_step`.
+
+    Returns:
+      The carry after the last step.
+    """
+    step = make_sgd_step(
+        task, tx, penalty=penalty, grad_transform=grad_transform, gradient=gradient
+    )
+    return run_steps(step, start_carry(task, tx, variables, view), view, schedule, limits, key)
+
+
+def pull_towards(center: PyTree, strength: Float[Array, ""] | float) -> Penalty:
+    """The penalty `strength ||params - center||^2 / 2`, whose gradient pulls towards the centre."""
+
+    def penalty(params: PyTree) -> Float[Array, ""]:
+        return 0.5 * strength * squared_norm(jax.tree.map(jnp.subtract, params, center))
+
+    return penalty
+
+
+def squared_norm(tree: PyTree) -> Float[Array, ""]:
+    """Sum of the squares of all numbers of a tree, float32."""
+    squares = (jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
+    return sum(squares, jnp.float32(0.0))
 
 
 def evaluate_client(task: Task, variables: PyTree, view: ClientView, batch_size: int) -> Sums:

@@ -47,14 +47,20 @@ class Task(NamedTuple):
       init: `key -> variables`.
       loss: `(variables, batch, key, train) -> LossOutput`; the batch holds the arrays of the
         examples, `train` is static.
+      mix: `(variables of models, every leaf (models, ...); shares (models,); batch) -> LossOutput`
+        of the mixture of their predictions; None if there is none.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
     loss: Callable[[PyTree, Batch, Key[Array, ""], bool], LossOutput]
+    mix: Callable[[PyTree, Float[Array, " models"], Batch], LossOutput] | None = None
 
 
 Score = Callable[[Array, Batch], tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]]
 """`(output of the module, batch) -> (loss of every example, scores of every example)`, float32."""
+
+Combine = Callable[[Array, Float[Array, " models"]], Array]
+"""`(outputs (models, batch, ...), shares (models,)) -> output (batch, ...)` of the mixture."""
 
 
 def supervised(
@@ -64,6 +70,7 @@ def supervised(
     *,
     prepare: Callable[[Array], Array] = lambda x: x,
     masked: bool = False,
+    combine: Combine | None = None,
 ) -> Task:
     """A module that is called with `x`, and a loss of its output.
 
@@ -74,6 +81,8 @@ def supervised(
       score: from the output and the batch to loss and scores.
       prepare: from `x` of the batch to the input of the module, on the device.
       masked: the module is also called with `mask=`, True for rows that are examples.
+      combine: from the outputs of several models to that of their mixture; None for a task that
+        mixes none.
     """
 
     def init(key: Key[Array, ""]) -> PyTree:
@@ -86,7 +95,16 @@ def supervised(
         losses, scores = score(output, batch)
         return LossOutput(losses, model_state, scores)
 
-    return Task(init, loss)
+    def mix(models: PyTree, shares: Float[Array, " models"], batch: Batch) -> LossOutput:
+        mask, inputs = batch[MASK] if masked else None, prepare(batch["x"])
+
+        def one(variables: PyTree) -> Array:
+            return apply(module, variables, inputs, jax.random.key(0), False, mask)[0]
+
+        losses, scores = score(cast(Combine, combine)(jax.vmap(one)(models), shares), batch)
+        return LossOutput(losses, {}, scores)
+
+    return Task(init, loss, mix if combine is not None else None)
 
 
 def classification(
@@ -97,6 +115,8 @@ def classification(
     masked: bool = False,
 ) -> Task:
     """Softmax classification of `x` into `y`; the score `correct` is 1 where the largest logit is.
+
+    A mixture of models is that of their probabilities.
 
     Args:
       module: called with `(x, train=...)`, gives logits; see `supervised`.
@@ -111,11 +131,17 @@ def classification(
         correct = (jnp.argmax(logits, axis=-1) == batch["y"]).astype(jnp.float32)
         return losses, {"correct": correct}
 
-    return supervised(module, example, score, prepare=prepare, masked=masked)
+    def combine(logits: Array, shares: Float[Array, " models"]) -> Array:
+        weighted = jax.nn.log_softmax(logits.astype(jnp.float32)) + jnp.log(shares)[:, None, None]
+        return jax.nn.logsumexp(weighted, axis=0)
+
+    return supervised(module, example, score, prepare=prepare, masked=masked, combine=combine)
 
 
 def regression(module: nn.Module, example: jax.ShapeDtypeStruct, *, masked: bool = False) -> Task:
     """Least squares: the loss of an example is the mean of its squared errors.
+
+    A mixture of models is that of their predictions.
 
     Args:
       module: called with `(x, train=...)`, gives predictions of as many numbers as `y`; see
@@ -129,7 +155,10 @@ def regression(module: nn.Module, example: jax.ShapeDtypeStruct, *, masked: bool
         errors = jnp.square(predicted.astype(jnp.float32) - target)
         return errors.mean(axis=tuple(range(1, errors.ndim))), {}
 
-    return supervised(module, example, score, masked=masked)
+    def combine(predicted: Array, shares: Float[Array, " models"]) -> Array:
+        return jnp.tensordot(shares, predicted.astype(jnp.float32), 1)
+
+    return supervised(module, example, score, masked=masked, combine=combine)
 
 
 def apply(

@@ -13,6 +13,7 @@ from jaxlab.federated.local import Limits
 from jaxlab.federated.tasks import regression
 
 SCHEDULE, LIMITS = Schedule(4, 3, "step", shuffle=False), Limits(4, 3)
+ONE = jnp.float32(1)  # number of updates, which FedAvg does not look at
 
 
 class Linear(nn.Module):
@@ -55,7 +56,7 @@ def test_the_server_moves_by_the_mean_update(problem):
     task, variables, _, _, _ = problem
     algorithm = fed_avg(task, optax.sgd(0.1), SCHEDULE)
     mean = jax.tree.map(lambda leaf: leaf + 1, variables)
-    moved = algorithm.update_server(algorithm.init_server(variables), mean)
+    moved = algorithm.update_server(algorithm.init_server(variables), mean, ONE)
     np.testing.assert_allclose(
         kernel(algorithm.variables(moved)), 2 * kernel(variables) + 1, rtol=1e-6
     )
@@ -67,7 +68,7 @@ def test_a_server_that_descends_with_rate_one_is_the_mean(problem):
     ends = []
     for server_tx in (None, optax.sgd(1.0)):
         algorithm = fed_avg(task, optax.sgd(0.1), SCHEDULE, server_tx=server_tx)
-        state = algorithm.update_server(algorithm.init_server(variables), mean)
+        state = algorithm.update_server(algorithm.init_server(variables), mean, ONE)
         ends.append(kernel(algorithm.variables(state)))
     np.testing.assert_allclose(ends[0], ends[1], atol=1e-6)
 
@@ -78,7 +79,7 @@ def test_the_optimizer_of_the_server_keeps_its_momentum(problem):
     state = algorithm.init_server(variables)
     ones = jax.tree.map(jnp.ones_like, variables)
     for _ in range(2):
-        state = algorithm.update_server(state, ones)
+        state = algorithm.update_server(state, ones, ONE)
     # Velocity 1, then 1.9: 0.5 * 2.9 in all.
     np.testing.assert_allclose(
         kernel(algorithm.variables(state)) - kernel(variables), 1.45, rtol=1e-5
@@ -93,7 +94,7 @@ def test_what_is_no_parameter_is_averaged_and_types_stay(problem):
         "batch_stats": {"mean": jnp.ones(2)},
     }
     mean = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.5, jnp.float32), half)
-    moved = algorithm.update_server(algorithm.init_server(half), mean)["variables"]
+    moved = algorithm.update_server(algorithm.init_server(half), mean, ONE)["variables"]
     np.testing.assert_allclose(moved["batch_stats"]["mean"], 1.5)
     assert jax.tree.map(lambda leaf: leaf.dtype, moved) == jax.tree.map(
         lambda leaf: leaf.dtype, half

@@ -1,0 +1,1 @@
+"""Federated algorithms other than FedAvg, one a file; all fit `Algorithm`."""

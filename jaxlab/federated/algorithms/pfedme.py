@@ -1,0 +1,180 @@
+"""pFedMe: clients solve for a personal model near the shared one, which follows the solutions.
+
+References:
+  Dinh et al. 2020, "Personalized Federated Learning with Moreau Envelopes", arXiv:2006.08848,
+  algorithm 1; `federatedscope/core/trainers/trainer_pFedMe.py` of FederatedScope 0.3.0.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from jaxlab.federated.algorithm import (
+    Algorithm,
+    EvaluationInput,
+    LocalResult,
+    Tree,
+    difference,
+    make_weigh,
+)
+from jaxlab.federated.client_data import ClientView, Schedule, shuffle_epochs, take_batch
+from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.local import (
+    Limits,
+    StepInput,
+    TrainCarry,
+    evaluate_client,
+    like,
+    make_sgd_step,
+    pull_towards,
+    run_steps,
+    start_carry,
+    train_client,
+)
+from jaxlab.federated.strategy import ConfigError
+from jaxlab.federated.tasks import Sums, Task
+
+
+class Pair(NamedTuple):
+    """The two models of a client.
+
+    Attributes:
+      shared: parameters w, which are sent.
+      own: training of theta.
+    """
+
+    shared: PyTree
+    own: TrainCarry
+
+
+def pfedme(
+    task: Task,
+    personal_tx: optax.GradientTransformation,
+    learning_rate: float,
+    schedule: Schedule,
+    *,
+    num_inner_steps: int = 5,
+    regularisation: float = 0.1,
+    beta: float = 1.0,
+    outer: str = "batch",
+) -> Algorithm:
+    """K steps of theta on `F + lambda / 2 ||theta - w||^2`, then `w -= lambda eta (w - theta)`.
+
+    The server mixes: `(1 - beta) w + beta mean_i w_i`. Evaluations are of theta, which is K steps
+    from the received model over training examples of the client; those of the received model are
+    found under `global/`.
+
+    Args:
+      task: the learning problem.
+      personal_tx: optimizer of theta; in the original `optax.sgd` with its own rate.
+      learning_rate: eta, of w.
+      schedule: how much a client trains in a round; every batch is used for K steps.
+      num_inner_steps: K.
+      regularisation: lambda.
+      beta: how far the server moves towards the mean.
+      outer: when w moves: after the K steps of every `batch`, from which theta begins at w again,
+        as in the paper; or, as in the original, at the end of every `epoch`, that is after as many
+        steps as an epoch has batches, of which there are K times as many; theta goes on, and every
+        such epoch begins with a new order of the examples.
+
+    Raises:
+      ConfigError: (a ValueError) if a number is out of range, or there is no such `outer`.
+    """
+    if min(num_inner_steps, learning_rate, regularisation) <= 0 or not 0 < beta:
+        raise ConfigError(
+            f"num_inner_steps={num_inner_steps}, learning_rate={learning_rate}, "
+            f"regularisation={regularisation} and beta={beta} must be positive"
+        )
+    if outer not in ("batch", "epoch"):
+        raise ConfigError(f"outer={outer!r} must be 'batch' or 'epoch'")
+    base, weigh = fed_avg(task, personal_tx, schedule), make_weigh("processed")
+    tuning = Schedule(schedule.batch_size, num_inner_steps, "step", shuffle=schedule.shuffle)
+
+    def follow(shared: PyTree, own: PyTree) -> PyTree:
+        rate = regularisation * learning_rate
+        return jax.tree.map(lambda w, t: w - rate * (w - t), shared, own)
+
+    def inner_step(pair: Pair, given: StepInput) -> Pair:
+        penalty = pull_towards(pair.shared, regularisation)
+        return pair._replace(own=make_sgd_step(task, personal_tx, penalty=penalty)(pair.own, given))
+
+    def batch_step(pair: Pair, given: StepInput) -> Pair:
+        start = pair.own._replace(
+            variables={**pair.own.variables, "params": pair.shared},
+            opt_state=personal_tx.init(pair.shared),
+        )
+
+        def inner(number: Array, pair: Pair) -> Pair:
+            return inner_step(pair, given._replace(key=jax.random.fold_in(given.key, number)))
+
+        pair = jax.lax.fori_loop(0, num_inner_steps, inner, pair._replace(own=start))
+        return pair._replace(shared=follow(pair.shared, pair.own.variables["params"]))
+
+    def run_epochs(pair: Pair, view: ClientView, limits: Limits, key: Key[Array, ""]) -> Pair:
+        order_key, step_key = jax.random.split(key)
+        num_epochs = num_inner_steps * limits.max_epochs
+        orders = shuffle_epochs(order_key, view.size, num_epochs, limits.max_size)
+        length = jnp.maximum(schedule.num_batches(view.size), 1)
+        num_steps = _count_steps(schedule, view.size, num_inner_steps)
+
+        def body(index: Array, pair: Pair) -> Pair:
+            epoch, place = _find_batch(index, length, num_inner_steps)
+            order = orders[epoch] if schedule.shuffle else None
+            batch, mask = take_batch(view, place * schedule.batch_size, schedule.batch_size, order)
+            given = StepInput(batch, mask, jax.random.fold_in(step_key, index), index)
+            pair = inner_step(pair, given)
+            is_end = ((index + 1) % length == 0) | (index + 1 == num_steps)
+            moved = follow(pair.shared, pair.own.variables["params"])
+            shared = jax.tree.map(lambda new, old: jnp.where(is_end, new, old), moved, pair.shared)
+            return pair._replace(shared=shared)
+
+        return jax.lax.fori_loop(0, num_steps, body, like(view.size, pair))
+
+    def local(
+        received: Tree, state: Tree, view: ClientView, limits: Limits, key: Key[Array, ""]
+    ) -> LocalResult:
+        pair = Pair(received["params"], start_carry(task, personal_tx, received, view))
+        if outer == "batch":
+            pair = run_steps(batch_step, pair, view, schedule, limits, key)
+        else:
+            pair = run_epochs(pair, view, limits, key)
+        end = {**pair.own.variables, "params": pair.shared}
+        num_samples = pair.own.num_samples / num_inner_steps
+        weight = weigh(view, num_samples)
+        return LocalResult(difference(end, received), weight, state, pair.own.sums)
+
+    def update_server(server: Tree, mean: Tree, num_updates: Float[Array, ""]) -> Tree:
+        return base.update_server(server, jax.tree.map(lambda d: beta * d, mean), num_updates)
+
+    def evaluate(received: Tree, state: Tree, given: EvaluationInput) -> Sums:
+        own = train_client(
+            task, personal_tx, tuning, received, given.train, given.limits.at_least(tuning),
+            given.key, penalty=pull_towards(received["params"], regularisation),
+        )  # fmt: skip
+        sums = evaluate_client(task, own.variables, given.view, schedule.batch_size)
+        shared = evaluate_client(task, received, given.view, schedule.batch_size)
+        return sums | {f"global/{name}": value for name, value in shared.items()}
+
+    return base._replace(local=local, update_server=update_server, evaluate=evaluate)
+
+
+def _count_steps(schedule: Schedule, size: Array, factor: int) -> Array:
+    """Steps of a round with `factor` times as many epochs, of which the last may be shorter."""
+    batches, steps = schedule.num_batches(size), schedule.num_steps(size)
+    epochs = -(-steps // jnp.maximum(batches, 1))
+    return jnp.asarray(steps + (factor - 1) * epochs * batches)
+
+
+def _find_batch(index: Array, length: Array, num_uses: int) -> tuple[Array, Array]:
+    """Which epoch a step's batch was taken in, and as which of that epoch's batches.
+
+    A batch is taken every `num_uses` steps, and used on even where an epoch of `length` steps ends
+    in between; an epoch begins with its first batch again.
+    """
+    taken = index // num_uses
+    epoch = taken * num_uses // length
+    first = -(-epoch * length // num_uses)  # the first one that was taken in the epoch
+    return epoch, taken - first
