@@ -85,6 +85,7 @@ from jaxlab.federated.devices import (
     load_devices,
     slowness,
 )
+from jaxlab.federated.feature_shift import add_client_noise, rotate_client_images
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.learning import Simulation, make_simulation, mean_metrics
 from jaxlab.federated.local import Limits, make_sgd_step, run_steps
@@ -118,6 +119,15 @@ from jaxlab.federated.server_state import (
     Update,
 )
 from jaxlab.federated.simulation import Course, CourseState, run_course, start_course, step
+from jaxlab.federated.split_summary import SplitSummary, summarize_split
+from jaxlab.federated.splitters import (
+    split_by_dirichlet,
+    split_by_key,
+    split_by_quantity,
+    split_by_shards,
+    split_iid,
+    split_like,
+)
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
@@ -155,11 +165,13 @@ __all__ = [
     "ServerProgram",
     "ServerState",
     "Simulation",
+    "SplitSummary",
     "StackAggregator",
     "Strategy",
     "Task",
     "TooManyFailuresError",
     "Update",
+    "add_client_noise",
     "answer_time_us",
     "assign_devices",
     "bulyan",
@@ -186,12 +198,20 @@ __all__ = [
     "norm_bounding",
     "regression",
     "require_complete",
+    "rotate_client_images",
     "run_course",
     "run_steps",
     "slowness",
+    "split_by_dirichlet",
+    "split_by_key",
+    "split_by_quantity",
+    "split_by_shards",
+    "split_iid",
+    "split_like",
     "staleness_weight",
     "start_course",
     "step",
+    "summarize_split",
     "supervised",
     "trimmed_mean",
     "weighted_mean",
