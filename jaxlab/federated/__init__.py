@@ -56,7 +56,8 @@ Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`,
 `samplers`; `server_state`, `server`, `client`, `simulation` (the engine on virtual time); `tasks`,
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`; `aggregators`, `robust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together.
+them together; `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
+`datasets` and `models`, imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
