@@ -1,7 +1,7 @@
 """Makes federated_models.npz: outputs of the models of FederatedScope 0.3.0.
 
     git clone https://github.com/alibaba/FederatedScope
-    pip install numpy torch
+    pip install numpy torch transformers
     python tests/golden/make_federated_models.py FederatedScope
 
 Weights and inputs are drawn by NumPy (`draw`, `inputs`, which the test uses, too), so that only
@@ -25,6 +25,7 @@ CASES = {
     "lstm": (9,),
     "resnet": (8, 8, 3),
     "simclr": (8, 8, 3),
+    "bert": (9,),
 }
 """Name -> shape of an input, channels last."""
 ROWS = 6
@@ -50,8 +51,11 @@ def draw(names_and_shapes):
 
 def inputs(name):
     rng, shape = np.random.RandomState(1), (ROWS, *CASES[name])
-    if name == "lstm":
-        return rng.randint(20, size=shape).astype(np.int32)
+    if name in ("lstm", "bert"):
+        x = rng.randint(1, 20, size=shape).astype(np.int32)
+        if name == "bert":
+            x[1, 5:] = 0  # padding
+        return x
     return rng.standard_normal(shape).astype(np.float32)
 
 
@@ -61,10 +65,12 @@ def original_models():
     from federatedscope.core.mlp import MLP
     from federatedscope.cv.model.cnn import VGG11, ConvNet2, ConvNet5
     from federatedscope.nlp.model.rnn import LSTM
+    from transformers import BertConfig, BertForSequenceClassification
 
     def resnet(num_classes):
         return ResNet(get_block("BasicBlock"), [1, 2, 1, 1], num_classes)
 
+    bert = BertConfig(20, 8, 2, 2, 16, max_position_embeddings=12, num_labels=5)
     contrastive = simclr("res18")
     contrastive.backbone = resnet(0)
     return {
@@ -76,6 +82,7 @@ def original_models():
         "lstm": LSTM(20, 13, 20),
         "resnet": resnet(5),
         "simclr": contrastive,
+        "bert": BertForSequenceClassification(bert),
     }
 
 
@@ -98,6 +105,8 @@ def run(name, model, x):
     match name:
         case "simclr":
             return model(x, x)[0]
+        case "bert":
+            return model(x, attention_mask=x != 0).logits
         case "vgg11":
             return vgg_forward(model, x)
     return model(x)

@@ -1,4 +1,4 @@
-"""Ratings of films: MovieLens in every form of its files, and the 100,000 of package `recbole`.
+"""Ratings of films: files of MovieLens and Netflix, and the 100,000 of package `recbole`.
 
 The licence of MovieLens allows no copies to be passed on; the ratings are read where the package is
 installed.
@@ -9,6 +9,8 @@ References:
   by items).
 """
 
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -63,8 +65,8 @@ def load_movielens(
     """MovieLens, one client a user, or a group of users or of items.
 
     Args:
-      path: `ratings.dat` (1M, 10M), `u.data` (100K), `ratings.csv` (newer ones) or RecBole's
-        `.inter`; None takes the 100K ratings of the installed package.
+      path: `ratings.dat` (1M, 10M), `u.data` (100K), `ratings.csv` (newer ones), RecBole's
+        `.inter` or a file of Netflix; None takes the 100K ratings of the installed package.
       by: what a client has all ratings of.
       num_clients: random groups of equal size; None makes every user (item) a client.
       shares: of training, validation and test, of every client's ratings.
@@ -95,10 +97,12 @@ def load_movielens(
 
 
 def read_ratings(path: str | Path) -> Ratings:
-    """The ratings of a file of MovieLens.
+    """The ratings of a file of MovieLens or of the Netflix prize.
 
     The form is told by the first line: `::`, tabulators or commas between the fields, with or
-    without a head. The first three fields are user, item and rating.
+    without a head; the first three fields are user, item and rating. In Netflix's files
+    (`combined_data_1.txt`, `mv_0000001.txt`) a line `item:` stands before the ratings of an item,
+    which begin with user and rating.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -108,21 +112,11 @@ def read_ratings(path: str | Path) -> Ratings:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; place a file of MovieLens ratings there")
     lines = path.read_text("utf-8").splitlines()
-    if not lines:
-        raise ValueError(f"{path} is empty; wanted user, item and rating on every line")
-    mark = next((mark for mark in ("::", "\t", ",") if mark in lines[0]), "\t")
-    first = 0 if lines[0].split(mark)[0].strip().isdigit() else 1
-    users, items, ratings = [], [], []
-    for number, line in enumerate(lines[first:], start=first + 1):
-        fields = line.split(mark)
-        try:
-            users.append(int(fields[0]))
-            items.append(int(fields[1]))
-            ratings.append(float(fields[2]))
-        except (ValueError, IndexError):
-            raise ValueError(
-                f"{path}, line {number}: {line!r}; wanted user, item and rating between {mark!r}"
-            ) from None
+    is_netflix = bool(lines) and re.fullmatch(r"\d+:", lines[0]) is not None
+    rows = list(_netflix_rows(path, lines) if is_netflix else _movielens_rows(path, lines))
+    if not rows:
+        raise ValueError(f"{path} has {len(lines)} lines and no ratings; wanted one a line")
+    users, items, ratings = zip(*rows, strict=True)
     user_ids, user_numbers = np.unique(users, return_inverse=True)
     item_ids, item_numbers = np.unique(items, return_inverse=True)
     return Ratings(
@@ -132,6 +126,35 @@ def read_ratings(path: str | Path) -> Ratings:
         user_ids,
         item_ids,
     )
+
+
+def _movielens_rows(path: Path, lines: Sequence[str]) -> Iterable[tuple[int, int, float]]:
+    head = lines[0] if lines else ""
+    mark = next((mark for mark in ("::", "\t", ",") if mark in head), "\t")
+    first = 0 if head.split(mark)[0].strip().isdigit() else 1
+    for number, line in enumerate(lines[first:], start=first + 1):
+        try:
+            user, item, rating, *_ = line.split(mark)
+            yield int(user), int(item), float(rating)
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: {line!r}; wanted user, item and rating between {mark!r}"
+            ) from None
+
+
+def _netflix_rows(path: Path, lines: Sequence[str]) -> Iterable[tuple[int, int, float]]:
+    item = 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.endswith(":"):
+                item = int(line[:-1])
+                continue
+            user, rating, *_ = line.split(",")
+            yield int(user), item, float(rating)
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: {line!r}; wanted 'item:', or user and rating between ','"
+            ) from None
 
 
 def _group(split: Split, num_clients: int, seed: int) -> Split:

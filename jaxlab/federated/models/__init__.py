@@ -10,7 +10,8 @@ norms leave padded rows out. Pictures are NHWC::
     example = jax.ShapeDtypeStruct((28, 28, 1), jnp.float32)
     task = federated.classification(models.convnet2(62), example, masked=True)
 
-Rooms: `layers`, `linear`, `convnet`, `recurrent`, `resnet`; `names` (checkpoints of the original).
+Rooms: `layers`, `linear`, `convnet`, `recurrent`, `resnet`, `transformer`; `names` (checkpoints of
+the original).
 """
 
 from jaxlab.federated.models.convnet import ConvNet, convnet2, convnet5, vgg11
@@ -24,8 +25,10 @@ from jaxlab.federated.models.names import (
 )
 from jaxlab.federated.models.recurrent import LSTM
 from jaxlab.federated.models.resnet import ResNet, ResNetProbe, SimCLR
+from jaxlab.federated.models.transformer import BERT_TINY, TextClassifier
 
 __all__ = [
+    "BERT_TINY",
     "LSTM",
     "MLP",
     "BatchNorm",
@@ -35,6 +38,7 @@ __all__ = [
     "ResNet",
     "ResNetProbe",
     "SimCLR",
+    "TextClassifier",
     "convnet2",
     "convnet5",
     "count_parameters",

@@ -32,6 +32,7 @@ from jaxlab.federated.models.convnet import ConvNet
 from jaxlab.federated.models.linear import MLP, LogisticRegression, MatrixFactorization
 from jaxlab.federated.models.recurrent import LSTM
 from jaxlab.federated.models.resnet import ResNet, ResNetProbe, SimCLR
+from jaxlab.federated.models.transformer import TextClassifier
 from jaxlab.federated.strategy import ConfigError
 
 _COUNTER = "num_batches_tracked"
@@ -73,6 +74,11 @@ def original_table(module: nn.Module, example: jax.ShapeDtypeStruct) -> NameTabl
             rules = _resnet("backbone.", "backbone/")
             rules += _linear("projector.layer{i}", "projector_layer{i}")
             rules += _norm("projector.layer{i}_bn", "projector_layer{i}_bn")
+        case TextClassifier():
+            rules = _bert() + _linear("classifier", "classifier")
+            return NameTable(
+                tuple(rules), ignored=(r"bert\.embeddings\.(position|token_type)_ids",)
+            )
         case _:
             raise ConfigError(f"{type(module).__name__} is none of the original's models")
     return NameTable(tuple(rules), ignored=(rf".*{_COUNTER}", "rounds_done"))
@@ -146,10 +152,16 @@ def _conv(name: str, path: str) -> list[Rule]:
     ]
 
 
-def _norm(name: str, path: str) -> list[Rule]:
+def _scale(name: str, path: str) -> list[Rule]:
     return [
         Rule(f"{name}.weight", f"params/{path}/scale"),
         Rule(f"{name}.bias", f"params/{path}/bias"),
+    ]
+
+
+def _norm(name: str, path: str) -> list[Rule]:
+    return [
+        *_scale(name, path),
         Rule(f"{name}.{_MEAN}", f"batch_stats/{path}/mean"),
         Rule(f"{name}.running_var", f"batch_stats/{path}/var"),
     ]
@@ -185,6 +197,29 @@ def _resnet(name: str, path: str) -> list[Rule]:
         *_norm(f"{block}bn{{i}}", f"{ours}bn{{i}}"),
         *_conv(f"{block}shortcut.0", f"{ours}shortcut_conv"),
         *_norm(f"{block}shortcut.1", f"{ours}shortcut_bn"),
+    ]
+
+
+def _bert() -> list[Rule]:
+    layer, ours = "bert.encoder.layer.{i}", "bert/layer_{i}"
+    part = "{part:query|key|value}"
+    return [
+        *(
+            Rule(f"bert.embeddings.{name}_embeddings.weight", f"params/bert/{path}_embeddings")
+            for name, path in (
+                ("word", "word"),
+                ("position", "position"),
+                ("token_type", "type"),
+            )
+        ),
+        *_scale("bert.embeddings.LayerNorm", "bert/embeddings_norm"),
+        *_linear(f"{layer}.attention.self.{part}", f"{ours}/attention/{part}"),
+        *_linear(f"{layer}.attention.output.dense", f"{ours}/attention/out"),
+        *_scale(f"{layer}.attention.output.LayerNorm", f"{ours}/attention_norm"),
+        *_linear(f"{layer}.intermediate.dense", f"{ours}/mlp_in"),
+        *_linear(f"{layer}.output.dense", f"{ours}/mlp_out"),
+        *_scale(f"{layer}.output.LayerNorm", f"{ours}/output_norm"),
+        *_linear("bert.pooler.dense", "pooler"),
     ]
 
 

@@ -64,8 +64,12 @@ def test_lines_that_are_no_ratings_are_told(tmp_path):
     path.write_text(path.read_text() + "1,2\n")
     with pytest.raises(ValueError, match="line 8: '1,2'; wanted user, item and rating between ','"):
         read_ratings(path)
-    path.write_text("")
-    with pytest.raises(ValueError, match="is empty"):
+    for content, lines in (("", 0), ("userId,movieId,rating\n", 1), ("8:\n9:\n", 2)):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=f"has {lines} lines and no ratings"):
+            read_ratings(path)
+    path.write_text("8:\n1488844\n")
+    with pytest.raises(ValueError, match="line 2: '1488844'; wanted 'item:', or user and rating"):
         read_ratings(path)
     with pytest.raises(FileNotFoundError, match="place a file of MovieLens ratings there"):
         read_ratings(tmp_path / "other")

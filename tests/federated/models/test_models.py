@@ -26,9 +26,12 @@ def test_models_have_the_published_number_of_parameters(name):
     assert models.count_parameters(module, example) == number
 
 
-def test_the_lstm_has_the_published_number_of_parameters():
+def test_models_of_numbers_have_the_published_number_of_parameters():
     example = jax.ShapeDtypeStruct((80,), jnp.uint8)
     assert models.count_parameters(models.LSTM(), example) == 819_920
+    # BERT tiny has 4,385,920, a classifier of two classes 258.
+    tiny = models.TextClassifier(2)
+    assert models.count_parameters(tiny, jax.ShapeDtypeStruct((4,), jnp.int32)) == 4_386_178
     ratings = models.MatrixFactorization(943, 1682, 20)
     example = jax.ShapeDtypeStruct((2,), jnp.int32)
     assert models.count_parameters(ratings, example) == (943 + 1682) * 20
@@ -96,17 +99,21 @@ def test_a_frozen_network_gets_no_gradient():
 
 def test_dropout_draws_only_while_training():
     module, x = models.MLP((50, 2), dropout=0.5, use_norm=False), jnp.ones((2, 3))
+    shapes = {"linear_0": (3, 50), "linear_1": (50, 2)}
+    params = {
+        name: {"kernel": jnp.ones(shape), "bias": jnp.zeros(shape[-1])}
+        for name, shape in shapes.items()
+    }
 
     @jax.jit
-    def outputs(key):
-        *keys, start = jax.random.split(key, 3)
-        variables = module.init(start, x)
-        drawn = [module.apply(variables, x, train=True, rngs={"dropout": k}) for k in keys]
-        return drawn, module.apply(variables, x)  # needs no stream
+    def train(key):
+        return module.apply({"params": params}, x, train=True, rngs={"dropout": key})
 
-    drawn, same = outputs(jax.random.key(0))
+    drawn = train(jax.random.key(0)), train(jax.random.key(1))
     assert not np.allclose(*drawn)
-    np.testing.assert_array_equal(same[0], same[1])
+    # 50 units of 3 each, half of them dropped and the others doubled.
+    assert set(np.unique(np.concatenate(drawn))) <= {6.0 * kept for kept in range(51)}
+    np.testing.assert_allclose(module.apply({"params": params}, x), 150.0)
 
 
 def test_a_task_leaves_the_padding_of_a_batch_out_of_the_norms():

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxlab.checkpoints.foreign.names import NameMismatchError, flatten
 from jaxlab.federated import models
 from jaxlab.federated.strategy import ConfigError
+from jaxlab.layers.bert import BertConfig
 
 FOLDER = Path(__file__).parents[2] / "golden"
 MODULES = {
@@ -25,6 +26,7 @@ MODULES = {
     "lstm": models.LSTM(20, 20, 13),
     "resnet": models.ResNet(5, (1, 2, 1, 1)),
     "simclr": models.SimCLR((1, 2, 1, 1)),
+    "bert": models.TextClassifier(5, BertConfig(20, 2, 8, 2, 16, 12)),
 }
 
 
