@@ -85,7 +85,10 @@ def original_table(module: nn.Module, example: jax.ShapeDtypeStruct) -> NameTabl
 
 
 def load_original(
-    module: nn.Module, example: jax.ShapeDtypeStruct, tensors: Mapping[str, np.ndarray]
+    module: nn.Module,
+    example: jax.ShapeDtypeStruct,
+    tensors: Mapping[str, np.ndarray],
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Our variables from the tensors of a checkpoint of the original.
 
@@ -93,6 +96,8 @@ def load_original(
       module: the model.
       example: shape and type of one input, without the batch axis.
       tensors: name -> array.
+      start: variables for what the checkpoint lacks: that of a factorisation has only the vectors
+        that its clients share. None wants all.
 
     Returns:
       Variables of the model, NumPy arrays.
@@ -100,6 +105,8 @@ def load_original(
     Raises:
       NameMismatchError: (a ValueError) listing every missing, unexpected and mis-shaped name.
     """
+    if start is not None:
+        tensors = {**save_original(module, example, start), **tensors}
     shapes = {path: leaf.shape for path, leaf in flatten(_shapes(module, example)).items()}
     return unflatten(original_table(module, example).load(tensors, shapes))
 

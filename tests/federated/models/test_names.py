@@ -98,6 +98,11 @@ def test_a_matrix_factorisation_and_a_probe_have_the_names_of_the_original():
     tensors = {"embed_user.weight": np.ones((3, 2)), "embed_item.weight": np.zeros((4, 2))}
     variables = models.load_original(module, example, tensors)
     assert variables["params"]["embed_user"]["embedding"].shape == (3, 2)
+    shared = {"embed_item.weight": np.full((4, 2), 7.0)}
+    with pytest.raises(NameMismatchError, match="embed_user.weight"):
+        models.load_original(module, example, shared)
+    merged = models.load_original(module, example, shared, variables)["params"]
+    assert [merged[f"embed_{kind}"]["embedding"][0, 0] for kind in ("user", "item")] == [1, 7]
     picture = jax.ShapeDtypeStruct((8, 8, 3), jnp.float32)
     names = models.original_table(models.ResNetProbe(5), picture)
     assert names.our_paths_of("backbone.layer2.0.shortcut.0.weight") == (
