@@ -164,32 +164,31 @@ def _mix(first: Any, second: Any, word1: Any, word2: Any) -> Any:
 
 
 @_compiled
-def _murmur(data: Any, at: Any, end: Any, seed: Any) -> Any:
-    """First 64 bits of MurmurHash3 x64 128 of a text of at least eight bytes."""
-    length = end - at
-    first, second = _U64(seed), _U64(seed)
-    last = end - (length & _U64(15))
-    while at < last:
-        first, second = _mix(first, second, _load(data, at), _load(data, at + _U64(8)))
-        at += _U64(16)
-    left = end - at
-    if left > _U64(8):
-        first ^= _key1(_load(data, at))
-        second ^= _key2(_load_last(data, end, left - _U64(8)))
-    elif left:
-        first ^= _key1(_load_last(data, end, left))
-    return _finish(first, second, length)
-
-
-@_compiled
 def _read_texts(data: Any, ends: Any, rows: Any, seed: Any, words: Any) -> None:
-    """Words of texts, as `hashing.text_words`."""
+    """Words of texts, as `hashing.text_words`.
+
+    Long ones are the first 64 bits of their MurmurHash3 x64 128. Its loop stands here: for every
+    call of a function with branches Numba would count a reference to the array, in a place that
+    threads share, which takes as long as a text.
+    """
     for i in range(rows):
         at, end = _U64(ends[i]), _U64(ends[i + 1])
-        if end - at <= _U64(7):
-            words[i] = _load_short(data, at, end - at) | ((end - at) << _U64(56))
-        else:
-            words[i] = _murmur(data, at, end, seed)
+        length = end - at
+        if length <= _U64(7):
+            words[i] = _load_short(data, at, length) | (length << _U64(56))
+            continue
+        first, second = _U64(seed), _U64(seed)
+        last = end - (length & _U64(15))
+        while at < last:
+            first, second = _mix(first, second, _load(data, at), _load(data, at + _U64(8)))
+            at += _U64(16)
+        left = end - at
+        if left > _U64(8):
+            first ^= _key1(_load(data, at))
+            second ^= _key2(_load_last(data, end, left - _U64(8)))
+        elif left:
+            first ^= _key1(_load_last(data, end, left))
+        words[i] = _finish(first, second, length)
 
 
 @_compiled
