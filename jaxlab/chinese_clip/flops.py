@@ -1,7 +1,9 @@
 """Floating-point operations of the towers, counted from their sizes.
 
 A multiplication with its addition counts as two operations. Matrix products and convolutions are
-counted; norms, activations, softmax, embeddings and pooling, together below 1 %, are not.
+counted; norms, activations, softmax, embeddings and pooling, together below 1 %, are not. The last
+block of a transformer computes the one token that is wanted, with keys and values of all; the
+original computes every token of it.
 """
 
 from jaxlab.chinese_clip.model import ChineseClipConfig
@@ -25,14 +27,14 @@ def image_flops(
     Example:
       >>> from jaxlab.chinese_clip import MODELS
       >>> round(image_flops(MODELS["ViT-B-16"].vision) / 1e9, 1)
-      35.1
+      32.7
     """
     if isinstance(config, ModifiedResNetConfig):
         return _resnet_flops(config)
     patches = config.grid_size**2
     tokens = 1 + num_kept_patches(patches, mask_ratio)
     embedding = _dense(patches, 3 * config.patch_size**2, config.width)
-    blocks = config.num_layers * _transformer_block(tokens, config.width, config.mlp_width)
+    blocks = _transformer(config.num_layers, tokens, config.width, config.mlp_width)
     return embedding + blocks + _dense(1, config.width, config.output_dim)
 
 
@@ -47,7 +49,7 @@ def text_flops(config: BertConfig, context_length: int, output_dim: int) -> floa
     Returns:
       Operations of the forward pass.
     """
-    blocks = config.num_layers * _transformer_block(context_length, config.width, config.mlp_width)
+    blocks = _transformer(config.num_layers, context_length, config.width, config.mlp_width)
     return blocks + _dense(1, config.width, output_dim)
 
 
@@ -98,10 +100,17 @@ def _dense(rows: int, inputs: int, outputs: int) -> float:
     return 2.0 * rows * inputs * outputs
 
 
-def _transformer_block(tokens: int, width: int, mlp_width: int) -> float:
+def _transformer(num_layers: int, tokens: int, width: int, mlp_width: int) -> float:
+    """Blocks that compute all tokens, and one that computes the first."""
+    whole = _transformer_block(tokens, tokens, width, mlp_width)
+    return (num_layers - 1) * whole + _transformer_block(1, tokens, width, mlp_width)
+
+
+def _transformer_block(outputs: int, tokens: int, width: int, mlp_width: int) -> float:
     """Four projections, scores and weighted values, and the feed-forward layer."""
-    attention = 4 * _dense(tokens, width, width) + 2 * _dense(tokens, tokens, width)
-    return attention + 2 * _dense(tokens, width, mlp_width)
+    projections = 2 * _dense(tokens, width, width) + 2 * _dense(outputs, width, width)
+    attention = projections + 2 * _dense(outputs, tokens, width)
+    return attention + 2 * _dense(outputs, width, mlp_width)
 
 
 def _resnet_flops(config: ModifiedResNetConfig) -> float:

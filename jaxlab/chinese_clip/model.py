@@ -254,7 +254,7 @@ class ChineseClip(nn.Module):
                 "text_projection) to encode texts"
             )
         with full_precision(self.dtype):
-            hidden, taps = self.bert(ids, train=train, return_taps=return_taps)
+            hidden, taps = self.bert(ids, train=train, num_outputs=1, return_taps=return_taps)
             features = hidden[:, 0] @ self.text_projection.astype(self.dtype)
         return features.astype(jnp.float32), taps
 

@@ -302,6 +302,21 @@ class MultiHeadAttention(nn.Module):
         return output, extras
 
 
+def attention_of_some(
+    implementation: AttentionImplementation, num_outputs: int | None
+) -> AttentionImplementation:
+    """The implementation for a block that computes only some of its tokens.
+
+    Their scores are few: what fused kernels save is not there, and they are made for as many
+    queries as keys.
+
+    Args:
+      implementation: of the other blocks.
+      num_outputs: tokens that are computed; `None` is all.
+    """
+    return implementation if num_outputs is None else "einsum"
+
+
 def check_heads(width: int, num_heads: int) -> None:
     """Refuse a number of heads that does not divide the width.
 

@@ -12,7 +12,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlab.layers.activations import ACTIVATIONS, check_activation
-from jaxlab.layers.attention import AttentionImplementation, MultiHeadAttention, check_heads
+from jaxlab.layers.attention import (
+    AttentionImplementation,
+    MultiHeadAttention,
+    attention_of_some,
+    check_heads,
+)
 from jaxlab.layers.dense import Dense
 from jaxlab.layers.normalization import LayerNorm
 from jaxlab.layers.stacking import LayerOutput, Taps, run_layers
@@ -83,6 +88,7 @@ class BertLayer(nn.Module):
     Attributes:
       config: sizes.
       train: apply dropout.
+      num_outputs: compute the first tokens only, from all of them; `None` computes all.
       return_scores: return the attention scores too.
       implementation: see `jaxlab.layers.attention`.
       dtype: type of the computation.
@@ -90,6 +96,7 @@ class BertLayer(nn.Module):
 
     config: BertConfig
     train: bool = False
+    num_outputs: int | None = None
     return_scores: bool = False
     implementation: AttentionImplementation = "einsum"
     dtype: DTypeLike = jnp.float32
@@ -113,12 +120,19 @@ class BertLayer(nn.Module):
         attended, extras = MultiHeadAttention(
             config.num_heads,
             dropout_rate=config.attention_dropout,
-            implementation=self.implementation,
+            implementation=attention_of_some(self.implementation, self.num_outputs),
             kernel_init=kernel_init,
             out_kernel_init=kernel_init,
             dtype=self.dtype,
             name="attention",
-        )(x, bias=bias, train=self.train, return_scores=self.return_scores)
+        )(
+            x[:, : self.num_outputs],
+            x,
+            bias=bias,
+            train=self.train,
+            return_scores=self.return_scores,
+        )
+        x = x[:, : self.num_outputs]
         x = LayerNorm(config.layer_norm_epsilon, name="attention_norm")(x + drop(attended))
         h = Dense(config.mlp_width, dtype=self.dtype, kernel_init=kernel_init, name="mlp_in")(x)
         h = ACTIVATIONS[config.activation](h)
@@ -157,8 +171,9 @@ class BertEncoder(nn.Module):
         *,
         mask: Bool[Array, "batch time"] | None = None,
         train: bool = False,
+        num_outputs: int | None = None,
         return_taps: bool = False,
-    ) -> tuple[Float[Array, "batch time width"], Taps]:
+    ) -> tuple[Float[Array, "batch outputs width"], Taps]:
         """Encode token ids.
 
         Args:
@@ -166,10 +181,12 @@ class BertEncoder(nn.Module):
           mask: True for real tokens; `None` derives it from `ids != pad_id`. A row without any
             real token attends to all its positions equally and stays finite.
           train: apply dropout (needs the `dropout` stream).
+          num_outputs: how many last hidden states are wanted, 1 for those of [CLS]: the last block
+            then computes no others. `None` is all.
           return_taps: return hidden states and attention scores of every layer.
 
         Returns:
-          The last hidden states, and the taps (empty tuples unless asked for).
+          The last hidden states of the first tokens, and the taps (empty tuples unless asked for).
 
         Raises:
           ValueError: if a text is longer than the position table.
@@ -203,6 +220,7 @@ class BertEncoder(nn.Module):
             remat=self.remat,
             scan=self.scan,
             dropout=train and max(config.hidden_dropout, config.attention_dropout) > 0.0,
+            num_outputs=num_outputs,
             return_taps=return_taps,
         )
 

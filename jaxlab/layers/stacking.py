@@ -5,6 +5,7 @@ compiles one layer instead of all, and wants them stacked along a leading axis: 
 `unstack_layers` go from one form to the other. `run_layers` runs either way on the public tree.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -100,8 +101,9 @@ def run_layers(
     remat: bool,
     scan: bool,
     dropout: bool,
+    num_outputs: int | None,
     return_taps: bool,
-) -> tuple[Float[Array, "batch time width"], Taps]:
+) -> tuple[Float[Array, "batch outputs width"], Taps]:
     """Run equal layers one after the other inside a compact method of `parent`.
 
     The layers are children `layer_0` ... of `parent` in every mode, so that parameters do not
@@ -110,7 +112,7 @@ def run_layers(
     Args:
       parent: the module whose compact method calls this.
       layer: module class, called as `layer(**fields)(x, *shared)`, returning a `LayerOutput`.
-      fields: the layers' fields.
+      fields: the layers' fields but `num_outputs`, which says how many tokens one computes.
       x: hidden states.
       *shared: further arguments, the same for all layers (a mask, a bias).
       num_layers: number of layers.
@@ -118,28 +120,34 @@ def run_layers(
       scan: run as one `jax.lax.scan` over stacked parameters, which compiles in the time of one
         layer. Dropout then draws other keys than the unrolled form; everything else is equal.
       dropout: the layers draw from the `dropout` stream.
+      num_outputs: how many of the last hidden states are wanted, from the first token on; `None`
+        is all. The last layer computes no others unless there are taps: of a tower of twelve
+        layers that gives the state of one token, this saves a fifteenth.
       return_taps: fill the taps; else they are empty.
 
     Returns:
-      The last hidden states, and the taps.
+      The last hidden states of the first tokens, and the taps.
     """
     hidden, outputs = [x], []
+    last = {**fields, "num_outputs": None if return_taps else num_outputs}
+    num_equal = num_layers if last["num_outputs"] is None else num_layers - 1
     if scan and not parent.is_initializing():
-        x, stacked = _scan_layers(
-            parent, layer(**fields, parent=None), x, shared, num_layers, remat, dropout, return_taps
-        )
+        layers = [layer(**fields, parent=None)] * num_equal
+        layers += [layer(**last, parent=None)] * (num_layers - num_equal)
+        x, stacked = _scan_layers(parent, layers, num_equal, x, shared, remat, dropout, return_taps)
         if stacked is not None:
             outputs = [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(num_layers)]
     else:
         layer_class = nn.remat(layer) if remat else layer
         for i in range(num_layers):
-            output = layer_class(**fields, name=f"{LAYER_PREFIX}{i}")(x, *shared)
+            own = fields if i < num_equal else last
+            output = layer_class(**own, name=f"{LAYER_PREFIX}{i}")(x, *shared)
             x = output.hidden
             outputs.append(output)
     if not return_taps:
         return x, Taps((), (), ())
     hidden += [output.hidden for output in outputs]
-    return x, Taps(
+    return x[:, :num_outputs], Taps(
         tuple(hidden),
         tuple(output.scores for output in outputs),
         tuple(output.probabilities for output in outputs),
@@ -148,23 +156,36 @@ def run_layers(
 
 def _scan_layers(
     parent: nn.Module,
-    layer: nn.Module,
+    layers: Sequence[nn.Module],
+    num_equal: int,
     x: Array,
     shared: Sequence[Any],
-    num_layers: int,
     remat: bool,
     dropout: bool,
     keep_outputs: bool,
 ) -> tuple[Array, LayerOutput | None]:
-    """Scan one detached layer over the stacked parameters of the parent's layers."""
+    """Scan one detached layer over the stacked parameters of the parent's layers.
 
-    def body(x: Array, xs: tuple[PyTree, Array | None]) -> tuple[Array, LayerOutput | None]:
+    Only the first `num_equal` are; a last one that differs from them runs after the scan.
+    """
+
+    def run(
+        layer: nn.Module, x: Array, xs: tuple[PyTree, Array | None]
+    ) -> tuple[Array, LayerOutput | None]:
         params, key = xs
         rngs = {} if key is None else {"dropout": key}
         output = cast(LayerOutput, layer.apply({"params": params}, x, *shared, rngs=rngs))
         return output.hidden, output if keep_outputs else None
 
-    stacked = stack_layers(parent.variables["params"], num_layers)
-    keys = jax.random.split(parent.make_rng("dropout"), num_layers) if dropout else None
-    step = jax.checkpoint(body, prevent_cse=False) if remat else body
-    return jax.lax.scan(step, x, (stacked, keys))
+    params, outputs = parent.variables["params"], None
+    keys = jax.random.split(parent.make_rng("dropout"), len(layers)) if dropout else None
+    steps = [functools.partial(run, layer) for layer in layers]
+    if remat:
+        steps = [jax.checkpoint(step, prevent_cse=False) for step in steps]
+    if num_equal:
+        own_keys = None if keys is None else keys[:num_equal]
+        x, outputs = jax.lax.scan(steps[0], x, (stack_layers(params, num_equal), own_keys))
+    if num_equal < len(layers):
+        own_key = None if keys is None else keys[-1]
+        x, _ = steps[-1](x, (params[f"{LAYER_PREFIX}{num_equal}"], own_key))
+    return x, outputs

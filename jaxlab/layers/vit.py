@@ -16,7 +16,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxlab.layers.activations import ACTIVATIONS, check_activation
-from jaxlab.layers.attention import AttentionImplementation, MultiHeadAttention, check_heads
+from jaxlab.layers.attention import (
+    AttentionImplementation,
+    MultiHeadAttention,
+    attention_of_some,
+    check_heads,
+)
 from jaxlab.layers.dense import Dense
 from jaxlab.layers.initializers import torch_uniform, uniform
 from jaxlab.layers.normalization import LayerNorm
@@ -81,12 +86,14 @@ class VisionTransformerLayer(nn.Module):
 
     Attributes:
       config: sizes.
+      num_outputs: compute the first tokens only, from all of them; `None` computes all.
       return_scores: return the attention scores too.
       implementation: see `jaxlab.layers.attention`.
       dtype: type of the computation.
     """
 
     config: VisionTransformerConfig
+    num_outputs: int | None = None
     return_scores: bool = False
     implementation: AttentionImplementation = "einsum"
     dtype: DTypeLike = jnp.float32
@@ -103,16 +110,17 @@ class VisionTransformerLayer(nn.Module):
         """
         config = self.config
         width = config.width
+        h = LayerNorm(config.layer_norm_epsilon, name="ln_1")(x)
         attended, extras = MultiHeadAttention(
             config.num_heads,
-            implementation=self.implementation,
+            implementation=attention_of_some(self.implementation, self.num_outputs),
             # The original draws q, k and v as one (3 * width, width) Xavier-uniform matrix.
             kernel_init=uniform(math.sqrt(6.0 / (4 * width))),
             out_kernel_init=torch_uniform(width),
             dtype=self.dtype,
             name="attention",
-        )(LayerNorm(config.layer_norm_epsilon, name="ln_1")(x), return_scores=self.return_scores)
-        x = x + attended
+        )(h[:, : self.num_outputs], h, return_scores=self.return_scores)
+        x = x[:, : self.num_outputs] + attended
         h = LayerNorm(config.layer_norm_epsilon, name="ln_2")(x)
         for name, fan_in, features in (
             ("mlp_in", width, config.mlp_width),
@@ -194,6 +202,7 @@ class VisionTransformer(nn.Module):
             remat=self.remat,
             scan=self.scan,
             dropout=False,
+            num_outputs=1,
             return_taps=return_taps,
         )
         pooled = LayerNorm(config.layer_norm_epsilon, name="ln_post")(x[:, 0])

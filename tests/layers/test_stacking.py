@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -47,6 +48,47 @@ def run(tower, **mode):
 def test_scanned_and_rematerialised_layers_equal_unrolled_ones(tower, mode):
     for a, b in zip(jax.tree.leaves(run(tower, **mode)), jax.tree.leaves(run(tower)), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+def first_token(tower, **mode):
+    """The class token's output and its gradients, without taps."""
+    module, config, inputs = TOWERS[tower]
+    options = {"num_outputs": 1} if tower == "bert" else {}
+
+    def loss(variables):
+        output, _ = module(config, **mode).apply(variables, inputs, **options)
+        return jnp.sin(output).sum(), output
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(drawn(tower))
+
+
+def sliced_token(tower):
+    """The same from all tokens."""
+    module, config, inputs = TOWERS[tower]
+
+    def loss(variables):
+        output, _ = module(config).apply(variables, inputs, return_taps=True)
+        output = output[:, :1] if tower == "bert" else output
+        return jnp.sin(output).sum(), output
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(drawn(tower))
+
+
+@pytest.mark.parametrize("mode", [{}, {"scan": True, "remat": True}], ids=["unrolled", "scanned"])
+@pytest.mark.parametrize("tower", sorted(TOWERS))
+def test_one_token_alone_equals_the_first_of_all(tower, mode):
+    found, wanted = first_token(tower, **mode), sliced_token(tower)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_single_layer_gives_one_token(scan):
+    config = dataclasses.replace(BERT, num_layers=1)
+    variables = {"params": {k: v for k, v in drawn("bert")["params"].items() if k != "layer_1"}}
+    model = BertEncoder(config, scan=scan)
+    token = model.apply(variables, IDS, num_outputs=1)[0]
+    np.testing.assert_allclose(token, model.apply(variables, IDS)[0][:, :1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("tower", sorted(TOWERS))
