@@ -13,23 +13,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from experiments.federated.progress import CourseProgress
 from experiments.federated.settings import EarlyStopConfig, RunConfig
-from experiments.federated.tasks import Plan, Problem, make_simulation
-from jaxlab.checkpoints.foreign import safetensors
-from jaxlab.checkpoints.foreign.names import flatten
-from jaxlab.federated import ConfigError, CourseState, Evaluation, models, run_course
+from experiments.federated.tasks import MODEL, Plan, Problem, make_simulation, save_variables
+from jaxlab.federated import ConfigError, CourseState, Evaluation, run_course
 from jaxlab.training.metric_log import MetricLog
 from jaxlab.training.workdir import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-COURSE, CLIENTS, MODEL = "course.json", "clients.csv", "model.safetensors"
+COURSE, CLIENTS = "course.json", "clients.csv"
 UNSEEN = "_unseen"
 _SHOWN = {"correct": "accuracy"}  # names of sums -> names of their means
 
@@ -55,13 +51,16 @@ class Outcome(NamedTuple):
       name: of the course.
       points: its evaluations.
       counts: what `Simulation.report` tells.
-      clients_per_second: updates over the seconds of the second half of the rounds.
+      num_timed: clients whose update was aggregated in the second half of the rounds, when programs
+        are compiled.
+      seconds: that these rounds took.
     """
 
     name: str
     points: list[Point]
     counts: dict[str, float]
-    clients_per_second: float
+    num_timed: int
+    seconds: float
 
     @property
     def final(self) -> dict[str, float]:
@@ -214,13 +213,16 @@ def play(
             logged = len(state.server.evaluations)
 
         state = run_course(simulation.course, state, on_round=on_round)
-    save_model(folder / MODEL, problem, simulation.variables(state))
+    num_models = config.algorithm.num_models if config.algorithm.name == "fed_em" else 0
+    save_variables(
+        folder / MODEL, problem.module, problem.example, simulation.variables(state), num_models
+    )
     write_clients(folder / CLIENTS, problem, plan, numbers)
     outcome = Outcome(
         plan.name,
         [Point(e.round, e.time_us / 1e6, dict(e.metrics)) for e in state.server.evaluations],
         simulation.report(state),
-        progress.clients_per_second,
+        *progress.timed,
     )
     write_json(
         folder / COURSE, outcome._asdict() | {"points": [p._asdict() for p in outcome.points]}
@@ -233,24 +235,8 @@ def read_outcome(folder: Path) -> Outcome | None:
     found: dict[str, Any] | None = read_json(folder / COURSE)
     if found is None:
         return None
-    points = [Point(**point) for point in found["points"]]
-    return Outcome(found["name"], points, found["counts"], found["clients_per_second"])
-
-
-def save_model(path: Path, problem: Problem, variables: PyTree) -> None:
-    """Writes the shared model under the names of the original, or ours where it has no such model.
-
-    Args:
-      path: a safetensors file.
-      problem: tells the model.
-      variables: of the model; of several with FedEM, whose leaves are (models, ...).
-    """
-    host = jax.device_get(variables)
-    try:
-        tensors = models.save_original(problem.module, problem.example, host)
-    except ConfigError:
-        tensors = flatten(host)
-    safetensors.write_safetensors(path, tensors)
+    found["points"] = [Point(**point) for point in found["points"]]
+    return Outcome(**found)
 
 
 def write_clients(path: Path, problem: Problem, plan: Plan, numbers: ClientNumbers) -> None:

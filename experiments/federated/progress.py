@@ -46,11 +46,10 @@ class CourseProgress:
             self._bar.close()
 
     @property
-    def clients_per_second(self) -> float:
-        """Over the second half of the rounds, when programs are compiled; 0 before the first."""
+    def timed(self) -> tuple[int, float]:
+        """Clients and seconds of the second half of the rounds, when programs are compiled."""
         recent = self.rounds[len(self.rounds) // 2 :]
-        seconds = sum(spent for _, spent in recent)
-        return sum(clients for clients, _ in recent) / seconds if seconds else 0.0
+        return sum(clients for clients, _ in recent), sum(seconds for _, seconds in recent)
 
     def update(self, state: CourseState) -> None:
         """Notes that the server has aggregated or evaluated."""
@@ -81,7 +80,8 @@ class CourseProgress:
         parts = []
         if state.server.clock_us:
             parts.append(f"{state.server.clock_us / 1e6:,.0f} virtual s")
-        parts.append(f"{self.clients_per_second:,.4g} clients/s")
+        clients, seconds = self.timed
+        parts.append(f"{clients / seconds:,.4g} clients/s" if seconds else "")
         if state.server.evaluations:
             value = state.server.evaluations[-1].metrics.get(self.metric)
             parts.append("" if value is None else f"{self.metric} {value:.4f}")

@@ -77,8 +77,7 @@ def report(config: RunConfig, outcomes: Sequence[Outcome], metric: str, workdir:
     results = headline(config, outcomes, metric)
     write_json(workdir / training.workdir.RESULTS, results)
     details = {
-        outcome.name: {**outcome.final, **outcome.counts}
-        | {"clients_per_second": outcome.clients_per_second}
+        outcome.name: {**outcome.final, **outcome.counts, "clients_per_second": speed([outcome])}
         for outcome in outcomes
     }
     write_json(workdir / REPORT, details)
@@ -123,8 +122,14 @@ def headline(
                     "%s: %s did not come to the target %g", outcome.name, metric,
                     config.evaluation.target,
                 )  # fmt: skip
-    results["clients_per_second"] = outcomes[-1].clients_per_second
+    results["clients_per_second"] = speed(outcomes)
     return results
+
+
+def speed(outcomes: Sequence[Outcome]) -> float:
+    """Updates a second, of the second halves of the courses."""
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    return sum(outcome.num_timed for outcome in outcomes) / seconds if seconds else 0.0
 
 
 def draw_course(config: RunConfig, outcomes: Sequence[Outcome], metric: str) -> Image.Image:

@@ -31,7 +31,7 @@ from experiments.federated.settings import (
     ServerConfig,
 )
 from jaxlab import federated
-from jaxlab.checkpoints.foreign.names import unflatten
+from jaxlab.checkpoints.foreign.names import flatten, unflatten
 from jaxlab.federated import (
     Algorithm,
     ClientData,
@@ -55,6 +55,9 @@ from jaxlab.federated.datasets.image_files import (
     MNIST_STD,
 )
 from jaxlab.federated.learning import Summarize, tree_bytes
+
+MODEL = "model.safetensors"
+"""What a course leaves: the shared model, with the names of the original."""
 
 INIT, TRUST = 0, 1
 """Purposes of the keys that are made of a run's seed."""
@@ -106,12 +109,15 @@ class Plan(NamedTuple):
     splits: dict[str, ClientData]
 
 
-def make_problem(config: RunConfig, data: FederatedData | None = None) -> Problem:
+def make_problem(
+    config: RunConfig, data: FederatedData | None = None, *, is_abstract: bool = False
+) -> Problem:
     """Loads the data and makes what all courses of a run share.
 
     Args:
       config: the settings.
       data: takes the place of the data that the settings name.
+      is_abstract: variables are shapes only, for what is traced and not run.
 
     Raises:
       FileNotFoundError: if files are missing.
@@ -122,18 +128,16 @@ def make_problem(config: RunConfig, data: FederatedData | None = None) -> Proble
     module, prepare = make_model(config.model, data), make_prepare(config.data.name, data)
     example = example_shape(data, prepare)
     task = make_task(module, example, prepare, data)
-    key = jax.random.fold_in(jax.random.key(config.seed), INIT)
+    num_models = config.algorithm.num_models if config.algorithm.name == "fed_em" else 0
+
+    def init() -> PyTree:
+        key = jax.random.fold_in(jax.random.key(config.seed), INIT)
+        return federated.init_models(task, key, num_models) if num_models else task.init(key)
+
     if config.model.start:
-        variables = load_variables(config.model.start, module, example)
-        if config.algorithm.name == "fed_em":
-            raise ConfigError(
-                f"model.start={config.model.start!r} holds one model, and models of FedEM that "
-                "begin equal stay equal; leave it out"
-            )
-    elif config.algorithm.name == "fed_em":
-        variables = federated.init_models(task, key, config.algorithm.num_models)
+        variables = load_variables(config.model.start, module, example, num_models)
     else:
-        variables = jax.jit(task.init)(key)
+        variables = jax.eval_shape(init) if is_abstract else jax.jit(init)()
     return Problem(
         data, module, example, task, variables, config.local.schedule,
         make_devices(config, data.num_clients), make_failures(config),
@@ -450,13 +454,16 @@ def make_task(
     return federated.regression(module, example, masked=True)
 
 
-def load_variables(path: str, module: nn.Module, example: jax.ShapeDtypeStruct) -> PyTree:
+def load_variables(
+    path: str, module: nn.Module, example: jax.ShapeDtypeStruct, num_models: int = 0
+) -> PyTree:
     """Variables from a checkpoint of the original, or from `model.safetensors` of a run.
 
     Args:
       path: the file.
       module: the model.
       example: shape and type of one input.
+      num_models: models of FedEM; 0 for one that is no mixture.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -466,13 +473,36 @@ def load_variables(path: str, module: nn.Module, example: jax.ShapeDtypeStruct) 
 
     if not Path(path).expanduser().is_file():
         raise FileNotFoundError(
-            f"model.start={path} does not exist; give a checkpoint of FederatedScope or "
-            "model.safetensors of a run"
+            f"{path} does not exist; give a checkpoint of FederatedScope or {MODEL} of a run"
         )
     tensors = state_dicts.read_state_dict(Path(path).expanduser()).tensors
-    if any(name.startswith("params/") for name in tensors):
-        return unflatten({name: np.asarray(tensor) for name, tensor in tensors.items()})
-    return models.load_original(module, example, tensors)
+    if not num_models:
+        return models.load_original(module, example, tensors)
+    if not all("/" in name for name in tensors):
+        raise ConfigError(
+            f"{path} holds one model, and models of FedEM that begin equal stay equal; give "
+            f"{MODEL} of a run with fed_em"
+        )
+    return unflatten({name: np.asarray(tensor) for name, tensor in tensors.items()})
+
+
+def save_variables(
+    path: Path, module: nn.Module, example: jax.ShapeDtypeStruct, variables: PyTree, num_models: int
+) -> None:
+    """Writes variables under the names of the original; those of several models under ours.
+
+    Args:
+      path: a safetensors file.
+      module: the model.
+      example: shape and type of one input.
+      variables: of the model, or of several, whose leaves are (models, ...).
+      num_models: models of FedEM; 0 for one that is no mixture.
+    """
+    from jaxlab.checkpoints.foreign import safetensors
+
+    host = jax.device_get(variables)
+    tensors = flatten(host) if num_models else models.save_original(module, example, host)
+    safetensors.write_safetensors(path, tensors)
 
 
 def _is_float(examples: Mapping[str, Any]) -> bool:
