@@ -156,13 +156,25 @@ class Evaluations:
           version: the round, which is what clients are sent.
         """
         tree = self._algorithm.evaluation(server)
-        by_client = {
+        by_server = self._by_server(tree, jax.random.fold_in(self._key, version))
+        self._found[version] = self.by_client(server, version), by_server
+        return version
+
+    def by_client(self, server: Tree, version: int) -> dict[str, dict[str, np.ndarray]]:
+        """Sums and counts of every client, of the model that it would use now.
+
+        Args:
+          server: the server's tree.
+          version: the round, for the keys.
+
+        Returns:
+          Split -> name -> (clients, 2).
+        """
+        tree = self._algorithm.evaluation(server)
+        return {
             name: self._executor.evaluate(tree, self._everybody, split, version)
             for name, split in self._splits.items()
         }
-        by_server = self._by_server(tree, jax.random.fold_in(self._key, version))
-        self._found[version] = by_client, by_server
-        return version
 
     def merge(self, server: Tree, answers: Mapping[int, Any], version: int) -> dict[str, float]:
         """Metrics of an evaluation.

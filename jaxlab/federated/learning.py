@@ -217,12 +217,7 @@ def make_simulation(
         }
 
     def evaluate(state: CourseState) -> dict[str, dict[str, np.ndarray]]:
-        tree = algorithm.evaluation(state.server.model)
-        clients = np.arange(1, config.num_clients + 1, dtype=np.int32)
-        return {
-            name: executor.evaluate(tree, clients, split, state.server.round)
-            for name, split in held.items()
-        }
+        return evaluations.by_client(state.server.model, state.server.round)
 
     return Simulation(
         course, start, lambda s: algorithm.variables(s.server.model), report, evaluate
