@@ -57,8 +57,9 @@ Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`,
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
 each); `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together; `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
-`datasets` and `models`, imported by name.
+them together; `monitoring` (reports, fairness, early stop), `evaluation`; `splitters`,
+`split_summary`, `feature_shift` (who holds what), and the packages `datasets` and `models`,
+imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -103,11 +104,22 @@ from jaxlab.federated.devices import (
     load_devices,
     slowness,
 )
+from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.feature_shift import add_client_noise, rotate_client_images
 from jaxlab.federated.fedavg import fed_avg
-from jaxlab.federated.learning import Simulation, make_simulation, mean_metrics
+from jaxlab.federated.learning import Simulation, make_simulation
 from jaxlab.federated.local import Limits, make_sgd_step, run_steps, train_client
 from jaxlab.federated.messages import Message, check_content
+from jaxlab.federated.monitoring import (
+    EarlyStop,
+    Report,
+    best_evaluation,
+    check_metric,
+    fairness,
+    is_larger_better,
+    mean_metrics,
+    metric_values,
+)
 from jaxlab.federated.robust import (
     bulyan,
     centered_clipping,
@@ -167,6 +179,7 @@ __all__ = [
     "CourseConfig",
     "CourseState",
     "Device",
+    "EarlyStop",
     "Evaluation",
     "EvaluationInput",
     "Event",
@@ -179,6 +192,7 @@ __all__ = [
     "Message",
     "ModelAggregator",
     "NotEnoughClientsError",
+    "Report",
     "Role",
     "Sampler",
     "Schedule",
@@ -194,12 +208,15 @@ __all__ = [
     "add_client_noise",
     "answer_time_us",
     "assign_devices",
+    "best_evaluation",
     "bulyan",
     "centered_clipping",
     "check_completeness",
     "check_content",
+    "check_metric",
     "classification",
     "ditto",
+    "fairness",
     "fed_adagrad",
     "fed_adam",
     "fed_avg",
@@ -214,6 +231,7 @@ __all__ = [
     "geometric_median",
     "init_models",
     "init_server",
+    "is_larger_better",
     "is_normalization",
     "keep_local",
     "krum",
@@ -228,6 +246,8 @@ __all__ = [
     "make_uniform_sampler",
     "mean_metrics",
     "median",
+    "merge_clients",
+    "metric_values",
     "mime",
     "mime_lite",
     "multi_krum",

@@ -24,8 +24,10 @@ from jaxlab.federated.algorithm import Algorithm, Tree
 from jaxlab.federated.client import Answer, ClientProgram, Failure, make_client
 from jaxlab.federated.client_data import ClientData, Schedule, view_client
 from jaxlab.federated.devices import Device, answer_time_us
+from jaxlab.federated.evaluation import Evaluations, Summarize
 from jaxlab.federated.executor import Executor
 from jaxlab.federated.local import Limits
+from jaxlab.federated.monitoring import EarlyStop, mean_metrics
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import NUM_SAMPLE, init_server, make_server
 from jaxlab.federated.server_state import CourseConfig, Evaluation, ServerProgram, Update
@@ -35,9 +37,6 @@ from jaxlab.federated.strategy import ConfigError
 from jaxlab.parallel import place, replicated
 
 _logger = logging.getLogger(__name__)
-
-Summarize = Callable[[str, dict[str, np.ndarray]], Mapping[str, float]]
-"""`(split, name -> (clients, 2) sums and counts) -> metrics`."""
 
 AnswerTime = Callable[[Device, int, int, int], int]
 """`(device, samples of the round, bytes down, bytes up) -> microseconds`."""
@@ -55,12 +54,15 @@ class Simulation(NamedTuple):
       variables: `state -> variables` of the model.
       report: `state -> name -> number`: rounds, virtual seconds, what was computed and wasted, and
         whatever `ServerState.counts` has seen.
+      evaluate: `state -> split -> name -> (clients, 2)`, sums and counts of every client, of the
+        model it would use now.
     """
 
     course: Course
     start: Callable[[], CourseState]
     variables: Callable[[CourseState], PyTree]
     report: Callable[[CourseState], dict[str, int | float]]
+    evaluate: Callable[[CourseState], dict[str, dict[str, np.ndarray]]]
 
 
 def make_simulation(
@@ -77,6 +79,7 @@ def make_simulation(
     aggregator: Aggregator | None = None,
     sampler: Sampler | None = None,
     splits: Mapping[str, ClientData] | None = None,
+    server_splits: Mapping[str, ClientData] | None = None,
     summarize: Summarize | None = None,
     is_converged: Callable[[Sequence[Evaluation]], bool] = lambda evaluations: False,
     store: ClientStore | None = None,
@@ -103,9 +106,12 @@ def make_simulation(
       sampler: who is asked; None is uniform.
       splits: name -> examples of all clients that evaluations go over, such as `test`; metrics of
         clients that never train are found under `test_unseen`.
-      summarize: from the sums of all clients over a split to its metrics; None takes the mean over
-        all examples, see `mean_metrics`.
-      is_converged: whether the course ends early, asked after every evaluation.
+      server_splits: name -> examples that the server evaluates the shared model on by itself, its
+        own or those of clients (then of all as one); found under `test_server`.
+      summarize: from the sums of all clients over a split to its metrics, such as a `Report`; None
+        takes the mean over all examples, see `mean_metrics`.
+      is_converged: whether the course ends early, asked after every evaluation, such as an
+        `EarlyStop`.
       store: where clients keep their state, made with `algorithm.init_client`; None keeps it in the
         memory of the host.
       width: clients of a device that are computed at once.
@@ -137,8 +143,12 @@ def make_simulation(
         cohort_size=config.strategy.cohort_size,
         compute_pending=config.strategy.is_asynchronous,
     )
-    held = {name: place(replicated(mesh), split) for name, split in (splits or {}).items()}
-    summary = summarize or mean_metrics
+    evaluations = Evaluations(
+        algorithm, executor, splits or {}, server_splits or {}, variables, mesh, config,
+        summarize or mean_metrics,
+    )  # fmt: skip
+    if isinstance(is_converged, EarlyStop):
+        evaluations.check_metric(is_converged.metric, data, _limits(schedule, sizes))
     update_server = jax.jit(algorithm.update_server)
 
     def broadcast(server: Tree, version: int) -> int:
@@ -161,18 +171,6 @@ def make_simulation(
             return server, refused
         return update_server(server, result.update, np.float32(result.num_updates)), refused
 
-    def merge(server: Tree, answers: Mapping[int, None], version: int) -> Mapping[str, float]:
-        tree = algorithm.evaluation(server)
-        clients = np.asarray(sorted(answers), np.int32)
-        seen = clients <= config.num_clients - config.num_unseen
-        metrics: dict[str, float] = {}
-        for name, split in held.items():
-            sums = executor.evaluate(tree, clients, split, version)
-            for label, group in ((name, seen), (f"{name}_unseen", ~seen)):
-                if group.any():
-                    metrics |= summary(label, {key: rows[group] for key, rows in sums.items()})
-        return metrics
-
     def train(client: int, version: int, number: int) -> Answer | Failure:
         duration_us = durations[client - 1]
         if fails is not None and fails(client, number):
@@ -184,8 +182,8 @@ def make_simulation(
         ServerProgram(
             broadcast=broadcast,
             aggregate=aggregate,
-            evaluation=lambda server, version: version,
-            merge=merge,
+            evaluation=evaluations.run,
+            merge=evaluations.merge,
             final=lambda server: None,
             discard=executor.discard,
             is_converged=is_converged,
@@ -218,18 +216,12 @@ def make_simulation(
             **dict(sorted(server.counts.items())),
         }
 
-    return Simulation(course, start, lambda s: algorithm.variables(s.server.model), report)
+    def evaluate(state: CourseState) -> dict[str, dict[str, np.ndarray]]:
+        return evaluations.by_client(state.server.model, state.server.round)
 
-
-def mean_metrics(split: str, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Means over the examples of all clients, `split/name`; without examples none.
-
-    Args:
-      split: name of the examples.
-      sums: name -> (clients, 2), sums and counts.
-    """
-    totals = {name: value.astype(np.float64).sum(axis=0) for name, value in sums.items()}
-    return {f"{split}/{name}": float(s / n) for name, (s, n) in totals.items() if n > 0}
+    return Simulation(
+        course, start, lambda s: algorithm.variables(s.server.model), report, evaluate
+    )
 
 
 def tree_bytes(tree: PyTree) -> int:

@@ -1,0 +1,292 @@
+"""One course of a run: simulated with progress, checkpoints and a log, and what comes out of it.
+
+A course has a folder of its own in the folder of the run: `metrics.jsonl` and TensorBoard (a record
+an evaluation, with nothing in it that depends on the clock), `checkpoints/`, and at the end
+`model.safetensors`, `clients.csv` (every client's own numbers) and `course.json`, with which a run
+that is started again passes it over.
+"""
+
+import csv
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.federated.progress import CourseProgress
+from experiments.federated.settings import RunConfig
+from experiments.federated.tasks import MODEL, Plan, Problem, make_simulation, save_variables
+from jaxlab.federated import (
+    ConfigError,
+    CourseState,
+    EarlyStop,
+    Evaluation,
+    Report,
+    Simulation,
+    is_larger_better,
+    run_course,
+)
+from jaxlab.training.metric_log import MetricLog
+from jaxlab.training.workdir import read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+COURSE, CLIENTS = "course.json", "clients.csv"
+UNSEEN = "_unseen"
+ACCELERATOR_WIDTH = 16
+_SHOWN = {"correct": "accuracy"}  # names of sums -> names of their means
+
+
+class Point(NamedTuple):
+    """An evaluation, as `course.json` has it.
+
+    Attributes:
+      round: aggregations before it.
+      virtual_seconds: time of the model.
+      metrics: names and numbers.
+    """
+
+    round: int
+    virtual_seconds: float
+    metrics: dict[str, float]
+
+
+class Outcome(NamedTuple):
+    """What a course came to.
+
+    Attributes:
+      name: of the course.
+      points: its evaluations.
+      counts: what `Simulation.report` tells.
+      num_timed: clients whose update was aggregated in the second half of the rounds, when programs
+        are compiled.
+      seconds: that these rounds took.
+    """
+
+    name: str
+    points: list[Point]
+    counts: dict[str, float]
+    num_timed: int
+    seconds: float
+
+    @property
+    def final(self) -> dict[str, float]:
+        """Metrics of the last model."""
+        return self.points[-1].metrics
+
+    def reached(self, metric: str, target: float) -> Point | None:
+        """The first evaluation at which a metric is as good as a target; None if none is."""
+        for point in self.points:
+            if metric in point.metrics and is_reached(metric, point.metrics[metric], target):
+                return point
+        return None
+
+    def best(self, metric: str) -> Point:
+        """The first evaluation at which a metric is best; the last one if it is never finite."""
+        sign = 1.0 if is_larger_better(metric) else -1.0
+        finite = [p for p in self.points if math.isfinite(p.metrics.get(metric, math.nan))]
+        return max(finite, key=lambda p: sign * p.metrics[metric], default=self.points[-1])
+
+
+def is_reached(metric: str, value: float, target: float) -> bool:
+    """Whether a metric is as good as a target."""
+    return value >= target if is_larger_better(metric) else value <= target
+
+
+class ClientNumbers:
+    """Turns the sums of all clients into metrics, and keeps what every client had by itself.
+
+    Attributes:
+      values: split -> name -> value of every client at the last evaluation, NaN where it is not
+        known.
+
+    Args:
+      forms: of the report.
+    """
+
+    def __init__(self, forms: Sequence[str]) -> None:
+        self.values: dict[str, dict[str, np.ndarray]] = {}
+        self._report = Report(tuple(forms), keep_raw=self.values.__setitem__)
+
+    def summarize(self, split: str, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of a split: `test/accuracy`, `test/global/accuracy`, `test/avg/loss` ..."""
+        return self._report(split, {shown_name(name): rows for name, rows in sums.items()})
+
+
+def shown_name(name: str) -> str:
+    """The name under which the mean of a sum is shown, `global/accuracy` for `global/correct`."""
+    prefix, slash, last = name.rpartition("/")
+    return f"{prefix}{slash}{_SHOWN.get(last, last)}"
+
+
+def spread(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """How metrics are spread over clients, as rows of a table.
+
+    Args:
+      metrics: names and numbers of an evaluation.
+
+    Returns:
+      `split/name` -> heading -> number, of the metrics of which the mean over clients is known.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for name in metrics:
+        split, is_mean, metric = name.partition("/avg/")
+        if is_mean:
+            whole = f"{split}/{metric}"
+            rows[whole] = {"all examples": metrics[whole], "mean of clients": metrics[name]}
+            start = f"{split}/fairness/{metric}_"
+            rows[whole] |= {
+                key.removeprefix(start).replace("_", " "): value
+                for key, value in metrics.items()
+                if key.startswith(start)
+            }
+    return rows
+
+
+def watched_metric(config: RunConfig, problem: Problem) -> str:
+    """The metric that targets and early stopping look at.
+
+    Args:
+      config: the settings of the run.
+      problem: tells whether there is an accuracy.
+
+    Raises:
+      ConfigError: (a ValueError) if evaluations have no such metric, listing those that they have.
+    """
+    score = "loss" if problem.data.info.num_classes is None else "accuracy"
+    given, splits = config.evaluation.metric, config.evaluation.splits
+    if given == "auto":
+        return f"{splits[-1]}/{score}"
+    known = [f"{split}/{name}" for split in splits for name in dict.fromkeys((score, "loss"))]
+    plain = re.sub("_unseen/|/(global|untuned|avg)/", "/", given)
+    if plain not in known:
+        raise ConfigError(
+            f"evaluation.metric={given!r} is not measured; there are {', '.join(known)}, and such "
+            "as test_unseen/, test/avg/, test/global/ and test/untuned/ where there are unseen "
+            "clients and other models"
+        )
+    return given
+
+
+def make_is_converged(config: RunConfig, metric: str) -> Callable[[Sequence[Evaluation]], bool]:
+    """Whether a course ends early.
+
+    Args:
+      config: the settings of the run.
+      metric: what is looked at.
+    """
+    given = config.early_stop
+    stop = EarlyStop(metric, given.patience, given.delta, given.mode)
+
+    def is_converged(evaluations: Sequence[Evaluation]) -> bool:
+        value = evaluations[-1].metrics.get(metric, math.nan)
+        if given.at_target and is_reached(metric, value, config.evaluation.target):
+            return True
+        return stop(evaluations)
+
+    return is_converged
+
+
+def default_width(config: RunConfig) -> int:
+    """Clients of a device that are computed at once, where the settings leave it open."""
+    return config.width or (1 if jax.default_backend() == "cpu" else ACCELERATOR_WIDTH)
+
+
+def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Mesh) -> Outcome:
+    """Simulates a course, or reads what came out of it before.
+
+    Args:
+      config: the settings of the run.
+      problem: what its courses share.
+      plan: the course.
+      folder: of the course.
+      mesh: the devices.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (done := read_outcome(folder)) is not None:
+        logger.info("%s: the course in %s has ended and is not run again", plan.name, folder)
+        return done
+    metric = watched_metric(config, problem)
+    numbers = ClientNumbers(config.evaluation.report)
+    simulation = make_simulation(
+        problem, plan, mesh, width=default_width(config), summarize=numbers.summarize,
+        is_converged=make_is_converged(config, metric),
+    )  # fmt: skip
+    state = simulation.start()
+    with (
+        MetricLog(folder, state.server.round) as log,
+        CourseProgress(plan.name, plan.config.num_rounds, state, metric) as progress,
+    ):
+        logged = len(state.server.evaluations)
+
+        def on_round(state: CourseState) -> None:
+            nonlocal logged
+            progress.update(state)
+            for evaluation in state.server.evaluations[logged:]:
+                seconds = {"virtual_seconds": evaluation.time_us / 1e6}
+                log.write(evaluation.round, {**seconds, **evaluation.metrics})
+            logged = len(state.server.evaluations)
+
+        state = run_course(simulation.course, state, on_round=on_round)
+    num_models = config.algorithm.num_models if config.algorithm.name == "fed_em" else 0
+    save_variables(
+        folder / MODEL, problem.module, problem.example, simulation.variables(state), num_models
+    )
+    write_clients(folder / CLIENTS, problem, plan, numbers)
+    outcome = Outcome(
+        plan.name,
+        [Point(e.round, e.time_us / 1e6, dict(e.metrics)) for e in state.server.evaluations],
+        simulation.report(state),
+        *progress.timed,
+    )
+    write_json(
+        folder / COURSE, outcome._asdict() | {"points": [p._asdict() for p in outcome.points]}
+    )
+    return outcome
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """What came out of a course that has ended; None if it has not."""
+    found: dict[str, Any] | None = read_json(folder / COURSE)
+    if found is None:
+        return None
+    found["points"] = [Point(**point) for point in found["points"]]
+    return Outcome(**found)
+
+
+def write_clients(path: Path, problem: Problem, plan: Plan, numbers: ClientNumbers) -> None:
+    """Writes a line for every client and split: examples, and its own metrics.
+
+    Args:
+      path: a CSV file.
+      problem: names the clients.
+      plan: tells who never trains.
+      numbers: of the last evaluation.
+    """
+    names = list(dict.fromkeys(name for rows in numbers.values.values() for name in rows))
+    seen = plan.config.num_clients - plan.config.num_unseen
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["client", "split", "examples", *names])
+        for split, rows in numbers.values.items():
+            first = seen if split.endswith(UNSEEN) else 0
+            sizes = plan.splits[split.removesuffix(UNSEEN)].sizes
+            for place, values in enumerate(zip(*(rows[name] for name in names), strict=True)):
+                client = first + place
+                shown = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+                writer.writerow([problem.data.names[client], split, int(sizes[client]), *shown])
+
+
+def restore(simulation: Simulation, folder: Path) -> CourseState | None:
+    """The state that a course was saved in last; None if it was not.
+
+    Args:
+      simulation: the course.
+      folder: its folder.
+    """
+    return None
