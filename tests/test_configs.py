@@ -7,24 +7,31 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.chinese_clip import train
 from experiments.chinese_clip.tasks import count_steps
 from experiments.common import run_config, to_config_dict
 from experiments.common.program import config_class_of
+from experiments.federated import tasks as federated_tasks
+from experiments.federated.settings import DevicesConfig
 from experiments.ndv import train as ndv_train
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
 from jaxlab.chinese_clip.data import PairDataConfig, prepare_pixels
 from jaxlab.chinese_clip.emoji import make_prepare
 from jaxlab.chinese_clip.model import abstract_variables
+from jaxlab.federated import EvaluationInput, gather_clients
+from jaxlab.federated.client_data import view_client
+from jaxlab.federated.datasets import DataInfo, FederatedData
+from jaxlab.federated.local import Limits
 from jaxlab.layers.vit import VisionTransformerConfig
 from jaxlab.ndv.fusion import MEMBERS, NUM_FEATURES, Scaling
 from jaxlab.ndv.train import Examples, init_networks
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-NO_STEPS = {"ndv.reproduce"}  # experiments that train nothing
+NO_STEPS = {"ndv.reproduce", "federated.simulate"}  # train nothing, or in steps of another form
 
 
 def load(path):
@@ -214,3 +221,69 @@ def test_batches_of_the_published_recipes_divide_over_a_pod(name):
     for stage in (config.stage_1, config.stage_2):
         assert stage is None or stage.global_batch_size % 128 == 0
     assert (config.stage_1 is None) == (name == "vit_l_14_336")
+
+
+# Data set of a federated course -> shape and type of an input, largest number in it, classes.
+FEDERATED_INPUTS = {
+    "synthetic": ((150,), np.float32, 1, 2),
+    "mnist": ((28, 28, 1), np.uint8, 255, 10),
+    "femnist": ((28, 28, 1), np.float32, 1, 62),
+    "celeba": ((84, 84, 3), np.uint8, 255, 2),
+    "cifar10": ((32, 32, 3), np.uint8, 255, 10),
+    "shakespeare": ((80,), np.uint8, 79, 80),
+    "leaf_shakespeare": ((80,), np.uint8, 79, 80),
+    "movielens": ((2,), np.int32, 99, None),
+}
+
+
+def like_data(config):
+    """Data of the form that a config names: as many clients as it wants, two examples each."""
+    size, dtype, most, classes = FEDERATED_INPUTS[config.data.name]
+    num_clients = max(config.data.num_clients, config.strategy.cohort_size, 10)
+    x = np.full((2 * num_clients, *size), most).astype(dtype)
+    y = np.zeros(len(x), np.float32 if classes is None else np.int32)
+    rows = np.split(np.arange(len(x)), num_clients)
+    held = gather_clients({"x": x, "y": y}, rows)
+    names = tuple(map(str, range(num_clients)))
+    return FederatedData(DataInfo(config.data.name, "", "", classes), names, held, held, held)
+
+
+def federated_configs():
+    """Those left out that differ from an earlier one in numbers alone, or in the server's step."""
+    found = {}
+    for each in shipped():
+        if each.values[0].parent.name == "federated":
+            config = build(*each.values)
+            program = (
+                config.data.name, config.model.name, config.algorithm.name, config.personal,
+                config.data.name == "synthetic" and (config.server, config.algorithm),
+            )  # fmt: skip
+            found.setdefault(program, each)
+    return list(found.values())
+
+
+@pytest.mark.parametrize(("path", "kind"), federated_configs())
+def test_every_round_of_a_federated_config_traces_and_keeps_its_shapes(path, kind):
+    config = build(path, kind)
+    if config.devices.kind == "file":  # which is not here
+        config = dataclasses.replace(config, devices=DevicesConfig(kind="drawn"))
+    problem = federated_tasks.make_problem(config, like_data(config), is_abstract=True)
+    for beside in (None, *([config.beside] if config.beside else [])):
+        plan = federated_tasks.plan_course(config, problem, beside)
+        algorithm, limits = plan.algorithm, Limits(2, problem.schedule.max_epochs(np.array([2])))
+        view = view_client(jax.tree.map(jnp.asarray, problem.data.train), jnp.int32(0))
+
+        def play(variables, keys, algorithm=algorithm, limits=limits, view=view):
+            server, kept = algorithm.init_server(variables), algorithm.init_client(variables)
+            result = algorithm.local(algorithm.broadcast(server), kept, view, limits, keys[0])
+            moved = algorithm.update_server(server, result.update, jnp.float32(1))
+            given = EvaluationInput(view, view, limits, keys[1])
+            sums = algorithm.evaluate(algorithm.evaluation(moved), result.client_state, given)
+            return (server, kept), (moved, result.client_state), sums
+
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
+        before, after, sums = jax.eval_shape(play, problem.variables, keys)
+        assert jax.tree.structure(before) == jax.tree.structure(after)
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            assert (old.shape, old.dtype) == (new.shape, new.dtype)
+        assert {"loss"} <= sums.keys() and all(value.shape == (2,) for value in sums.values())

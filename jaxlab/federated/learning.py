@@ -55,12 +55,15 @@ class Simulation(NamedTuple):
       variables: `state -> variables` of the model.
       report: `state -> name -> number`: rounds, virtual seconds, what was computed and wasted, and
         whatever `ServerState.counts` has seen.
+      evaluate: `state -> split -> name -> (clients, 2)`, sums and counts of every client, of the
+        model it would use now.
     """
 
     course: Course
     start: Callable[[], CourseState]
     variables: Callable[[CourseState], PyTree]
     report: Callable[[CourseState], dict[str, int | float]]
+    evaluate: Callable[[CourseState], dict[str, dict[str, np.ndarray]]]
 
 
 def make_simulation(
@@ -218,7 +221,17 @@ def make_simulation(
             **dict(sorted(server.counts.items())),
         }
 
-    return Simulation(course, start, lambda s: algorithm.variables(s.server.model), report)
+    def evaluate(state: CourseState) -> dict[str, dict[str, np.ndarray]]:
+        tree = algorithm.evaluation(state.server.model)
+        clients = np.arange(1, config.num_clients + 1, dtype=np.int32)
+        return {
+            name: executor.evaluate(tree, clients, split, state.server.round)
+            for name, split in held.items()
+        }
+
+    return Simulation(
+        course, start, lambda s: algorithm.variables(s.server.model), report, evaluate
+    )
 
 
 def mean_metrics(split: str, sums: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -1,0 +1,162 @@
+"""Simulate a federated course on virtual time, and perhaps a second one beside it.
+
+    python -m experiments.federated.simulate --config=configs/federated/tiny.py --workdir=DIR
+
+DIR gets a folder a course, `sync` or `async` (see `courses`), `accuracy.png` with the accuracy
+against virtual time, `results.json` with the numbers that matter and `report.json` with all of
+them. Run again, it goes on where it was.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from PIL import Image
+
+from experiments.common import print_grid, print_results, run, start
+from experiments.common.axes import Axis
+from experiments.common.pictures import save_png
+from experiments.common.plots import Plot, Series, draw_plots
+from experiments.federated.courses import Outcome, is_loss, play, watched_metric
+from experiments.federated.settings import RunConfig
+from experiments.federated.tasks import Problem, make_problem, plan_course
+from jaxlab import training
+from jaxlab.training.workdir import check_config, open_workdir, save_config, write_json
+
+logger = logging.getLogger(__name__)
+
+PICTURE, REPORT = "accuracy.png", "report.json"
+ACCELERATOR_WIDTH = 16
+
+
+def main(config: RunConfig, workdir: Path) -> None:
+    """Load, simulate, report."""
+    started = time.monotonic()
+    logging.getLogger("jaxlab.federated.server").setLevel(logging.WARNING)  # every failed client
+    mesh = start()
+    workdir = open_workdir(workdir)
+    with training.lock_workdir(workdir):
+        check_config(workdir, config)
+        problem = make_problem(config)
+        plans = [plan_course(config, problem)]
+        if config.beside is not None:
+            plans.insert(0, plan_course(config, problem, config.beside))
+        metric = watched_metric(config, problem)
+        save_config(workdir, config)
+        describe(problem)
+        width = config.width or (1 if jax.default_backend() == "cpu" else ACCELERATOR_WIDTH)
+        outcomes = [play(config, problem, plan, workdir / plan.name, mesh, width) for plan in plans]
+        report(config, outcomes, metric, workdir)
+    print(f"Results: {workdir / 'results.json'}, {time.monotonic() - started:.0f} s")
+
+
+def describe(problem: Problem) -> None:
+    """Says what the clients hold."""
+    data = problem.data
+    sizes = [int(size) for size in data.train.sizes]
+    logger.info(
+        "%s (%s): %d clients train on %d to %d examples, %d in all; they test on %d",
+        data.info.name, data.info.source, data.num_clients, min(sizes), max(sizes), sum(sizes),
+        int(data.test.sizes.sum()),
+    )  # fmt: skip
+    if empty := sizes.count(0):
+        logger.warning("%d clients have no training examples and are never asked", empty)
+
+
+def report(config: RunConfig, outcomes: Sequence[Outcome], metric: str, workdir: Path) -> None:
+    """Writes and prints what came out.
+
+    Args:
+      config: the settings of the run.
+      outcomes: of its courses, the main one last.
+      metric: what is compared.
+      workdir: folder of the run.
+    """
+    results = headline(config, outcomes, metric)
+    write_json(workdir / training.workdir.RESULTS, results)
+    details = {
+        outcome.name: {**outcome.final, **outcome.counts, "clients_per_second": speed([outcome])}
+        for outcome in outcomes
+    }
+    write_json(workdir / REPORT, details)
+    names = dict.fromkeys(name for row in details.values() for name in row)
+    rows = {
+        name: {course: row[name] for course, row in details.items() if name in row}
+        for name in names
+    }
+    print_grid(rows, title="Courses")
+    print_results(
+        {name: value for name, value in results.items() if value is not None}, title=str(workdir)
+    )
+    save_png(workdir / PICTURE, draw_course(config, outcomes, metric))
+    print(f"Picture: {workdir / PICTURE}")
+
+
+def headline(
+    config: RunConfig, outcomes: Sequence[Outcome], metric: str
+) -> dict[str, float | None]:
+    """The numbers of `results.json`: scores of the main course, times to the target, speed.
+
+    Args:
+      config: the settings of the run.
+      outcomes: of its courses, the main one last.
+      metric: what is compared.
+    """
+    last = metric.rpartition("/")[2]
+    final = outcomes[-1].final
+    results: dict[str, float | None] = {
+        name: value for name, value in final.items() if name.rpartition("/")[2] == last
+    }
+    if config.evaluation.target:
+        for outcome in outcomes:
+            point = outcome.reached(metric, config.evaluation.target)
+            unit = "virtual_seconds" if config.devices.kind != "none" else "rounds"
+            name = f"{outcome.name}/{unit}_to_target"
+            results[name] = None
+            if point is not None:
+                results[name] = point.virtual_seconds if unit != "rounds" else point.round
+            else:
+                logger.warning(
+                    "%s: %s did not come to the target %g", outcome.name, metric,
+                    config.evaluation.target,
+                )  # fmt: skip
+    results["clients_per_second"] = speed(outcomes)
+    return results
+
+
+def speed(outcomes: Sequence[Outcome]) -> float:
+    """Updates a second, of the second halves of the courses."""
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    return sum(outcome.num_timed for outcome in outcomes) / seconds if seconds else 0.0
+
+
+def draw_course(config: RunConfig, outcomes: Sequence[Outcome], metric: str) -> Image.Image:
+    """A metric against virtual time, or against rounds where answers take none.
+
+    Args:
+      config: the settings of the run.
+      outcomes: of its courses.
+      metric: what is drawn.
+    """
+    timed = config.devices.kind != "none"
+    series = []
+    for outcome in outcomes:
+        points = [point for point in outcome.points if metric in point.metrics]
+        x = [point.virtual_seconds if timed else point.round for point in points]
+        y = [point.metrics[metric] for point in points]
+        series.append(Series(outcome.name, x, y, markers=len(points) < 40))
+    if config.evaluation.target:
+        ends = [0.0, max(max(each.x) for each in series)]
+        series.append(
+            Series("target", ends, [config.evaluation.target] * 2, markers=False, dashed=True)
+        )
+    axis = Axis("virtual time", kind="seconds") if timed else Axis("round")
+    kind = "number" if is_loss(metric) else "percent"
+    plot = Plot(series, axis, Axis(metric, kind=kind))
+    return draw_plots([plot], title=f"{config.algorithm.name} on {config.data.name}")
+
+
+if __name__ == "__main__":
+    run(main)
