@@ -52,8 +52,8 @@ Example:
   >>> end.server.model, end.server.clock_us
   (12, 6000)
 
-Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph); `strategy`, `devices`,
-`samplers`; `server_state`, `server`, `client`, `simulation` (the engine on virtual time); `tasks`,
+Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph); `strategy`,
+`devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual time); `tasks`,
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
 each); `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
