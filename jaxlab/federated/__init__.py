@@ -52,8 +52,8 @@ Example:
   >>> end.server.model, end.server.clock_us
   (12, 6000)
 
-Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`, `devices`,
-`samplers`; `server_state`, `server`, `client`, `simulation` (the engine on virtual time); `tasks`,
+Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph); `strategy`,
+`devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual time); `tasks`,
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
 each); `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
@@ -150,6 +150,16 @@ from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
 from jaxlab.federated.trust import fl_trust
+from jaxlab.federated.wire import (
+    WireError,
+    name_leaves,
+    pack,
+    pack_message,
+    packed_size,
+    restore_leaves,
+    unpack,
+    unpack_message,
+)
 
 __all__ = [
     "Aggregation",
@@ -191,6 +201,7 @@ __all__ = [
     "Task",
     "TooManyFailuresError",
     "Update",
+    "WireError",
     "add_client_noise",
     "answer_time_us",
     "assign_devices",
@@ -231,12 +242,17 @@ __all__ = [
     "mime",
     "mime_lite",
     "multi_krum",
+    "name_leaves",
     "named",
     "norm_bounding",
+    "pack",
+    "pack_message",
+    "packed_size",
     "pfedme",
     "q_fed_avg",
     "regression",
     "require_complete",
+    "restore_leaves",
     "rotate_client_images",
     "run_course",
     "run_steps",
@@ -258,5 +274,7 @@ __all__ = [
     "train_client",
     "train_only",
     "trimmed_mean",
+    "unpack",
+    "unpack_message",
     "weighted_mean",
 ]
