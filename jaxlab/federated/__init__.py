@@ -57,7 +57,7 @@ Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of t
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
 each); `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together; `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
+them together; `monitoring` (reports, fairness, early stop); `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
 `datasets` and `models`, imported by name.
 
 References:
@@ -108,6 +108,15 @@ from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.learning import Simulation, make_simulation, mean_metrics
 from jaxlab.federated.local import Limits, make_sgd_step, run_steps, train_client
 from jaxlab.federated.messages import Message, check_content
+from jaxlab.federated.monitoring import (
+    EarlyStop,
+    Report,
+    best_evaluation,
+    check_metric,
+    fairness,
+    is_larger_better,
+    metric_values,
+)
 from jaxlab.federated.robust import (
     bulyan,
     centered_clipping,
@@ -177,6 +186,7 @@ __all__ = [
     "CourseConfig",
     "CourseState",
     "Device",
+    "EarlyStop",
     "Evaluation",
     "EvaluationInput",
     "Event",
@@ -189,6 +199,7 @@ __all__ = [
     "Message",
     "ModelAggregator",
     "NotEnoughClientsError",
+    "Report",
     "Role",
     "Sampler",
     "Schedule",
@@ -205,12 +216,15 @@ __all__ = [
     "add_client_noise",
     "answer_time_us",
     "assign_devices",
+    "best_evaluation",
     "bulyan",
     "centered_clipping",
     "check_completeness",
     "check_content",
+    "check_metric",
     "classification",
     "ditto",
+    "fairness",
     "fed_adagrad",
     "fed_adam",
     "fed_avg",
@@ -225,6 +239,7 @@ __all__ = [
     "geometric_median",
     "init_models",
     "init_server",
+    "is_larger_better",
     "is_normalization",
     "keep_local",
     "krum",
@@ -239,6 +254,7 @@ __all__ = [
     "make_uniform_sampler",
     "mean_metrics",
     "median",
+    "metric_values",
     "mime",
     "mime_lite",
     "multi_krum",

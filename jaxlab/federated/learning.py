@@ -8,6 +8,7 @@
     simulation.report(state)  # and what was seen on the way
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,18 +21,20 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from jaxlab.federated.aggregators import Aggregator, ModelAggregator, weighted_mean
-from jaxlab.federated.algorithm import Algorithm, Tree
+from jaxlab.federated.algorithm import Algorithm, EvaluationInput, Tree
 from jaxlab.federated.client import Answer, ClientProgram, Failure, make_client
 from jaxlab.federated.client_data import ClientData, Schedule, view_client
 from jaxlab.federated.devices import Device, answer_time_us
 from jaxlab.federated.executor import Executor
 from jaxlab.federated.local import Limits
+from jaxlab.federated.monitoring import EarlyStop, Report, check_metric, over_all
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import NUM_SAMPLE, init_server, make_server
 from jaxlab.federated.server_state import CourseConfig, Evaluation, ServerProgram, Update
 from jaxlab.federated.simulation import Course, CourseState, start_course
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError
+from jaxlab.federated.tasks import Sums
 from jaxlab.parallel import place, replicated
 
 _logger = logging.getLogger(__name__)
@@ -106,9 +109,10 @@ def make_simulation(
       sampler: who is asked; None is uniform.
       splits: name -> examples of all clients that evaluations go over, such as `test`; metrics of
         clients that never train are found under `test_unseen`.
-      summarize: from the sums of all clients over a split to its metrics; None takes the mean over
-        all examples, see `mean_metrics`.
-      is_converged: whether the course ends early, asked after every evaluation.
+      summarize: from the sums of all clients over a split to its metrics, such as a `Report`; None
+        takes the mean over all examples, see `mean_metrics`.
+      is_converged: whether the course ends early, asked after every evaluation, such as an
+        `EarlyStop`.
       store: where clients keep their state, made with `algorithm.init_client`; None keeps it in the
         memory of the host.
       width: clients of a device that are computed at once.
@@ -142,6 +146,11 @@ def make_simulation(
     )
     held = {name: place(replicated(mesh), split) for name, split in (splits or {}).items()}
     summary = summarize or mean_metrics
+    if isinstance(is_converged, EarlyStop) and (
+        summary is mean_metrics or isinstance(summary, Report)
+    ):
+        names = _metric_names(config, algorithm, data, variables, schedule, splits or {}, summary)
+        check_metric(is_converged.metric, names)
     update_server = jax.jit(algorithm.update_server)
 
     def broadcast(server: Tree, version: int) -> int:
@@ -241,8 +250,7 @@ def mean_metrics(split: str, sums: Mapping[str, np.ndarray]) -> dict[str, float]
       split: name of the examples.
       sums: name -> (clients, 2), sums and counts.
     """
-    totals = {name: value.astype(np.float64).sum(axis=0) for name, value in sums.items()}
-    return {f"{split}/{name}": float(s / n) for name, (s, n) in totals.items() if n > 0}
+    return over_all(split, sums)
 
 
 def tree_bytes(tree: PyTree) -> int:
@@ -254,6 +262,38 @@ def tree_bytes(tree: PyTree) -> int:
 
 def _limits(schedule: Schedule, sizes: np.ndarray) -> Limits:
     return Limits(max(1, int(sizes.max(initial=0))), schedule.max_epochs(sizes))
+
+
+def _metric_names(
+    config: CourseConfig,
+    algorithm: Algorithm,
+    data: ClientData,
+    variables: PyTree,
+    schedule: Schedule,
+    splits: Mapping[str, ClientData],
+    summary: Summarize,
+) -> set[str]:
+    """Names of the metrics that evaluations will have; nothing is computed."""
+
+    def evaluate(variables: PyTree) -> Sums:
+        view = view_client(jax.tree.map(jnp.asarray, data), jnp.int32(0))
+        given = EvaluationInput(
+            view, view, _limits(schedule, np.asarray(data.sizes)), jax.random.key(0)
+        )
+        server, kept = algorithm.init_server(variables), algorithm.init_client(variables)
+        return algorithm.evaluate(algorithm.evaluation(server), kept, given)
+
+    sums = jax.eval_shape(evaluate, variables)
+    if isinstance(summary, Report):
+        summary = dataclasses.replace(summary, keep_raw=None)
+    names: set[str] = set()
+    num_seen = config.num_clients - config.num_unseen
+    for name, split in splits.items():
+        sizes = np.asarray(split.sizes)
+        for label, part in ((name, sizes[:num_seen]), (f"{name}_unseen", sizes[num_seen:])):
+            pairs = np.stack([np.ones(len(part)), part], axis=1)
+            names |= summary(label, dict.fromkeys(sums, pairs)).keys() if len(part) else set()
+    return names
 
 
 def _durations(

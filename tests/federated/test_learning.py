@@ -12,6 +12,7 @@ from jaxlab.federated.devices import Device
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.learning import make_simulation, mean_metrics
 from jaxlab.federated.messages import MODEL
+from jaxlab.federated.monitoring import EarlyStop, Report, best_evaluation
 from jaxlab.federated.robust import median
 from jaxlab.federated.server_state import CourseConfig, TooManyFailuresError
 from jaxlab.federated.simulation import run_course
@@ -153,6 +154,30 @@ def test_evaluations_are_over_all_examples_and_apart_for_clients_that_never_trai
         "test/loss": pytest.approx(errors[:seen].mean(), rel=1e-5),
         "test_unseen/loss": pytest.approx(errors[seen:].mean(), rel=1e-5),
     }
+
+
+def test_a_course_ends_when_its_metric_has_stopped_improving(learn):
+    val, stop = clients([2] * NUM_CLIENTS), EarlyStop("val/loss", patience=2, delta=0.5)
+    _, server, report = learn(
+        SYNCHRONOUS, clients(SIZES), splits={"val": val}, is_converged=stop, summarize=Report()
+    )
+    losses = [evaluation.metrics["val/loss"] for evaluation in server.evaluations]
+    assert report["rounds"] == len(losses) < 40
+    assert stop.is_over(losses) and not stop.is_over(losses[:-1])
+    best = best_evaluation(server.evaluations, "val/loss")
+    assert best is not None and best.metrics["val/loss"] == min(losses)
+    assert best.metrics["val/fairness/loss_max"] > best.metrics["val/avg/loss"]
+
+
+@pytest.mark.parametrize("summarize", [None, Report(("avg",))])
+def test_a_metric_that_no_evaluation_has_is_told_before_the_start(learn, summarize):
+    test = clients([2] * 15 + [0] * 5)
+    there = "test/avg/loss" if summarize else "test/loss"
+    with pytest.raises(ConfigError, match=f"'val/loss' is not among .*: {there}. Name one"):
+        learn(
+            SYNCHRONOUS, clients(SIZES), num_unseen=5, splits={"test": test}, summarize=summarize,
+            is_converged=EarlyStop("val/loss"),
+        )  # fmt: skip
 
 
 def test_an_update_that_drops_out_costs_the_time_of_an_answer(learn):
