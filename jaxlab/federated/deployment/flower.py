@@ -32,7 +32,9 @@ from jaxlab.federated.deployment.server_checkpoint import ServerCheckpoint
 
 _logger = logging.getLogger(__name__)
 
-COURSE, NAME, PROTOCOL, VERSION = "course", "name", "protocol", 1
+COURSE, MESSAGES = "course", "messages"
+"""Names of the two records of a message."""
+NAME, PROTOCOL, VERSION = "name", "protocol", 1
 HEADER, CONTENT, KIND = "{}/header", "{}/content", "jaxlab.wire"
 """Names of the arrays of a message, and how their bytes were made."""
 
@@ -41,6 +43,18 @@ NODE_IS_GONE = (3, 4, 5)
 MESSAGE_UNAVAILABLE, REPLY_MESSAGE_UNAVAILABLE, NODE_UNAVAILABLE."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class RawArray(NamedTuple):
+    """An array of a message where Flower's own class is not at hand.
+
+    Attributes:
+      stype: how its bytes were made.
+      data: its bytes.
+    """
+
+    stype: str
+    data: bytes
 
 
 class ServerPlace(NamedTuple):
@@ -203,7 +217,21 @@ def answer_message(place: NodePlace, message: Any) -> Any:
     Raises:
       ValueError: if it cannot be read; Flower tells the server.
     """
-    course, packed = unpack_records(message.content, place.max_message_bytes)
+    course, answers = answer_records(place, message.content)
+    return _flower("app").Message(pack_records(course, answers), reply_to=message)
+
+
+def answer_records(place: NodePlace, records: Any) -> tuple[str, list[Packed]]:
+    """The name of the course, and what a node answers to the records of a message.
+
+    Args:
+      place: the node.
+      records: what has come, a RecordDict or mappings of the same form.
+
+    Raises:
+      ValueError: if it cannot be read.
+    """
+    course, packed = unpack_records(records, place.max_message_bytes)
     folder = place.folder / course
     memory = Memory(folder, place.node.forms.client)
     asked = [unpack(each, place.max_message_bytes) for each in packed]
@@ -211,7 +239,21 @@ def answer_message(place: NodePlace, message: Any) -> Any:
     answers = [pack(each) for each in answer(place.node, memory, asked)]
     if memory.client(place.node.number).finished:
         place.on_finish(folder)
-    return _flower("app").Message(pack_records(course, answers), reply_to=message)
+    return course, answers
+
+
+def name_arrays(messages: Sequence[Packed]) -> dict[str, bytes]:
+    """The bytes of packed messages by the names that they have in an ArrayRecord."""
+    arrays = {}
+    for number, packed in enumerate(messages):
+        arrays[HEADER.format(number)] = packed.header
+        arrays[CONTENT.format(number)] = packed.content
+    return arrays
+
+
+def describe_course(course: str, messages: Sequence[Packed]) -> dict[str, str | int]:
+    """What the ConfigRecord beside packed messages says."""
+    return {NAME: course, PROTOCOL: VERSION, MESSAGES: len(messages)}
 
 
 def pack_records(course: str, messages: Sequence[Packed]) -> Any:
@@ -221,12 +263,13 @@ def pack_records(course: str, messages: Sequence[Packed]) -> Any:
       course: its name.
       messages: in order.
     """
-    flower, arrays = _flower("app"), {}
-    for number, packed in enumerate(messages):
-        for name, data in ((HEADER, packed.header), (CONTENT, packed.content)):
-            arrays[name.format(number)] = flower.Array("uint8", (len(data),), KIND, data)
-    config = flower.ConfigRecord({NAME: course, PROTOCOL: VERSION, "messages": len(messages)})
-    return flower.RecordDict({COURSE: config, "messages": flower.ArrayRecord(arrays)})
+    flower = _flower("app")
+    arrays = {
+        name: flower.Array("uint8", (len(data),), KIND, data)
+        for name, data in name_arrays(messages).items()
+    }
+    config = flower.ConfigRecord(describe_course(course, messages))
+    return flower.RecordDict({COURSE: config, MESSAGES: flower.ArrayRecord(arrays)})
 
 
 def unpack_records(records: Any, max_bytes: int) -> tuple[str, list[Packed]]:
@@ -239,10 +282,10 @@ def unpack_records(records: Any, max_bytes: int) -> tuple[str, list[Packed]]:
     Raises:
       ValueError: saying what is wrong.
     """
-    config, arrays = records.get(COURSE), records.get("messages")
+    config, arrays = records.get(COURSE), records.get(MESSAGES)
     if config is None or arrays is None or config.get(PROTOCOL) != VERSION:
         raise ValueError(f"it is no message of version {VERSION} of this protocol")
-    course, count = config.get(NAME), config.get("messages")
+    course, count = config.get(NAME), config.get(MESSAGES)
     if not isinstance(course, str) or not _SAFE_NAME.fullmatch(course):
         raise ValueError(f"{course!r} is no name of a course")
     if not isinstance(count, int) or len(arrays) != 2 * count:
