@@ -21,6 +21,7 @@ from absl import flags
 
 from experiments.common import print_results, run
 from experiments.federated.deployed import (
+    ERROR,
     OUTCOME,
     PROGRESS,
     WORKDIR,
@@ -74,6 +75,7 @@ def main(config: RunConfig, workdir: Path) -> None:
         save_config(workdir, config)
         if not read_json(workdir / OUTCOME):
             variables = {WORKDIR: str(workdir)}
+            (workdir / ERROR).unlink(missing_ok=True)
             with start_superlink(workdir, keys, host, int(port), **variables) as superlink:
                 count = register_nodes(superlink, keys)
                 number = run_app(superlink, write_settings(settings))
@@ -106,13 +108,14 @@ def follow(superlink: SuperLink, number: str, num_rounds: int, metric: str) -> N
         shown = show(workdir / PROGRESS, shown, num_rounds, metric)
         if superlink.process.poll() is not None:
             raise RuntimeError(f"the SuperLink has ended; see {workdir / 'superlink.log'}")
-        ended = read_json(workdir / OUTCOME) is not None
-        if ended or time.monotonic() - looked > STATUS_EVERY_S:
+        ended, error = read_json(workdir / OUTCOME) is not None, workdir / ERROR
+        if ended or error.exists() or time.monotonic() - looked > STATUS_EVERY_S:
             looked, status = time.monotonic(), run_status(superlink, number)
         if status.startswith("finished") and not ended:
+            reason = error.read_text("utf-8") if error.exists() else status
             raise RuntimeError(
-                f"the course has ended as {status!r}; see {workdir / 'superlink.log'}, then run "
-                "this again: it goes on where it was"
+                f"the course has ended before its time: {reason}. See "
+                f"{workdir / 'superlink.log'}; run this again, and it goes on where it was"
             )
 
 

@@ -23,7 +23,7 @@ from jaxlab.training.workdir import RESULTS, write_json
 
 WORKDIR, SETTINGS = "JAXLAB_DEPLOY_WORKDIR", "settings"
 """Environment variable that tells the ServerApp its folder; key of an app's configuration."""
-PROGRESS, OUTCOME = "progress.jsonl", "outcome.json"
+PROGRESS, OUTCOME, ERROR = "progress.jsonl", "outcome.json", "error.txt"
 
 
 class Settings(NamedTuple):
@@ -180,16 +180,30 @@ def read_own(
 
 def make_app() -> Any:
     """The ServerApp; its folder comes from the environment, its settings from the app."""
-    return deployment.make_server_app(lambda context: make_place(context.run_config))
+
+    def place(context: Any) -> deployment.ServerPlace:
+        workdir = Path(os.environ[WORKDIR])
+
+        def tell(error: Exception) -> None:
+            (workdir / ERROR).write_text(str(error), "utf-8")
+
+        try:
+            return make_place(context.run_config, workdir)._replace(on_error=tell)
+        except Exception as error:
+            tell(error)
+            raise
+
+    return deployment.make_server_app(place)
 
 
-def make_place(app: Mapping[str, Any]) -> deployment.ServerPlace:
+def make_place(app: Mapping[str, Any], workdir: Path) -> deployment.ServerPlace:
     """The server of a deployed course.
 
     Args:
       app: configuration of the app.
+      workdir: folder of the run.
     """
-    settings, workdir = read_settings(app[SETTINGS]), Path(os.environ[WORKDIR])
+    settings = read_settings(app[SETTINGS])
     course = make_course(settings)
     learner = deployment.make_learner(course.agreement, **course.learner_options)
     return deployment.ServerPlace(

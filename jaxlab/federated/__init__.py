@@ -52,13 +52,13 @@ Example:
   >>> end.server.model, end.server.clock_us
   (12, 6000)
 
-Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph); `strategy`,
-`devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual time); `tasks`,
-`client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
-each); `aggregators`, `robust`, `trust`;
-`cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together; `monitoring` (reports, fairness, early stop); `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
-`datasets` and `models`, imported by name.
+Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
+`strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
+time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms`
+(a file each); `aggregators`, `robust`, `trust`; `cohort`, `padding`, `store`, `executor` (many
+clients as one program), and `learning`, which puts them together; `monitoring` (reports, fairness,
+early stop); `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
+`datasets`, `models` and `deployment` (real machines), imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated

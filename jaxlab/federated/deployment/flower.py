@@ -65,12 +65,14 @@ class ServerPlace(NamedTuple):
       folder: where its checkpoint lies; a course that is found there goes on.
       config: times and limits.
       on_progress: called whenever the course has moved on.
+      on_error: called with what has ended the course before its time.
     """
 
     learner: Learner
     folder: Path
     config: LiveConfig = LiveConfig()
     on_progress: Callable[[LiveState], None] = lambda state: None
+    on_error: Callable[[Exception], None] = lambda error: None
 
 
 class NodePlace(NamedTuple):
@@ -99,7 +101,12 @@ def make_server_app(place: Callable[[Any], ServerPlace]) -> Any:
 
     @app.main()
     def main(grid: Any, context: Any) -> None:
-        run_server(place(context), grid)
+        server = place(context)
+        try:
+            run_server(server, grid)
+        except Exception as error:
+            server.on_error(error)
+            raise
 
     return app
 

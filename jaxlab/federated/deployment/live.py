@@ -161,8 +161,8 @@ def run_live(
       config: times and limits.
       clock: seconds, never going backwards.
       wait: waits for some seconds.
-      on_progress: called whenever the server has begun, aggregated, evaluated or finished, between
-        two messages: the place for progress bars and checkpoints.
+      on_progress: called whenever the server has begun, aggregated, evaluated or finished, before
+        the messages that follow from it are sent: what nodes know, a checkpoint knows.
 
     Returns:
       The state at the end.
@@ -172,14 +172,10 @@ def run_live(
       TooManyFailuresError: (a RuntimeError) if clients fail, or fall silent, beyond what the course
         allows.
     """
-    live = _Live(learner, state, transport, config, clock)
+    live = _Live(learner, state, transport, config, clock, on_progress)
     live.resume()
-    seen = _progress(state.server)
     while True:
         live.look()
-        if (now := _progress(state.server)) != seen:
-            seen = now
-            on_progress(state)
         if state.server.finished and live.is_done():
             return state
         wait(config.poll_s)
@@ -199,7 +195,9 @@ class _Live:
         transport: Transport,
         config: LiveConfig,
         clock: Callable[[], float],
+        on_progress: Callable[[LiveState], None],
     ) -> None:
+        self.on_progress, self.seen = on_progress, _progress(state.server)
         self.learner, self.state, self.transport, self.config = learner, state, transport, config
         self.clock = clock
         # The clock of the course goes on where it stood.
@@ -246,7 +244,7 @@ class _Live:
         if server.started and not server.finished:
             server.clock_us = self.now_us()
             self.state.server, sent = self.learner.role.settle(server)
-            self.post(sent)
+            self.go_on(sent)
 
     def is_done(self) -> bool:
         """Whether all nodes know that the course has ended, or were waited for long enough."""
@@ -402,6 +400,13 @@ class _Live:
         )
         self.serial += 1
         self.state.server, sent = self.learner.role.react(self.state.server, stamped)
+        self.go_on(sent, guest)
+
+    def go_on(self, sent: Sequence[Message], guest: int | None = None) -> None:
+        """Tells of progress, then sends what the server wants to be sent."""
+        if (now := _progress(self.state.server)) != self.seen:
+            self.seen = now
+            self.on_progress(self.state)
         self.post(sent, guest)
 
     def fail(self, parcel: Parcel, reason: str) -> None:

@@ -72,6 +72,11 @@ class Memory:
             return initial
         return wire.restore_leaves(named, self._form, "the state of the client")
 
+    @property
+    def last_round(self) -> int:
+        """The round of the last training; -1 if there was none."""
+        return self._kept["training"][0] if self._kept["training"] else -1
+
     def keep_state(self, training: tuple[int, int], before: Tree, after: Tree) -> None:
         """Replace what the client keeps.
 

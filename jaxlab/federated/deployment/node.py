@@ -164,6 +164,9 @@ class Learning:
         """Train in a round, and keep the state that it leaves."""
         received = self._received(content, self._forms.broadcast)
         training = (number, self._request)
+        if number < self._kept.last_round:
+            # Left over from a server that is gone; what the client keeps has moved on.
+            return Failure(f"it has trained in round {self._kept.last_round} already")
         before = self._kept.state(self._initial, training)
         cohort = self._cohort(client, before, TRAIN, number)
         stacked: Stacked = jax.device_get(self._stack(received, cohort, self._data))
