@@ -7,6 +7,8 @@ them. What a node trains on is its own part of the data set that they name, or a
 import dataclasses
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,6 +184,7 @@ def make_app() -> Any:
     """The ServerApp; its folder comes from the environment, its settings from the app."""
 
     def place(context: Any) -> deployment.ServerPlace:
+        leave_with_parent()
         workdir = Path(os.environ[WORKDIR])
 
         def tell(error: Exception) -> None:
@@ -194,6 +197,25 @@ def make_app() -> Any:
             raise
 
     return deployment.make_server_app(place)
+
+
+def leave_with_parent(patience_s: float = 10.0) -> None:
+    """Ends this process when the one that started it is gone.
+
+    Flower's own way out waits for ever for a SuperLink that was killed.
+
+    Args:
+      patience_s: seconds that Flower's way out is given.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        time.sleep(patience_s)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def make_place(app: Mapping[str, Any], workdir: Path) -> deployment.ServerPlace:
