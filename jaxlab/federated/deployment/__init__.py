@@ -21,8 +21,8 @@ side of it and `make_node` that of a client with its own data. `make_server_app`
     )
 
 Rooms: `agreement` (what all know), `codec` (messages as bytes), `learner` (the server), `node` and
-`memory` (a client, and what it keeps), `live` (the server's loop), `server_checkpoint`, and
-`flower`, which alone knows Flower.
+`memory` (a client, and what it keeps), `transport`, `live` (the server's loop),
+`server_checkpoint`, and `flower`, which alone knows Flower.
 """
 
 from jaxlab.federated.deployment.agreement import Agreement
@@ -34,17 +34,11 @@ from jaxlab.federated.deployment.flower import (
     run_server,
 )
 from jaxlab.federated.deployment.learner import Learner, make_learner
-from jaxlab.federated.deployment.live import (
-    Delivery,
-    LiveConfig,
-    LiveState,
-    NotJoinedError,
-    Transport,
-    run_live,
-)
+from jaxlab.federated.deployment.live import LiveConfig, LiveState, NotJoinedError, run_live
 from jaxlab.federated.deployment.memory import Memory
 from jaxlab.federated.deployment.node import Node, answer, make_node
 from jaxlab.federated.deployment.server_checkpoint import ServerCheckpoint
+from jaxlab.federated.deployment.transport import Delivery, Transport
 
 __all__ = [
     "Agreement",

@@ -20,15 +20,11 @@ from typing import Any, NamedTuple
 
 from jaxlab.federated.deployment.codec import Packed, Packer, unpack
 from jaxlab.federated.deployment.learner import Learner
-from jaxlab.federated.deployment.live import (
-    Delivery,
-    LiveConfig,
-    LiveState,
-    run_live,
-)
+from jaxlab.federated.deployment.live import LiveConfig, LiveState, run_live
 from jaxlab.federated.deployment.memory import Memory
 from jaxlab.federated.deployment.node import Node, answer
 from jaxlab.federated.deployment.server_checkpoint import ServerCheckpoint
+from jaxlab.federated.deployment.transport import Delivery
 
 _logger = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ form than agreed, or comes from somebody else than it says, is refused and count
 
 import dataclasses
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
 
 from jaxlab.federated.deployment.codec import Packed, Packer, unpack
 from jaxlab.federated.deployment.learner import Learner
+from jaxlab.federated.deployment.transport import Delivery, Parcel, Transport
 from jaxlab.federated.messages import (
     ASK_INFO,
     ASSIGN_ID,
@@ -36,63 +36,13 @@ from jaxlab.federated.messages import (
     Message,
     check_content,
 )
+from jaxlab.federated.roles import Role
 from jaxlab.federated.server_state import Request, ServerState
 
 _logger = logging.getLogger(__name__)
 
 NEEDS_ANSWER = (MODEL, EVALUATE)
 """Messages for whose answer a course waits."""
-
-
-class Parcel(NamedTuple):
-    """What is sent to a node at once.
-
-    Attributes:
-      node: where to.
-      messages: what, in order.
-    """
-
-    node: int
-    messages: tuple[Message, ...]
-
-
-class Delivery(NamedTuple):
-    """What has come of a parcel.
-
-    Attributes:
-      ticket: of the parcel.
-      answers: of the node, in order.
-      failure: why the node could not handle the parcel, empty if it could.
-      is_lost: whether the node is gone, or what it has answered.
-    """
-
-    ticket: str
-    answers: tuple[Packed, ...] = ()
-    failure: str = ""
-    is_lost: bool = False
-
-
-@runtime_checkable
-class Transport(Protocol):
-    """What carries parcels to nodes and answers back."""
-
-    def nodes(self) -> Collection[int]:
-        """The nodes that are there."""
-        ...
-
-    def send(self, node: int, kind: str, messages: Sequence[Packed]) -> str | None:
-        """Sends packed messages; gives a ticket, or None if the node is gone.
-
-        Args:
-          node: where to.
-          kind: `train`, `evaluate` or `query`, for what looks at it on the way.
-          messages: what.
-        """
-        ...
-
-    def receive(self) -> Sequence[Delivery]:
-        """What has come since the last call."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +149,9 @@ class _Live:
     ) -> None:
         self.on_progress, self.seen = on_progress, _progress(state.server)
         self.learner, self.state, self.transport, self.config = learner, state, transport, config
+        # While answers are read nobody is late: theirs may be the next one.
+        events = tuple(e for e in learner.role.events if e.name != "timeout")
+        self.patient = dataclasses.replace(learner.role, events=events)
         self.clock = clock
         # The clock of the course goes on where it stood.
         self.zero_s = clock() - state.server.clock_us / 1e6
@@ -226,7 +179,7 @@ class _Live:
         for delivery in self.transport.receive():
             self.take(delivery)
         self.send_again()
-        self.pass_time()
+        self.pass_time(self.learner.role)
         server = self.state.server
         if server.finished and self.finished_s is None:
             self.finished_s = self.clock()
@@ -238,12 +191,12 @@ class _Live:
                 "Start their nodes, or raise the time"
             )
 
-    def pass_time(self) -> None:
-        """Moves the clock, and takes the actions that are due."""
+    def pass_time(self, role: Role) -> None:
+        """Moves the clock, and takes the actions of a role that are due."""
         server = self.state.server
         if server.started and not server.finished:
             server.clock_us = self.now_us()
-            self.state.server, sent = self.learner.role.settle(server)
+            self.state.server, sent = role.settle(server)
             self.go_on(sent)
 
     def is_done(self) -> bool:
@@ -274,15 +227,22 @@ class _Live:
                 if message.type == ASSIGN_ID and guest is not None:
                     self.state.nodes[int(message.content)] = guest
                 node = guest if receiver == UNASSIGNED else self.state.nodes.get(receiver)
-                if node is None:
-                    _logger.warning("%s is for the unknown client %s", message.type, receiver)
-                    self.state.server.counts["unknown_receivers"] += 1
-                    continue
                 single = dataclasses.replace(message, receivers=(receiver,), serial=self.serial)
                 self.serial += 1
+                if node is None:
+                    self.keep_for_later(single)
+                    continue
                 parcels.setdefault(node, []).append(single)
         for node, parcel in parcels.items():
             self.dispatch(Parcel(node, tuple(parcel)), pack)
+
+    def keep_for_later(self, message: Message) -> None:
+        """Keeps what is for a client that has joined, and whose node has not come back yet."""
+        if message.receivers[0] in self.state.server.info:
+            self.lost.append(Parcel(UNASSIGNED, (message,)))
+        else:
+            text = f"{message.type!r} is for {message.receivers[0]}, who is no client"
+            self.refuse("unknown_receivers", text)
 
     def dispatch(self, parcel: Parcel, pack: Packer) -> None:
         packed = [pack(message) for message in parcel.messages]
@@ -394,12 +354,12 @@ class _Live:
             self.react(message)
 
     def react(self, message: Message, guest: int | None = None) -> None:
-        self.pass_time()
+        self.pass_time(self.patient)
         stamped = dataclasses.replace(
             message, receivers=(SERVER,), time_us=self.now_us(), serial=self.serial
         )
         self.serial += 1
-        self.state.server, sent = self.learner.role.react(self.state.server, stamped)
+        self.state.server, sent = self.patient.react(self.state.server, stamped)
         self.go_on(sent, guest)
 
     def go_on(self, sent: Sequence[Message], guest: int | None = None) -> None:
@@ -497,11 +457,7 @@ class _Live:
             self.ask(MODEL, {client}, content, request.number)
             for client, request in server.busy.items()
         ]
-        # Until their nodes have joined again.
-        for message in sent:
-            for receiver in message.receivers:
-                single = dataclasses.replace(message, receivers=(receiver,))
-                self.lost.append(Parcel(UNASSIGNED, (single,)))
+        self.post(sent)
 
     def ask(self, kind: str, clients: Iterable[int], content: object, request: int) -> Message:
         server = self.state.server

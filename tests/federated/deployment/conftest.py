@@ -14,9 +14,10 @@ from jaxlab.federated.client_data import Schedule, gather_clients
 from jaxlab.federated.deployment import agreement as agreements
 from jaxlab.federated.deployment.codec import Packer, unpack
 from jaxlab.federated.deployment.learner import make_learner
-from jaxlab.federated.deployment.live import Delivery, LiveConfig, LiveState, run_live
+from jaxlab.federated.deployment.live import LiveConfig, LiveState, run_live
 from jaxlab.federated.deployment.memory import Memory
 from jaxlab.federated.deployment.node import answer, make_node
+from jaxlab.federated.deployment.transport import Delivery
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.simulation import run_course
