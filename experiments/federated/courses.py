@@ -9,17 +9,28 @@ that is started again passes it over.
 import csv
 import logging
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from experiments.federated.progress import CourseProgress
-from experiments.federated.settings import EarlyStopConfig, RunConfig
+from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import MODEL, Plan, Problem, make_simulation, save_variables
-from jaxlab.federated import ConfigError, CourseState, Evaluation, run_course
+from jaxlab.federated import (
+    ConfigError,
+    CourseState,
+    EarlyStop,
+    Evaluation,
+    Report,
+    Simulation,
+    is_larger_better,
+    run_course,
+)
 from jaxlab.training.metric_log import MetricLog
 from jaxlab.training.workdir import read_json, write_json
 
@@ -27,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 COURSE, CLIENTS = "course.json", "clients.csv"
 UNSEEN = "_unseen"
+ACCELERATOR_WIDTH = 16
 _SHOWN = {"correct": "accuracy"}  # names of sums -> names of their means
 
 
@@ -74,39 +86,66 @@ class Outcome(NamedTuple):
                 return point
         return None
 
-
-def is_loss(metric: str) -> bool:
-    """Whether a metric is better where it is smaller."""
-    return metric.rpartition("/")[2] == "loss"
+    def best(self, metric: str) -> Point:
+        """The first evaluation at which a metric is best; the last one if it is never finite."""
+        sign = 1.0 if is_larger_better(metric) else -1.0
+        finite = [p for p in self.points if math.isfinite(p.metrics.get(metric, math.nan))]
+        return max(finite, key=lambda p: sign * p.metrics[metric], default=self.points[-1])
 
 
 def is_reached(metric: str, value: float, target: float) -> bool:
     """Whether a metric is as good as a target."""
-    return value <= target if is_loss(metric) else value >= target
+    return value >= target if is_larger_better(metric) else value <= target
 
 
 class ClientNumbers:
     """Turns the sums of all clients into metrics, and keeps what every client had by itself.
 
     Attributes:
-      rows: split -> name -> (clients, 2), sums and counts of the last evaluation.
+      values: split -> name -> value of every client at the last evaluation, NaN where it is not
+        known.
+
+    Args:
+      forms: of the report.
     """
 
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[str, np.ndarray]] = {}
+    def __init__(self, forms: Sequence[str]) -> None:
+        self.values: dict[str, dict[str, np.ndarray]] = {}
+        self._report = Report(tuple(forms), keep_raw=self.values.__setitem__)
 
-    def summarize(self, split: str, sums: dict[str, np.ndarray]) -> dict[str, float]:
-        """Means over all examples: `test/accuracy`, `test/loss`, `test/global/accuracy` ..."""
-        named = {shown_name(name): np.asarray(value, np.float64) for name, value in sums.items()}
-        self.rows[split] = named
-        totals = {name: value.sum(axis=0) for name, value in named.items()}
-        return {f"{split}/{name}": s / n for name, (s, n) in totals.items() if n > 0}
+    def summarize(self, split: str, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of a split: `test/accuracy`, `test/global/accuracy`, `test/avg/loss` ..."""
+        return self._report(split, {shown_name(name): rows for name, rows in sums.items()})
 
 
 def shown_name(name: str) -> str:
     """The name under which the mean of a sum is shown, `global/accuracy` for `global/correct`."""
     prefix, slash, last = name.rpartition("/")
     return f"{prefix}{slash}{_SHOWN.get(last, last)}"
+
+
+def spread(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """How metrics are spread over clients, as rows of a table.
+
+    Args:
+      metrics: names and numbers of an evaluation.
+
+    Returns:
+      `split/name` -> heading -> number, of the metrics of which the mean over clients is known.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for name in metrics:
+        split, is_mean, metric = name.partition("/avg/")
+        if is_mean:
+            whole = f"{split}/{metric}"
+            rows[whole] = {"all examples": metrics[whole], "mean of clients": metrics[name]}
+            start = f"{split}/fairness/{metric}_"
+            rows[whole] |= {
+                key.removeprefix(start).replace("_", " "): value
+                for key, value in metrics.items()
+                if key.startswith(start)
+            }
+    return rows
 
 
 def watched_metric(config: RunConfig, problem: Problem) -> str:
@@ -117,22 +156,19 @@ def watched_metric(config: RunConfig, problem: Problem) -> str:
       problem: tells whether there is an accuracy.
 
     Raises:
-      ConfigError: (a ValueError) if no evaluation has the metric, listing those that it has.
+      ConfigError: (a ValueError) if evaluations have no such metric, listing those that they have.
     """
     score = "loss" if problem.data.info.num_classes is None else "accuracy"
-    given, split = config.evaluation.metric, config.evaluation.splits[-1]
+    given, splits = config.evaluation.metric, config.evaluation.splits
     if given == "auto":
-        return f"{split}/{score}"
-    known = [
-        f"{s}/{name}" for s in config.evaluation.splits for name in dict.fromkeys((score, "loss"))
-    ]
-    if (
-        given.replace("_unseen/", "/").replace("/global/", "/").replace("/untuned/", "/")
-        not in known
-    ):
+        return f"{splits[-1]}/{score}"
+    known = [f"{split}/{name}" for split in splits for name in dict.fromkeys((score, "loss"))]
+    plain = re.sub("_unseen/|/(global|untuned|avg)/", "/", given)
+    if plain not in known:
         raise ConfigError(
-            f"evaluation.metric={given!r} is not measured; there are {', '.join(known)}, and those "
-            "of other models and of unseen clients"
+            f"evaluation.metric={given!r} is not measured; there are {', '.join(known)}, and such "
+            "as test_unseen/, test/avg/, test/global/ and test/untuned/ where there are unseen "
+            "clients and other models"
         )
     return given
 
@@ -144,39 +180,24 @@ def make_is_converged(config: RunConfig, metric: str) -> Callable[[Sequence[Eval
       config: the settings of the run.
       metric: what is looked at.
     """
-    given, sign = config.early_stop, -1.0 if is_loss(metric) else 1.0
+    given = config.early_stop
+    stop = EarlyStop(metric, given.patience, given.delta, given.mode)
 
     def is_converged(evaluations: Sequence[Evaluation]) -> bool:
-        values = [e.metrics[metric] for e in evaluations if metric in e.metrics]
-        if given.at_target and values and is_reached(metric, values[-1], config.evaluation.target):
+        value = evaluations[-1].metrics.get(metric, math.nan)
+        if given.at_target and is_reached(metric, value, config.evaluation.target):
             return True
-        return bool(given.patience) and has_stalled([sign * value for value in values], given)
+        return stop(evaluations)
 
     return is_converged
 
 
-def has_stalled(values: Sequence[float], given: EarlyStopConfig) -> bool:
-    """Whether values, of which larger ones are better, have stopped improving.
-
-    Args:
-      values: in order.
-      given: patience and what counts as an improvement.
-    """
-    before = values[: -given.patience]
-    if not before:
-        return False
-    if given.mode == "mean":
-        previous = values[-given.patience - 1 : -1]
-        return values[-1] <= sum(previous) / len(previous) + given.delta
-    best, without = -math.inf, 0
-    for value in values:
-        best, without = (value, 0) if value > best + given.delta else (best, without + 1)
-    return without >= given.patience
+def default_width(config: RunConfig) -> int:
+    """Clients of a device that are computed at once, where the settings leave it open."""
+    return config.width or (1 if jax.default_backend() == "cpu" else ACCELERATOR_WIDTH)
 
 
-def play(
-    config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Mesh, width: int
-) -> Outcome:
+def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Mesh) -> Outcome:
     """Simulates a course, or reads what came out of it before.
 
     Args:
@@ -185,16 +206,15 @@ def play(
       plan: the course.
       folder: of the course.
       mesh: the devices.
-      width: clients of a device that are computed at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (done := read_outcome(folder)) is not None:
         logger.info("%s: the course in %s has ended and is not run again", plan.name, folder)
         return done
     metric = watched_metric(config, problem)
-    numbers = ClientNumbers()
+    numbers = ClientNumbers(config.evaluation.report)
     simulation = make_simulation(
-        problem, plan, mesh, width=width, summarize=numbers.summarize,
+        problem, plan, mesh, width=default_width(config), summarize=numbers.summarize,
         is_converged=make_is_converged(config, metric),
     )  # fmt: skip
     state = simulation.start()
@@ -240,7 +260,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def write_clients(path: Path, problem: Problem, plan: Plan, numbers: ClientNumbers) -> None:
-    """Writes a line for every client and split: examples, and the means of its own numbers.
+    """Writes a line for every client and split: examples, and its own metrics.
 
     Args:
       path: a CSV file.
@@ -248,19 +268,25 @@ def write_clients(path: Path, problem: Problem, plan: Plan, numbers: ClientNumbe
       plan: tells who never trains.
       numbers: of the last evaluation.
     """
-    names = list(dict.fromkeys(name for rows in numbers.rows.values() for name in rows))
+    names = list(dict.fromkeys(name for rows in numbers.values.values() for name in rows))
     seen = plan.config.num_clients - plan.config.num_unseen
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["client", "split", "examples", *names])
-        for split, rows in numbers.rows.items():
+        for split, rows in numbers.values.items():
             first = seen if split.endswith(UNSEEN) else 0
-            for place in range(len(next(iter(rows.values())))):
-                sums = {name: value[place] for name, value in rows.items()}
-                count = int(max(n for _, n in sums.values()))
-                means = [_mean(*sums[name]) if name in sums else "" for name in names]
-                writer.writerow([problem.data.names[first + place], split, count, *means])
+            sizes = plan.splits[split.removesuffix(UNSEEN)].sizes
+            for place, values in enumerate(zip(*(rows[name] for name in names), strict=True)):
+                client = first + place
+                shown = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+                writer.writerow([problem.data.names[client], split, int(sizes[client]), *shown])
 
 
-def _mean(total: float, count: float) -> str:
-    return f"{total / count:.6g}" if count else ""
+def restore(simulation: Simulation, folder: Path) -> CourseState | None:
+    """The state that a course was saved in last; None if it was not.
+
+    Args:
+      simulation: the course.
+      folder: its folder.
+    """
+    return None

@@ -107,7 +107,7 @@ def make_course(settings: Settings) -> Course:
     options = {
         "aggregator": plan.aggregator,
         "sampler": plan.sampler,
-        "summarize": ClientNumbers().summarize,
+        "summarize": ClientNumbers(config.evaluation.report).summarize,
         "is_converged": make_is_converged(config, metric),
     }
     return Course(problem, agreement, options, plan.splits, metric)

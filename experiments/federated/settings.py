@@ -681,18 +681,26 @@ class EvaluationConfig:
       every_rounds: aggregations between two evaluations; the last model is always evaluated.
       splits: examples of the clients that evaluations go over, of `val` and `test`.
       target: value of `metric` whose first time is reported; 0 reports none.
-      metric: what `target` and early stopping look at; `auto` takes the accuracy, or the loss, of
-        the last of `splits`.
+      metric: what `target`, `early_stop` and the best round are told by; `auto` takes the accuracy,
+        or the loss, of the last of `splits`.
+      report: `weighted_avg`, over all examples; `avg`, over clients; `fairness`, how it is spread
+        over clients.
     """
 
     every_rounds: int = 1
     splits: tuple[str, ...] = ("test",)
     target: float = 0.0
     metric: str = "auto"
+    report: tuple[str, ...] = ("weighted_avg", "avg", "fairness")
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that is out of range."""
         problems = _below(self, every_rounds=1) + _negative(self, "target")
+        forms = ("weighted_avg", "avg", "fairness")
+        if "weighted_avg" not in self.report or set(self.report) - set(forms):
+            problems.append(
+                f"report={self.report} must be weighted_avg, and perhaps avg and fairness"
+            )
         if not self.splits or set(self.splits) - {"train", "val", "test"}:
             problems.append(f"splits={self.splits} must be some of train, val, test")
         _refuse(problems)

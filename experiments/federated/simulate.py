@@ -8,18 +8,18 @@ them. Run again, it goes on where it was.
 """
 
 import logging
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 from PIL import Image
 
 from experiments.common import print_grid, print_results, run, start
 from experiments.common.axes import Axis
 from experiments.common.pictures import save_png
 from experiments.common.plots import Plot, Series, draw_plots
-from experiments.federated.courses import Outcome, is_loss, play, watched_metric
+from experiments.federated.courses import Outcome, play, spread, watched_metric
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import Problem, make_problem, plan_course
 from jaxlab import training
@@ -28,7 +28,7 @@ from jaxlab.training.workdir import check_config, open_workdir, save_config, wri
 logger = logging.getLogger(__name__)
 
 PICTURE, REPORT = "accuracy.png", "report.json"
-ACCELERATOR_WIDTH = 16
+SPREAD = re.compile("/(avg|fairness)/")
 
 
 def main(config: RunConfig, workdir: Path) -> None:
@@ -46,8 +46,7 @@ def main(config: RunConfig, workdir: Path) -> None:
         metric = watched_metric(config, problem)
         save_config(workdir, config)
         describe(problem)
-        width = config.width or (1 if jax.default_backend() == "cpu" else ACCELERATOR_WIDTH)
-        outcomes = [play(config, problem, plan, workdir / plan.name, mesh, width) for plan in plans]
+        outcomes = [play(config, problem, plan, workdir / plan.name, mesh) for plan in plans]
         report(config, outcomes, metric, workdir)
     print(f"Results: {workdir / 'results.json'}, {time.monotonic() - started:.0f} s")
 
@@ -76,22 +75,54 @@ def report(config: RunConfig, outcomes: Sequence[Outcome], metric: str, workdir:
     """
     results = headline(config, outcomes, metric)
     write_json(workdir / training.workdir.RESULTS, results)
-    details = {
-        outcome.name: {**outcome.final, **outcome.counts, "clients_per_second": speed([outcome])}
-        for outcome in outcomes
-    }
+    details = {outcome.name: all_numbers(outcome, metric) for outcome in outcomes}
     write_json(workdir / REPORT, details)
-    names = dict.fromkeys(name for row in details.values() for name in row)
-    rows = {
-        name: {course: row[name] for course, row in details.items() if name in row}
-        for name in names
-    }
-    print_grid(rows, title="Courses")
+    shown = {name: shown_numbers(numbers, metric) for name, numbers in details.items()}
+    print_grid(transposed(shown), title="Courses")
+    for outcome in outcomes:
+        if rows := spread(outcome.final):
+            print_grid(rows, title=f"{outcome.name}: the last model over the clients")
     print_results(
         {name: value for name, value in results.items() if value is not None}, title=str(workdir)
     )
     save_png(workdir / PICTURE, draw_course(config, outcomes, metric))
     print(f"Picture: {workdir / PICTURE}")
+
+
+def all_numbers(outcome: Outcome, metric: str) -> dict[str, float]:
+    """Everything that is known of a course.
+
+    Args:
+      outcome: what it came to.
+      metric: what tells the best round.
+    """
+    best = outcome.best(metric)
+    return {
+        **outcome.final,
+        **outcome.counts,
+        "clients_per_second": speed([outcome]),
+        "best/round": best.round,
+        **{f"best/{name}": value for name, value in best.metrics.items()},
+    }
+
+
+def shown_numbers(numbers: Mapping[str, float], metric: str) -> dict[str, float]:
+    """What is printed: not what is spread over clients, and of the best round only the metric."""
+    kept = ("best/round", f"best/{metric}")
+    return {
+        name: value
+        for name, value in numbers.items()
+        if not SPREAD.search(name) and (name in kept or not name.startswith("best/"))
+    }
+
+
+def transposed(columns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Columns of numbers as rows, in order of appearance."""
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    return {
+        name: {heading: column[name] for heading, column in columns.items() if name in column}
+        for name in names
+    }
 
 
 def headline(
@@ -104,10 +135,12 @@ def headline(
       outcomes: of its courses, the main one last.
       metric: what is compared.
     """
-    last = metric.rpartition("/")[2]
     final = outcomes[-1].final
+    score = "accuracy" if any(name.endswith("/accuracy") for name in final) else "loss"
     results: dict[str, float | None] = {
-        name: value for name, value in final.items() if name.rpartition("/")[2] == last
+        name: value
+        for name, value in final.items()
+        if name.rpartition("/")[2] == score and not SPREAD.search(name)
     }
     if config.evaluation.target:
         for outcome in outcomes:
@@ -153,7 +186,7 @@ def draw_course(config: RunConfig, outcomes: Sequence[Outcome], metric: str) -> 
             Series("target", ends, [config.evaluation.target] * 2, markers=False, dashed=True)
         )
     axis = Axis("virtual time", kind="seconds") if timed else Axis("round")
-    kind = "number" if is_loss(metric) else "percent"
+    kind = "percent" if metric.endswith("/accuracy") else "number"
     plot = Plot(series, axis, Axis(metric, kind=kind))
     return draw_plots([plot], title=f"{config.algorithm.name} on {config.data.name}")
 

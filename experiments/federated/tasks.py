@@ -54,7 +54,7 @@ from jaxlab.federated.datasets.image_files import (
     MNIST_MEAN,
     MNIST_STD,
 )
-from jaxlab.federated.learning import Summarize, tree_bytes
+from jaxlab.federated.learning import Summarize
 
 MODEL = "model.safetensors"
 """What a course leaves: the shared model, with the names of the original."""
@@ -709,7 +709,8 @@ def make_sampler(config: RunConfig, problem: Problem) -> Sampler:
     if config.sampler.name == "uniform":
         return federated.make_uniform_sampler()
     assert problem.devices is not None, "checked by RunConfig"
-    size = tree_bytes(problem.variables)
+    leaves = jax.tree.leaves(problem.variables)
+    size = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
     slowness = {
         client: federated.slowness(device, size)
         for client, device in enumerate(problem.devices, start=1)

@@ -57,8 +57,8 @@ Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of t
 time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms`
 (a file each); `aggregators`, `robust`, `trust`; `cohort`, `padding`, `store`, `executor` (many
 clients as one program), and `learning`, which puts them together; `monitoring` (reports, fairness,
-early stop); `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
-`datasets`, `models` and `deployment` (real machines), imported by name.
+early stop), `evaluation`; `splitters`, `split_summary`, `feature_shift` (who holds what), and the
+packages `datasets`, `models` and `deployment` (real machines), imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -103,9 +103,10 @@ from jaxlab.federated.devices import (
     load_devices,
     slowness,
 )
+from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.feature_shift import add_client_noise, rotate_client_images
 from jaxlab.federated.fedavg import fed_avg
-from jaxlab.federated.learning import Simulation, make_simulation, mean_metrics
+from jaxlab.federated.learning import Simulation, make_simulation
 from jaxlab.federated.local import Limits, make_sgd_step, run_steps, train_client
 from jaxlab.federated.messages import Message, check_content
 from jaxlab.federated.monitoring import (
@@ -115,6 +116,7 @@ from jaxlab.federated.monitoring import (
     check_metric,
     fairness,
     is_larger_better,
+    mean_metrics,
     metric_values,
 )
 from jaxlab.federated.robust import (
@@ -254,6 +256,7 @@ __all__ = [
     "make_uniform_sampler",
     "mean_metrics",
     "median",
+    "merge_clients",
     "metric_values",
     "mime",
     "mime_lite",

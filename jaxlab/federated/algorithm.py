@@ -45,12 +45,14 @@ class EvaluationInput(NamedTuple):
       train: its training examples, for what adapts to them first.
       limits: sizes that bound the training examples.
       key: of the client and the evaluation.
+      batch_size: examples of a forward pass; None means as many as in training.
     """
 
     view: ClientView
     train: ClientView
     limits: Limits
     key: Key[Array, ""]
+    batch_size: int | None = None
 
 
 class Algorithm(NamedTuple):

@@ -167,7 +167,11 @@ def make_fold(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1) 
 
 @functools.lru_cache(maxsize=NUM_PROGRAMS)
 def make_evaluate(
-    algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1
+    algorithm: Algorithm,
+    limits: Limits,
+    mesh: Mesh,
+    width: int = 1,
+    batch_size: int | None = None,
 ) -> Callable[[Tree, Cohort, ClientData, ClientData], StackedSums]:
     """A program that evaluates a cohort.
 
@@ -176,6 +180,7 @@ def make_evaluate(
       limits: sizes that bound the training examples of the clients.
       mesh: the devices; the cohort is split over its axis `data`.
       width: clients of a device that are computed at once.
+      batch_size: examples of a forward pass; None leaves it to the algorithm.
 
     Returns:
       `(evaluation tree, cohort, training data, data) -> sums`, every leaf (cohort, 2); zeros for
@@ -183,7 +188,9 @@ def make_evaluate(
     """
 
     def one(received: Tree, client: Cohort, train: ClientData, data: ClientData) -> Sums:
-        given = EvaluationInput(_view(client, data), _view(client, train), limits, client.keys)
+        given = EvaluationInput(
+            _view(client, data), _view(client, train), limits, client.keys, batch_size
+        )
         return algorithm.evaluate(received, client.states, given)
 
     def evaluate(

@@ -78,7 +78,7 @@ def fed_avg(
         update_server=update_server,
         evaluation=lambda server: server["variables"],
         evaluate=lambda received, state, given: evaluate_client(
-            task, received, given.view, schedule.batch_size
+            task, received, given.view, given.batch_size or schedule.batch_size
         ),
         variables=lambda server: server["variables"],
     )

@@ -8,7 +8,6 @@
     simulation.report(state)  # and what was seen on the way
 """
 
-import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,26 +20,23 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from jaxlab.federated.aggregators import Aggregator, ModelAggregator, weighted_mean
-from jaxlab.federated.algorithm import Algorithm, EvaluationInput, Tree
+from jaxlab.federated.algorithm import Algorithm, Tree
 from jaxlab.federated.client import Answer, ClientProgram, Failure, make_client
 from jaxlab.federated.client_data import ClientData, Schedule, view_client
 from jaxlab.federated.devices import Device, answer_time_us
+from jaxlab.federated.evaluation import Evaluations, Summarize
 from jaxlab.federated.executor import Executor
 from jaxlab.federated.local import Limits
-from jaxlab.federated.monitoring import EarlyStop, Report, check_metric, over_all
+from jaxlab.federated.monitoring import EarlyStop, mean_metrics
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import NUM_SAMPLE, init_server, make_server
 from jaxlab.federated.server_state import CourseConfig, Evaluation, ServerProgram, Update
 from jaxlab.federated.simulation import Course, CourseState, start_course
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.tasks import Sums
 from jaxlab.parallel import place, replicated
 
 _logger = logging.getLogger(__name__)
-
-Summarize = Callable[[str, dict[str, np.ndarray]], Mapping[str, float]]
-"""`(split, name -> (clients, 2) sums and counts) -> metrics`."""
 
 AnswerTime = Callable[[Device, int, int, int], int]
 """`(device, samples of the round, bytes down, bytes up) -> microseconds`."""
@@ -83,6 +79,7 @@ def make_simulation(
     aggregator: Aggregator | None = None,
     sampler: Sampler | None = None,
     splits: Mapping[str, ClientData] | None = None,
+    server_splits: Mapping[str, ClientData] | None = None,
     summarize: Summarize | None = None,
     is_converged: Callable[[Sequence[Evaluation]], bool] = lambda evaluations: False,
     store: ClientStore | None = None,
@@ -109,6 +106,8 @@ def make_simulation(
       sampler: who is asked; None is uniform.
       splits: name -> examples of all clients that evaluations go over, such as `test`; metrics of
         clients that never train are found under `test_unseen`.
+      server_splits: name -> examples that the server evaluates the shared model on by itself, its
+        own or those of clients (then of all as one); found under `test_server`.
       summarize: from the sums of all clients over a split to its metrics, such as a `Report`; None
         takes the mean over all examples, see `mean_metrics`.
       is_converged: whether the course ends early, asked after every evaluation, such as an
@@ -144,13 +143,12 @@ def make_simulation(
         cohort_size=config.strategy.cohort_size,
         compute_pending=config.strategy.is_asynchronous,
     )
-    held = {name: place(replicated(mesh), split) for name, split in (splits or {}).items()}
-    summary = summarize or mean_metrics
-    if isinstance(is_converged, EarlyStop) and (
-        summary is mean_metrics or isinstance(summary, Report)
-    ):
-        names = _metric_names(config, algorithm, data, variables, schedule, splits or {}, summary)
-        check_metric(is_converged.metric, names)
+    evaluations = Evaluations(
+        algorithm, executor, splits or {}, server_splits or {}, variables, mesh, config,
+        summarize or mean_metrics,
+    )  # fmt: skip
+    if isinstance(is_converged, EarlyStop):
+        evaluations.check_metric(is_converged.metric, data, _limits(schedule, sizes))
     update_server = jax.jit(algorithm.update_server)
 
     def broadcast(server: Tree, version: int) -> int:
@@ -173,18 +171,6 @@ def make_simulation(
             return server, refused
         return update_server(server, result.update, np.float32(result.num_updates)), refused
 
-    def merge(server: Tree, answers: Mapping[int, None], version: int) -> Mapping[str, float]:
-        tree = algorithm.evaluation(server)
-        clients = np.asarray(sorted(answers), np.int32)
-        seen = clients <= config.num_clients - config.num_unseen
-        metrics: dict[str, float] = {}
-        for name, split in held.items():
-            sums = executor.evaluate(tree, clients, split, version)
-            for label, group in ((name, seen), (f"{name}_unseen", ~seen)):
-                if group.any():
-                    metrics |= summary(label, {key: rows[group] for key, rows in sums.items()})
-        return metrics
-
     def train(client: int, version: int, number: int) -> Answer | Failure:
         duration_us = durations[client - 1]
         if fails is not None and fails(client, number):
@@ -196,8 +182,8 @@ def make_simulation(
         ServerProgram(
             broadcast=broadcast,
             aggregate=aggregate,
-            evaluation=lambda server, version: version,
-            merge=merge,
+            evaluation=evaluations.run,
+            merge=evaluations.merge,
             final=lambda server: None,
             discard=executor.discard,
             is_converged=is_converged,
@@ -231,26 +217,11 @@ def make_simulation(
         }
 
     def evaluate(state: CourseState) -> dict[str, dict[str, np.ndarray]]:
-        tree = algorithm.evaluation(state.server.model)
-        clients = np.arange(1, config.num_clients + 1, dtype=np.int32)
-        return {
-            name: executor.evaluate(tree, clients, split, state.server.round)
-            for name, split in held.items()
-        }
+        return evaluations.by_client(state.server.model, state.server.round)
 
     return Simulation(
         course, start, lambda s: algorithm.variables(s.server.model), report, evaluate
     )
-
-
-def mean_metrics(split: str, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Means over the examples of all clients, `split/name`; without examples none.
-
-    Args:
-      split: name of the examples.
-      sums: name -> (clients, 2), sums and counts.
-    """
-    return over_all(split, sums)
 
 
 def tree_bytes(tree: PyTree) -> int:
@@ -262,38 +233,6 @@ def tree_bytes(tree: PyTree) -> int:
 
 def _limits(schedule: Schedule, sizes: np.ndarray) -> Limits:
     return Limits(max(1, int(sizes.max(initial=0))), schedule.max_epochs(sizes))
-
-
-def _metric_names(
-    config: CourseConfig,
-    algorithm: Algorithm,
-    data: ClientData,
-    variables: PyTree,
-    schedule: Schedule,
-    splits: Mapping[str, ClientData],
-    summary: Summarize,
-) -> set[str]:
-    """Names of the metrics that evaluations will have; nothing is computed."""
-
-    def evaluate(variables: PyTree) -> Sums:
-        view = view_client(jax.tree.map(jnp.asarray, data), jnp.int32(0))
-        given = EvaluationInput(
-            view, view, _limits(schedule, np.asarray(data.sizes)), jax.random.key(0)
-        )
-        server, kept = algorithm.init_server(variables), algorithm.init_client(variables)
-        return algorithm.evaluate(algorithm.evaluation(server), kept, given)
-
-    sums = jax.eval_shape(evaluate, variables)
-    if isinstance(summary, Report):
-        summary = dataclasses.replace(summary, keep_raw=None)
-    names: set[str] = set()
-    num_seen = config.num_clients - config.num_unseen
-    for name, split in splits.items():
-        sizes = np.asarray(split.sizes)
-        for label, part in ((name, sizes[:num_seen]), (f"{name}_unseen", sizes[num_seen:])):
-            pairs = np.stack([np.ones(len(part)), part], axis=1)
-            names |= summary(label, dict.fromkeys(sums, pairs)).keys() if len(part) else set()
-    return names
 
 
 def _durations(

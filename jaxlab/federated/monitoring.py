@@ -13,7 +13,7 @@ become the numbers of a report. All are pure functions on the host, in float64.
 
 Names are `split/name` over all examples, `split/avg/name` for the mean over clients,
 `split/fairness/name_statistic`, and `split/group_k/name`; clients that never train have the split
-`test_unseen`.
+`test_unseen`, and the server has `test_server`.
 
 References:
   Li et al. 2020, "Fair Resource Allocation in Federated Learning", arXiv:1905.10497, section 4 and
@@ -45,6 +45,9 @@ SMALLER_IS_BETTER = ("loss", "mse", "rmse", "regularisation")
 LARGER_IS_BETTER = (
     "correct", "accuracy", "f1", "roc_auc", "average_precision", "improvement", "hits",
 )  # fmt: skip
+
+SERVER_SUFFIX, UNSEEN_SUFFIX = "_server", "_unseen"
+"""What the names of splits end with that the server evaluates, or clients that never train."""
 
 ClientSums = Mapping[str, Num[np.ndarray, "*clients two"]]
 """Name -> sums and counts, of every client (clients, 2), or of all together (2,)."""
@@ -202,10 +205,12 @@ class Report:
           split: name of the examples.
           sums: name -> (clients, 2), sums and counts.
         """
+        if split.endswith(SERVER_SUFFIX):
+            return mean_metrics(split, sums)
         rows = metric_values(sums)
         if self.keep_raw is not None:
             self.keep_raw(split, {name: metric.values for name, metric in rows.items()})
-        found = over_all(split, sums) if "weighted_avg" in self.forms else {}
+        found = mean_metrics(split, sums) if "weighted_avg" in self.forms else {}
         for name, metric in rows.items():
             found |= self._over_clients(split, name, metric)
         return found
@@ -217,13 +222,13 @@ class Report:
         if "fairness" in self.forms and own.size > 1 and np.isfinite(own).all():
             spread = fairness(own).items()
             found |= {f"{split}/fairness/{name}_{k}": v for k, v in spread if v is not None}
-        if "group_avg" in self.forms and not split.endswith("_unseen"):
+        if "group_avg" in self.forms and not split.endswith(UNSEEN_SUFFIX):
             means = group_means(metric.values, self.group_sizes).items()
             found |= {f"{split}/group_{number}/{name}": mean for number, mean in means}
         return found
 
 
-def over_all(split: str, sums: ClientSums) -> dict[str, float]:
+def mean_metrics(split: str, sums: ClientSums) -> dict[str, float]:
     """Metrics over the examples of all clients as one set, `split/name`; without examples none.
 
     Args:

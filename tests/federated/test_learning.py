@@ -9,8 +9,9 @@ from flax import linen as nn
 
 from jaxlab.federated.client_data import Schedule, gather_clients
 from jaxlab.federated.devices import Device
+from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.fedavg import fed_avg
-from jaxlab.federated.learning import make_simulation, mean_metrics
+from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.messages import MODEL
 from jaxlab.federated.monitoring import EarlyStop, Report, best_evaluation
 from jaxlab.federated.robust import median
@@ -169,6 +170,28 @@ def test_a_course_ends_when_its_metric_has_stopped_improving(learn):
     assert best.metrics["val/fairness/loss_max"] > best.metrics["val/avg/loss"]
 
 
+def test_the_server_evaluates_its_own_examples_and_those_of_clients_as_one(learn):
+    test, own = clients([n % 3 for n in range(NUM_CLIENTS)]), clients([300])
+    weights, server, _ = learn(
+        SYNCHRONOUS, clients(SIZES), num_rounds=1, splits={"test": test},
+        server_splits={"test": test, "own": own}, summarize=Report(),
+    )  # fmt: skip
+    metrics = server.evaluations[0].metrics
+    assert metrics["test_server/loss"] == pytest.approx(metrics["test/loss"], rel=1e-6)
+    errors = (own.examples["x"] @ weights - own.examples["y"]) ** 2
+    assert metrics["own_server/loss"] == pytest.approx(errors.mean(), rel=1e-5)
+    assert "own_server/avg/loss" not in metrics
+
+
+def test_merged_clients_are_one_with_their_examples_in_order():
+    data = gather_clients({"x": np.arange(6.0)}, [np.array([4]), np.array([0, 2]), np.array([5])])
+    merged = merge_clients(data)
+    np.testing.assert_array_equal(merged.examples["x"], [4, 0, 2, 5])
+    assert merged.sizes.tolist() == [4] and merged.offsets.tolist() == [0]
+    swapped = data.replace(offsets=data.offsets[::-1], sizes=data.sizes[::-1])
+    np.testing.assert_array_equal(merge_clients(swapped).examples["x"], [5, 0, 2, 4])
+
+
 @pytest.mark.parametrize("summarize", [None, Report(("avg",))])
 def test_a_metric_that_no_evaluation_has_is_told_before_the_start(learn, summarize):
     test = clients([2] * 15 + [0] * 5)
@@ -200,6 +223,7 @@ def test_an_update_that_drops_out_costs_the_time_of_an_answer(learn):
             "kind='time_up' needs devices",
         ),
         ({"devices": None, "strategy": FEDBUFF}, "kind='goal_achieved' needs devices"),
+        ({"splits": {"val": clients([3] * 7)}}, "the split 'val' has 7 clients and the course 20"),
         ({"data": [3] * 7}, "num_clients=20 and the data has 7 clients"),
         ({"data": [3] * 4 + [0] * 16}, "cohort_size=6 of 4 clients that train"),
     ],
@@ -208,8 +232,3 @@ def test_parts_that_do_not_fit_together_are_told(learn, options, wrong):
     data = clients(options.pop("data", SIZES))
     with pytest.raises(ConfigError, match=wrong):
         learn(options.pop("strategy", SYNCHRONOUS), data, **options)
-
-
-def test_metrics_without_examples_are_left_out():
-    sums = {"loss": np.array([[3.0, 2.0], [1.0, 2.0]]), "correct": np.zeros((2, 2))}
-    assert mean_metrics("test", sums) == {"test/loss": 1.0}

@@ -12,8 +12,8 @@ from jaxlab.federated.monitoring import (
     fairness,
     group_means,
     is_larger_better,
+    mean_metrics,
     metric_values,
-    over_all,
 )
 from jaxlab.federated.server_state import Evaluation
 from jaxlab.federated.strategy import ConfigError
@@ -95,14 +95,19 @@ def test_f1_is_the_mean_over_the_classes_that_occur_or_are_predicted():
     split = [counts(slice(0, 3)), counts(slice(3, 5)), counts(slice(5, 5))]
     sums = {f"global/f1@{c}": pairs(*(rows[c] for rows in split)) for c in range(4)}
     # Per class, over all: 2/5, 2/3, 0 and no class 3.
-    assert over_all("test", sums) == {"test/global/f1": pytest.approx((2 / 5 + 2 / 3 + 0) / 3)}
+    assert mean_metrics("test", sums) == {"test/global/f1": pytest.approx((2 / 5 + 2 / 3 + 0) / 3)}
     per_client = metric_values(sums)["global/f1"]
     np.testing.assert_allclose(per_client.values, [(2 / 3 + 2 / 3) / 2, 0, np.nan])
     np.testing.assert_array_equal(per_client.is_known, [True, True, False])
 
 
+def test_metrics_without_examples_are_left_out():
+    sums = {"loss": pairs([3, 2], [1, 2]), "correct": np.zeros((2, 2))}
+    assert mean_metrics("test", sums) == {"test/loss": 1.0}
+
+
 def test_the_root_stands_beside_the_mean_square():
-    assert over_all("test", {"mse": pairs([18, 1], [0, 1])}) == {"test/mse": 9, "test/rmse": 3}
+    assert mean_metrics("test", {"mse": pairs([18, 1], [0, 1])}) == {"test/mse": 9, "test/rmse": 3}
 
 
 def test_groups_are_of_consecutive_clients_and_the_last_may_be_missing():

@@ -68,8 +68,9 @@ def ditto(
         return result._replace(client_state={"personal": own.variables})
 
     def evaluate(received: Tree, state: Tree, given: EvaluationInput) -> Sums:
-        own = evaluate_client(task, state["personal"], given.view, schedule.batch_size)
-        shared = evaluate_client(task, received, given.view, schedule.batch_size)
+        batch_size = given.batch_size or schedule.batch_size
+        own = evaluate_client(task, state["personal"], given.view, batch_size)
+        shared = evaluate_client(task, received, given.view, batch_size)
         return own | {f"global/{name}": value for name, value in shared.items()}
 
     return base._replace(

@@ -105,7 +105,8 @@ def fed_em(
 
     def evaluate(received: Tree, state: Tree, given: EvaluationInput) -> Sums:
         variables = {**received, "mixture": state["mixture"]}
-        return evaluate_client(mixed, variables, given.view, schedule.batch_size)
+        batch_size = given.batch_size or schedule.batch_size
+        return evaluate_client(mixed, variables, given.view, batch_size)
 
     def init_client(variables: PyTree) -> Tree:
         num_models = jax.tree.leaves(variables)[0].shape[0]

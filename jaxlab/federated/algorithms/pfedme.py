@@ -154,8 +154,9 @@ def pfedme(
             task, personal_tx, tuning, received, given.train, given.limits.at_least(tuning),
             given.key, penalty=pull_towards(received["params"], regularisation),
         )  # fmt: skip
-        sums = evaluate_client(task, own.variables, given.view, schedule.batch_size)
-        shared = evaluate_client(task, received, given.view, schedule.batch_size)
+        batch_size = given.batch_size or schedule.batch_size
+        sums = evaluate_client(task, own.variables, given.view, batch_size)
+        shared = evaluate_client(task, received, given.view, batch_size)
         return sums | {f"global/{name}": value for name, value in shared.items()}
 
     return base._replace(local=local, update_server=update_server, evaluate=evaluate)

@@ -111,6 +111,25 @@ def test_a_course_keeps_local_entries_apart_in_the_store(layered, in_twos):
     )
 
 
+def test_a_course_evaluates_what_clients_keep_before_they_train_on(layered, in_twos):
+    algorithm = keep_local(fed_avg(layered.task, optax.sgd(RATE), in_twos), IS_HEAD)
+    data = jax.device_get(layered.data)
+    simulation = make_simulation(
+        CourseConfig(3, 2, Strategy(cohort_size=3)), algorithm, data, layered.variables, in_twos,
+        splits={"test": data}, mesh=make_mesh(devices=jax.devices()[:1]),
+    )  # fmt: skip
+    found = run_course(simulation.course, simulation.start()).server.evaluations
+    for number, evaluation in enumerate(found, 1):
+        server, states = layered.play(algorithm, number)
+        losses = [
+            evaluated(layered, algorithm, server, state, k)["loss"]
+            for k, state in enumerate(states)
+        ]
+        mean = np.average(losses, weights=layered.sizes)
+        assert evaluation.metrics["test/loss"] == pytest.approx(mean, rel=1e-5)
+    assert len(found) == 2
+
+
 def test_fedrep_trains_the_head_and_then_the_body(layered, in_twos):
     twice = Schedule(2, 2, shuffle=False)
     algorithm = fed_rep(layered.task, IS_HEAD, optax.sgd(0.2), twice, optax.sgd(RATE), in_twos)

@@ -1,0 +1,384 @@
+"""The federated commands: the smoke run, what its folder holds, going on, and mistakes."""
+
+import csv
+import dataclasses
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.common import run_config, to_config_dict
+from experiments.federated import courses, simulate, tasks
+from experiments.federated.courses import Outcome, Point
+from experiments.federated.settings import (
+    AggregatorConfig,
+    AlgorithmConfig,
+    DataConfig,
+    DevicesConfig,
+    EvaluationConfig,
+    LocalConfig,
+    ModelConfig,
+    PersonalConfig,
+    RunConfig,
+    ServerConfig,
+    StrategyConfig,
+)
+from jaxlab import training
+from jaxlab.checkpoints.foreign import torch_zip
+from jaxlab.federated import ConfigError
+from jaxlab.federated.datasets import CentralData, DataInfo
+from jaxlab.parallel import make_mesh
+
+CONFIG = "--config=configs/federated/smoke.py"
+TARGETS = {"sync/virtual_seconds_to_target", "async/virtual_seconds_to_target"}
+ALGORITHMS = (
+    "fed_avg", "scaffold", "fed_nova", "fed_dyn", "mime", "mime_lite", "q_fed_avg", "local_entropy",
+    "fed_rep", "ditto", "pfedme", "fed_em",
+)  # fmt: skip
+
+
+def read_json(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a smoke run that has ended."""
+    return tmp_path_factory.mktemp("federated") / "run"
+
+
+@pytest.mark.smoke
+def test_the_smoke_config_runs_and_writes_what_it_promises(run_program, finished):
+    code, output, errors = run_program("federated.simulate", CONFIG, f"--workdir={finished}")
+    assert code == 0, errors
+    results = read_json(finished / "results.json")
+    scores = {f"{split}{seen}/accuracy" for split in ("val", "test") for seen in ("", "_unseen")}
+    assert results.keys() == scores | TARGETS | {"clients_per_second"}
+    assert results["test/accuracy"] > 0.6 and results["clients_per_second"] > 0
+    assert results["async/virtual_seconds_to_target"] < results["sync/virtual_seconds_to_target"]
+    assert (finished / "accuracy.png").stat().st_size > 5_000
+    for name, num_rounds in (("sync", 12), ("async", 24)):
+        records = training.read_metrics(finished / name)
+        assert records[-1]["step"] == num_rounds
+        assert (
+            records[-1]["test/accuracy"]
+            == read_json(finished / "report.json")[name]["test/accuracy"]
+        )
+        assert [r["virtual_seconds"] for r in records] == sorted(
+            r["virtual_seconds"] for r in records
+        )
+    assert "clients_per_second" in output and "bottom decile" in output
+    with (finished / "async" / "clients.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    seen = [float(row["accuracy"]) for row in rows if row["split"] == "test"]
+    assert len(rows) == 2 * 20 and {row["examples"] for row in rows} == {"100"}
+    # All clients test on as many examples, so that the mean of clients is that of examples.
+    assert np.mean(seen) == pytest.approx(results["test/accuracy"], abs=1e-6)
+
+
+@pytest.mark.smoke
+def test_a_run_that_has_ended_is_not_run_again(run_program, finished):
+    results, course = read_json(finished / "results.json"), finished / "async" / "course.json"
+    written = course.stat().st_mtime_ns
+    code, output, _ = run_program("federated.simulate", CONFIG, f"--workdir={finished}")
+    assert code == 0 and "clients_per_second" in output
+    assert read_json(finished / "results.json") == results
+    assert course.stat().st_mtime_ns == written
+    other = ("--config.local.learning_rate=0.2", f"--workdir={finished}")
+    assert_one_error(
+        run_program("federated.simulate", CONFIG, *other),
+        "has a run of another config (there -> now): local.learning_rate: 0.5 -> 0.2",
+    )
+
+
+def assert_one_error(ended, *parts):
+    code, _, errors = ended
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in errors, errors
+    for part in parts:
+        assert part in errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            ("strategy.kind=goal_acheived",),
+            "config.strategy.kind='goal_acheived' is not one of 'synchronous', 'goal_achieved', "
+            "'time_up'; the nearest is 'goal_achieved'",
+        ),
+        (
+            ("strategy.cohortsize=3",),
+            "--config.strategy.cohortsize does not exist; the nearest valid key is "
+            "config.strategy.cohort_size",
+        ),
+        (
+            ("devices.kind=none",),
+            "strategy.kind='goal_achieved' needs devices.kind='drawn' or 'file': without them",
+        ),
+        (
+            ("strategy.kind=time_up",),
+            "time_budget_s=0.0 must be at least a microsecond for kind='time_up'",
+        ),
+        (("strategy.max_staleness=-1",), "max_staleness=-1 must be an integer, 0 or more"),
+        (
+            ("strategy.min_updates=7",),
+            "min_updates=7 must be at least 1 and at most cohort_size=4",
+        ),
+        (("strategy.cohort_size=19",), "cohort_size=19 of 18 clients that train"),
+        (
+            ("algorithm.name=fed_nova", "algorithm.prox_mu=0.1"),
+            "prox_mu=0.1 changes nothing with name='fed_nova'; it is for fed_avg",
+        ),
+        (
+            ("algorithm.name=scaffold", "local.momentum=0.9"),
+            "algorithm.name='scaffold' takes plain gradient steps; got local.optimizer='sgd', "
+            "--config.local.momentum=0.9",
+        ),
+        (
+            ("aggregator.name=krum", "aggregator.num_byzantine=2"),
+            "needs 5 updates, and the course aggregates 2; raise strategy.min_updates",
+        ),
+        (("evaluation.metric=test/acuracy",), "is not measured; there are val/accuracy"),
+        (("evaluation.splits=('dev',)",), "splits=('dev',) must be some of train, val, test"),
+        (("model.name=convnet2",), "is for pictures, (height, width, channels); synthetic has"),
+        (("data.splitter=iid",), "splitter='iid' changes nothing with name='synthetic'"),
+        (("num_unseen=20",), "num_unseen=20 of data.num_clients=20 leaves no client that trains"),
+        (
+            ("personal.local_norms=True",),
+            "keep_local: 0 of 2 entries match; wanted some, but not all, of params/fc/bias",
+        ),
+        (("averaging.start_round=30",), "averaging.start_round=30 must be below num_rounds=24"),
+        (("data.name=femnist", "data.num_clients=0"), "path is missing: name='femnist' needs it"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(run_program, tmp_path, settings, sentence):
+    arguments = [f"--config.{setting}" for setting in settings]
+    ended = run_program("federated.simulate", CONFIG, *arguments, f"--workdir={tmp_path / 'run'}")
+    code, _, errors = ended
+    assert code == 2 and "Traceback" not in errors, errors
+    # Settings that came from the command line are called by their flags.
+    assert without_paths(sentence) in without_paths(errors)
+
+
+def without_paths(text):
+    return re.sub(r"(--)?(\w+\.)+(\w+=)", r"\3", text)
+
+
+def test_all_mistakes_are_told_at_once():
+    config = to_config_dict(RunConfig())
+    config.update_from_flattened_dict(
+        {"num_rounds": 0, "local.batch_size": 0, "strategy.min_updates": 99}
+    )
+    with pytest.raises(ValueError) as error:
+        run_config(config, RunConfig)
+    assert "batch_size=0 must be at least 1" in str(error.value)
+    assert "min_updates=99 must be at least 1 and at most cohort_size=10" in str(error.value)
+    with pytest.raises(
+        ConfigError, match=r"num_rounds=0 must be at least 1; algorithm.name='mime'"
+    ):
+        RunConfig(
+            num_rounds=0,
+            algorithm=AlgorithmConfig(name="mime"),
+            strategy=StrategyConfig(kind="goal_achieved"),
+            devices=DevicesConfig(kind="drawn"),
+        )
+
+
+def central(num_examples=60, test=0):
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        x = rng.normal(size=(count, 3)).astype(np.float32)
+        return {"x": x, "y": (x[:, 0] > 0).astype(np.int32)}
+
+    return CentralData(
+        DataInfo("drawn", "here", "", 2), draw(num_examples), draw(test) if test else None
+    )
+
+
+@pytest.mark.parametrize("splitter", ["iid", "dirichlet", "shards", "quantity"])
+def test_every_splitter_gives_all_examples_to_the_clients(splitter):
+    config = DataConfig(
+        name="npz", path="any", num_clients=5, splitter=splitter, shares=(0.5, 0.25, 0.25),
+        alpha=5.0 if splitter in ("dirichlet", "quantity") else 0.5,
+    )  # fmt: skip
+    data = tasks.share_out(central(), config)
+    parts = [np.asarray(part.sizes).sum() for part in (data.train, data.val, data.test)]
+    assert data.num_clients == 5 and sum(parts) == 60
+    assert min(np.asarray(data.train.sizes)) > 0
+
+
+def test_a_part_of_clients_or_examples_is_taken():
+    assert len(tasks.take_examples(central(), 0.25, 0).train["y"]) == 15
+    config = DataConfig(name="npz", path="any", num_clients=6, splitter="iid")
+    data = tasks.share_out(central(), config)
+    taken = tasks.take_clients(data, 0.5, 0)
+    assert taken.num_clients == 3 and set(taken.names) <= set(data.names)
+    client = data.names.index(taken.names[1])
+    start, size = int(data.train.offsets[client]), int(data.train.sizes[client])
+    own = np.asarray(taken.train.examples["x"])[int(taken.train.offsets[1]) :][:size]
+    np.testing.assert_array_equal(own, np.asarray(data.train.examples["x"])[start : start + size])
+
+
+SMALL = RunConfig(
+    model=ModelConfig(name="mlp", widths=(4,)),
+    local=LocalConfig(batch_size=4),
+    strategy=StrategyConfig(cohort_size=5),
+)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Six clients with a small model."""
+    data = tasks.share_out(
+        central(), DataConfig(name="npz", path="any", num_clients=6, splitter="iid")
+    )
+    return tasks.make_problem(SMALL, data)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_can_be_configured_and_traced(name, problem):
+    head = {"head": ("linear_1",)} if name == "fed_rep" else {}
+    personal = PersonalConfig()
+    if name in ("fed_avg", "ditto", "fed_em"):  # what can be combined, combined
+        personal = PersonalConfig(local_entries=("linear_1",), tune_amount=1, tune_rate=0.2)
+    config = dataclasses.replace(
+        SMALL, algorithm=AlgorithmConfig(name=name, **head), personal=personal
+    )
+    if name == "fed_em":
+        models = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), problem.variables)
+        problem = problem._replace(variables=models)
+    plan = tasks.plan_course(config, problem)
+    # Bytes of the exchange are known before the start: a round is traced.
+    simulation = tasks.make_simulation(problem, plan, make_mesh(devices=jax.devices()[:1]))
+    assert simulation.course.server.rules.keys() >= {"model_para", "metrics"}
+
+
+RULES = (
+    "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "norm_bounding", "geometric_median",
+    "centered_clipping", "fl_trust",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_aggregator_can_be_configured(name, problem):
+    hostile = {"num_byzantine": 0} if name == "bulyan" else {}
+    config = dataclasses.replace(SMALL, aggregator=AggregatorConfig(name=name, **hostile))
+    assert tasks.plan_course(config, problem).aggregator is not None
+
+
+def test_shares_of_clients_are_those_of_the_clients_that_train():
+    strategy = StrategyConfig(cohort_share=0.2, min_updates_share=0.5, kind="goal_achieved")
+    resolved = strategy.resolve(43)
+    assert (resolved.cohort_size, resolved.num_updates) == (8, 4)
+
+
+def test_devices_and_failures_are_drawn_from_their_seed():
+    config = RunConfig(devices=DevicesConfig(kind="drawn", failure_rate=0.3, seed=1))
+    one, two = (tasks.make_devices(config, 2000) for _ in range(2))
+    assert one == two
+    compute = np.log([device.compute_ms for device in one])
+    assert compute.mean() == pytest.approx(np.log(20), abs=0.1)
+    assert compute.std() == pytest.approx(1, abs=0.1)
+    fails = tasks.make_failures(config)
+    assert np.mean([fails(client, 3) for client in range(500)]) == pytest.approx(0.3, abs=0.06)
+    assert [fails(7, n) for n in range(20)] == [fails(7, n) for n in range(20)]
+
+
+def test_the_server_optimizer_is_the_one_of_the_settings():
+    decayed = tasks.make_server_optimizer(
+        ServerConfig(optimizer="sgd", learning_rate=0.5, decay_every_rounds=2, decay=0.1)
+    )
+    gradient = np.ones((), np.float32)
+    state, steps = decayed.init(gradient), []
+    for _ in range(4):
+        step, state = decayed.update(gradient, state)
+        steps.append(float(step))
+    assert steps == pytest.approx([-0.5, -0.5, -0.05, -0.05])
+    assert tasks.make_server_optimizer(ServerConfig()) is None
+
+
+def outcome(name, values, seconds=(1.0, 2.0, 3.0), metric="test/accuracy"):
+    points = [
+        Point(i + 1, t, {metric: v}) for i, (t, v) in enumerate(zip(seconds, values, strict=True))
+    ]
+    return Outcome(name, points, {"rounds": 3}, 30, 2.0)
+
+
+def test_the_target_is_reached_at_the_first_evaluation_that_is_as_good():
+    config = RunConfig(devices=DevicesConfig(kind="drawn"), evaluation=EvaluationConfig(target=0.8))
+    courses_ = [outcome("sync", (0.5, 0.7, 0.79)), outcome("async", (0.7, 0.8, 0.75))]
+    found = simulate.headline(config, courses_, "test/accuracy")
+    assert found == {
+        "test/accuracy": 0.75,
+        "sync/virtual_seconds_to_target": None,
+        "async/virtual_seconds_to_target": 2.0,
+        "clients_per_second": 15.0,
+    }
+    losses = outcome("sync", (3.0, 1.0, 2.0), metric="test/loss")
+    assert losses.reached("test/loss", 1.5).round == 2 and losses.best("test/loss").round == 2
+
+
+def test_sums_of_clients_become_means_and_their_spread():
+    numbers = courses.ClientNumbers(("weighted_avg", "avg", "fairness"))
+    sums = {
+        "correct": np.array([[1.0, 4.0], [9.0, 12.0], [0.0, 0.0]]),
+        "global/correct": np.array([[2.0, 4.0], [6.0, 12.0], [0.0, 0.0]]),
+    }
+    metrics = numbers.summarize("test", sums)
+    assert metrics["test/accuracy"] == pytest.approx(10 / 16)
+    assert metrics["test/global/accuracy"] == pytest.approx(8 / 16)
+    row = courses.spread(metrics)["test/accuracy"]
+    assert row["mean of clients"] == pytest.approx(0.5)
+    assert (row["min"], row["max"], row["std"]) == pytest.approx((0.25, 0.75, 0.25))
+
+
+class TestCheckpoints:
+    """The shared model goes to a file and back, and a file of the original is read."""
+
+    EXAMPLE = jax.ShapeDtypeStruct((3,), np.float32)
+
+    def test_the_model_comes_back_from_its_file(self, tmp_path):
+        module = tasks.models.MLP((4, 2), use_norm=False)
+        variables = module.init(jax.random.key(0), jnp.zeros((1, 3)))
+        tasks.save_variables(tmp_path / "m.safetensors", module, self.EXAMPLE, variables, 0)
+        found = tasks.load_variables(str(tmp_path / "m.safetensors"), module, self.EXAMPLE)
+        jax.tree.map(np.testing.assert_array_equal, dict(found), dict(variables))
+
+    def test_evaluation_of_a_checkpoint_of_the_original(self, run_program, tmp_path):
+        rng = np.random.default_rng(0)
+        tensors = {
+            "fc.weight": rng.normal(size=(2, 150)).astype(np.float32),
+            "fc.bias": np.zeros(2, np.float32),
+        }
+        torch_zip.write_torch_zip(tmp_path / "m.pt", {"cur_round": 3, "model": tensors})
+        code, output, errors = run_program(
+            "federated.evaluate", CONFIG, f"--workdir={tmp_path / 'out'}",
+            f"--checkpoint={tmp_path / 'm.pt'}",
+        )  # fmt: skip
+        assert code == 0, errors
+        config = run_config(
+            to_config_dict(RunConfig(data=DataConfig(num_clients=20, num_held_out=100))), RunConfig
+        )
+        data = tasks.load_data(config.data).test
+        first = slice(0, 100 * 18)
+        x, y = np.asarray(data.examples["x"])[first], np.asarray(data.examples["y"])[first]
+        right = np.argmax(x @ tensors["fc.weight"].T, axis=1) == y
+        found = read_json(tmp_path / "out" / "evaluation.json")
+        assert found["test/accuracy"] == pytest.approx(right.mean(), abs=1e-6)
+        by_client = right.reshape(18, 100).mean(axis=1)
+        assert found["test/fairness/accuracy_std"] == pytest.approx(by_client.std(), abs=1e-6)
+        assert "test_unseen/accuracy" in output and "bottom decile" in output
+        wrong = {"fc.weight": tensors["fc.weight"][:, :9], "fc.bias": tensors["fc.bias"]}
+        torch_zip.write_torch_zip(tmp_path / "w.pt", {"cur_round": 3, "model": wrong})
+        assert_one_error(
+            run_program(
+                "federated.evaluate", CONFIG, f"--workdir={tmp_path / 'out'}",
+                f"--checkpoint={tmp_path / 'w.pt'}",
+            ),
+            "fc.weight",
+        )  # fmt: skip
