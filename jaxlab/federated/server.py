@@ -13,6 +13,7 @@ What goes wrong on the way is not hidden: `ServerState.counts` holds
 * `dropped_updates`: updates that were too old, `late_updates`: those after the last round,
   `replaced_updates`: those that a second one took the place of (`compat`);
 * `rejected_updates`: updates that the program refused, such as those that are not finite;
+* `timed_out_clients`: clients that were no longer waited for (`answer_timeout_s`);
 * `late_metrics`, `rejected_joins`, `unknown_senders`.
 
 References:
@@ -97,7 +98,7 @@ def make_server(config: CourseConfig, program: ServerProgram, sampler: Sampler) 
     Returns:
       A role whose handlers and events can be replaced, see `Role.on` and `Role.when`. The events
       are `all_joined`; `all_received` and `all_done` (synchronous), `goal_achieved` or `time_up`;
-      `refill`; `all_metrics`.
+      `timeout`, if there is an `answer_timeout_s`; `refill`; `all_metrics`.
     """
     return _Server(config, program, sampler).role()
 
@@ -138,8 +139,11 @@ class _Server:
                 )
             ],
         }  # fmt: skip
+        timeout = Event("timeout", self.is_overdue, self.give_up_waiting, (MODEL,), ("all_joined",))
         return [
             Event("all_joined", self.all_joined, self.start, (MODEL,), (JOIN, INFO)),
+            # Before the others: what is asked again must not look as if nobody were at work.
+            *([timeout] if self.config.answer_timeout_us else []),
             *closes[self.strategy.kind],
             Event("refill", lambda s: s.refills > 0, self.refill, (MODEL,), (MODEL, FAILURE)),
             Event(
@@ -209,10 +213,10 @@ class _Server:
 
     def on_failure(self, state: ServerState, message: Message) -> Reaction:
         """A client cannot do what it was asked for; asynchronously another takes its place."""
-        evaluating = state.evaluating
-        if evaluating is not None and message.request == evaluating.request:
+        evaluating = self._asked_by(state, message)
+        if evaluating is not None:
             if self._is_known(state, message):
-                state.silent.add(message.sender)
+                evaluating.silent.add(message.sender)
                 state.counts["failed_evaluations"] += 1
             return state, []
         if not self._take_answer(state, message):
@@ -249,6 +253,7 @@ class _Server:
             state.counts["duplicate_updates"] += 1
             return False
         del state.busy[message.sender]
+        state.timeouts_in_a_row = 0
         state.clock_us = max(state.clock_us, message.time_us)
         return True
 
@@ -348,6 +353,50 @@ class _Server:
                 "that are not clipped, or broken examples"
             )
 
+    # Waiting.
+
+    def is_overdue(self, state: ServerState) -> bool:
+        latest = state.clock_us - self.config.answer_timeout_us
+        return not state.finished and (
+            any(request.time_us <= latest for request in state.busy.values())
+            or any(self._waits_for(e) and e.time_us <= latest for e in state.evaluating)
+        )
+
+    def give_up_waiting(self, state: ServerState) -> Reaction:
+        """Ask others, or those who do not answer once more; what has come of the round counts.
+
+        The original clears what it has received and asks a whole cohort again.
+        """
+        latest = state.clock_us - self.config.answer_timeout_us
+        for evaluating in state.evaluating:
+            if evaluating.time_us <= latest:
+                silent = self._waits_for(evaluating)
+                evaluating.silent |= silent
+                state.counts["failed_evaluations"] += len(silent)
+        overdue = {c: request for c, request in state.busy.items() if request.time_us <= latest}
+        if not overdue:
+            return state, []
+        state.busy = {c: request for c, request in state.busy.items() if c not in overdue}
+        state.counts["timed_out_clients"] += len(overdue)
+        state.timeouts_in_a_row += 1
+        _logger.warning("clients %s have not answered in time", sorted(overdue))
+        if state.timeouts_in_a_row >= self.config.max_timeouts_in_a_row:
+            raise TooManyFailuresError(
+                f"round {state.round}: no client has answered {state.timeouts_in_a_row} times "
+                f"within answer_timeout_s={self.config.answer_timeout_s}, last those of the "
+                f"clients {sorted(overdue)}. Look whether they run, raise the time, or lower "
+                "min_updates to go on without them"
+            )
+        if self.strategy.is_asynchronous:
+            state.refills += len(overdue)
+            return state, []
+        count = sum(request.round == state.round for request in overdue.values())
+        answered = frozenset(received.client for received in state.fresh)
+        return self._dispatch(state, count, answered) if self._is_open(state) else (state, [])
+
+    def _waits_for(self, evaluating: Evaluating) -> set[int]:
+        return set(self._everybody) - evaluating.metrics.keys() - evaluating.silent
+
     def refill(self, state: ServerState) -> Reaction:
         count, state.refills = state.refills, 0
         for_each = []
@@ -356,12 +405,15 @@ class _Server:
             for_each += sent
         return state, for_each
 
-    def _dispatch(self, state: ServerState, count: int) -> Reaction:
-        """Ask newly sampled idle clients to train."""
+    def _dispatch(
+        self, state: ServerState, count: int, answered: frozenset[int] = frozenset()
+    ) -> Reaction:
+        """Ask newly sampled idle clients to train; not those who have answered in this round."""
         clients = _trainable(self.config, state)
-        idle = clients[~np.isin(clients, list(state.busy))] if state.busy else clients
+        others = state.busy.keys() | answered
+        idle = clients[~np.isin(clients, list(others))] if others else clients
         # Stragglers of earlier rounds may leave fewer idle: enough is as good.
-        enough = 0 if self.strategy.is_asynchronous else self.strategy.num_updates
+        enough = 0 if self.strategy.is_asynchronous else self.strategy.num_updates - len(answered)
         if enough <= len(idle) < count:
             state.counts["short_cohorts"] += 1
             count = len(idle)
@@ -373,7 +425,8 @@ class _Server:
         receivers = tuple(int(client) for client in chosen)
         content = self.program.broadcast(state.model, state.round)
         message = self._message(state, MODEL, receivers, content)
-        state.busy |= dict.fromkeys(receivers, Request(message.request, state.round))
+        request = Request(message.request, state.round, state.clock_us)
+        state.busy |= dict.fromkeys(receivers, request)
         return state, [message]
 
     def _is_open(self, state: ServerState) -> bool:
@@ -384,39 +437,41 @@ class _Server:
     def _evaluate(self, state: ServerState) -> Reaction:
         content = self.program.evaluation(state.model, state.round)
         message = self._message(state, EVALUATE, self._everybody, content)
-        state.evaluating = Evaluating(state.round, state.clock_us, message.request)
-        state.metrics, state.silent = {}, set()
+        state.evaluating.append(Evaluating(state.round, state.clock_us, message.request))
         return state, [message]
 
+    def _asked_by(self, state: ServerState, message: Message) -> Evaluating | None:
+        """The evaluation under way that a message answers, None if it answers none."""
+        return next((e for e in state.evaluating if e.request == message.request), None)
+
     def on_metrics(self, state: ServerState, message: Message) -> Reaction:
-        evaluating = state.evaluating
         if not self._is_known(state, message):
             return state, []
-        if evaluating is None or message.request != evaluating.request:
+        evaluating = self._asked_by(state, message)
+        if evaluating is None:
             state.counts["late_metrics"] += 1
-        elif message.sender in state.metrics or message.sender in state.silent:
+        elif message.sender in evaluating.metrics or message.sender in evaluating.silent:
             state.counts["duplicate_metrics"] += 1
         else:
-            state.metrics[message.sender] = message.content
+            evaluating.metrics[message.sender] = message.content
         return state, []
 
     def has_all_metrics(self, state: ServerState) -> bool:
-        answers = len(state.metrics) + len(state.silent)
-        return state.evaluating is not None and answers == self.config.num_clients
+        """Whether the oldest evaluation is answered; they end in the order of the rounds."""
+        return bool(state.evaluating) and not self._waits_for(state.evaluating[0])
 
     def end_evaluation(self, state: ServerState) -> Reaction:
-        assert state.evaluating is not None, "the event holds"
-        evaluated, time_us, _ = state.evaluating
-        merged = self.program.merge(state.model, state.metrics, evaluated)
-        state.evaluations.append(Evaluation(evaluated, time_us, merged))
-        is_last = evaluated >= self.config.num_rounds
-        state.evaluating, state.metrics, state.silent = None, {}, set()
+        ended = state.evaluating.pop(0)
+        merged = self.program.merge(state.model, ended.metrics, ended.round)
+        state.evaluations.append(Evaluation(ended.round, ended.time_us, merged))
+        is_last = ended.round >= self.config.num_rounds
         sent: list[Message] = []
         if not is_last and self.program.is_converged(state.evaluations):
             is_last = True
             sent.append(self._message(state, CONVERGED, self._everybody, None))
         if is_last:
             state.finished = True
+            state.evaluating = []
             final = self.program.final(state.model)
             sent.append(self._message(state, FINISH, self._everybody, final))
         return state, sent

@@ -48,24 +48,31 @@ class Request(NamedTuple):
     Attributes:
       number: of the request; the answer repeats it.
       round: the server's round when it asked.
+      time_us: when it asked.
     """
 
     number: int
     round: int
+    time_us: int = 0
 
 
-class Evaluating(NamedTuple):
+@dataclasses.dataclass
+class Evaluating:
     """An evaluation under way.
 
     Attributes:
       round: aggregations before it.
       time_us: virtual time of the model.
       request: number of the request; the answers repeat it.
+      metrics: what clients have answered.
+      silent: clients that have failed to.
     """
 
     round: int
     time_us: int
     request: int
+    metrics: dict[int, Any] = dataclasses.field(default_factory=dict)
+    silent: set[int] = dataclasses.field(default_factory=set)
 
 
 class TooManyFailuresError(RuntimeError):
@@ -110,6 +117,10 @@ class CourseConfig:
         updates was refused, in [0, 1]; 1 never gives up.
       max_failures_in_a_row: the course is given up when so many clients have failed and none has
         answered; None means five cohorts.
+      answer_timeout_s: seconds after which a client that has not answered is no longer waited for;
+        0 waits for ever, as simulations do, whose clients always answer.
+      max_timeouts_in_a_row: the course is given up when clients were so often waited for in vain
+        and none has answered.
     """
 
     num_clients: int
@@ -121,6 +132,8 @@ class CourseConfig:
     seed: int = 0
     max_rejected_share: float = 0.5
     max_failures_in_a_row: int | None = None
+    answer_timeout_s: float = 0.0
+    max_timeouts_in_a_row: int = 5
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -137,11 +150,22 @@ class CourseConfig:
         ]  # fmt: skip
         if not 0 <= self.max_rejected_share <= 1:
             problems.append(f"max_rejected_share={self.max_rejected_share} must be in [0, 1]")
+        if not self.answer_timeout_s >= 0:
+            problems.append(f"answer_timeout_s={self.answer_timeout_s} must be 0 or more")
+        if self.max_timeouts_in_a_row < 1:
+            problems.append(
+                f"max_timeouts_in_a_row={self.max_timeouts_in_a_row} must be at least 1"
+            )
         if self.failure_limit < 1:
             problems.append(f"max_failures_in_a_row={self.failure_limit} must be at least 1")
         if problems:
             raise ConfigError("CourseConfig: " + "; ".join(problems))
         check_population(self.strategy, self.num_clients - self.num_unseen)
+
+    @property
+    def answer_timeout_us(self) -> int:
+        """`answer_timeout_s` in microseconds."""
+        return round(self.answer_timeout_s * 1_000_000)
 
     @property
     def failure_limit(self) -> int:
@@ -206,10 +230,9 @@ class ServerState:
       num_draws: draws of clients so far; each has a generator of its own.
       num_requests: requests so far, to train or to evaluate.
       failures_in_a_row: clients that have failed since the last update.
+      timeouts_in_a_row: how often clients were waited for in vain since the last update.
       refused: of the last updates that were aggregated, a cohort at most, whether it was refused.
-      evaluating: the evaluation under way, None if there is none.
-      metrics: what clients have answered to it.
-      silent: clients that have failed to evaluate.
+      evaluating: the evaluations under way, in the order in which they were begun.
       evaluations: those that have ended.
       aggregations: what went into every round.
       counts: of what was seen on the way, such as `rejected_updates`, see `server`.
@@ -232,10 +255,9 @@ class ServerState:
     num_draws: int = 0
     num_requests: int = 0
     failures_in_a_row: int = 0
+    timeouts_in_a_row: int = 0
     refused: list[bool] = dataclasses.field(default_factory=list)
-    evaluating: Evaluating | None = None
-    metrics: dict[int, Any] = dataclasses.field(default_factory=dict)
-    silent: set[int] = dataclasses.field(default_factory=set)
+    evaluating: list[Evaluating] = dataclasses.field(default_factory=list)
     evaluations: list[Evaluation] = dataclasses.field(default_factory=list)
     aggregations: list[Aggregation] = dataclasses.field(default_factory=list)
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)

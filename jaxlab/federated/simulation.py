@@ -173,7 +173,7 @@ def _progress(state: CourseState) -> tuple[int, int]:
 def _is_deadline_next(state: CourseState) -> bool:
     """Whether the time budget is spent before the next message arrives."""
     server = state.server
-    if not server.started or server.finished or server.evaluating is not None:
+    if not server.started or server.finished or server.evaluating:
         return False
     return not state.to_server or state.to_server[0][1].time_us >= server.deadline_us
 

@@ -1,0 +1,134 @@
+"""Deploy a federated course: the server, which waits for nodes and shows how the course goes.
+
+    python -m experiments.federated.make_keys --workdir=keys --clients=20 --host=fl.example.org
+    python -m experiments.federated.deploy --config=configs/federated/smoke.py --workdir=DIR \
+        --keys=keys --listen=0.0.0.0:9092
+
+and on every node `experiments.federated.join`. The course is the one that `simulate` runs, with
+real time instead of virtual time. DIR gets `progress.jsonl`, `results.json`, `model.safetensors`
+and `server.bin`, from which a server that is started again goes on.
+"""
+
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments.common import print_results, run
+from experiments.federated.deployed import (
+    ERROR,
+    OUTCOME,
+    PROGRESS,
+    WORKDIR,
+    Settings,
+    make_course,
+    write_settings,
+)
+from experiments.federated.make_keys import CA
+from experiments.federated.settings import RunConfig
+from experiments.federated.superlink import (
+    SuperLink,
+    register_nodes,
+    run_app,
+    run_status,
+    start_superlink,
+)
+from jaxlab import training
+from jaxlab.federated.deployment import LiveConfig, make_learner
+from jaxlab.training.workdir import RESULTS, check_config, open_workdir, read_json, save_config
+
+logger = logging.getLogger(__name__)
+
+_KEYS = flags.DEFINE_string("keys", "keys", "Folder that make_keys has made.")
+_LISTEN = flags.DEFINE_string("listen", "127.0.0.1:9092", "host:port to listen at.")
+_ANSWER = flags.DEFINE_float(
+    "answer_timeout_s",
+    600.0,
+    "Seconds that a client may take; then it, or another, is asked again.",
+)
+_JOIN = flags.DEFINE_float("join_timeout_s", 3600.0, "Seconds that nodes may take to join.")
+_FINISH = flags.DEFINE_float("finish_timeout_s", 60.0, "Seconds that the end may take.")
+_POLL = flags.DEFINE_float("poll_s", 0.5, "Seconds between two looks at what has come.")
+
+STATUS_EVERY_S = 30.0
+
+
+def main(config: RunConfig, workdir: Path) -> None:
+    """Start, wait, report."""
+    live = LiveConfig(_POLL.value, _JOIN.value, _FINISH.value, fixed_nodes=True)
+    settings, keys = Settings(config, live, _ANSWER.value), Path(_KEYS.value).absolute()
+    host, _, port = _LISTEN.value.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"listen={_LISTEN.value!r} is no host:port, such as 0.0.0.0:9092")
+    if not (keys / CA).exists():
+        raise FileNotFoundError(f"{keys / CA} does not exist; make_keys makes certificates")
+    course = make_course(settings)
+    make_learner(course.agreement, **course.learner_options)  # whatever is wrong is told here
+    workdir = open_workdir(workdir)
+    with training.lock_workdir(workdir):
+        check_config(workdir, config)
+        save_config(workdir, config)
+        if not read_json(workdir / OUTCOME):
+            variables = {WORKDIR: str(workdir)}
+            (workdir / ERROR).unlink(missing_ok=True)
+            with start_superlink(workdir, keys, host, int(port), **variables) as superlink:
+                count = register_nodes(superlink, keys)
+                number = run_app(superlink, write_settings(settings))
+                logger.info(
+                    "run %s waits for %d clients at %s; %d keys are known", number,
+                    course.agreement.config.num_clients, _LISTEN.value, count,
+                )  # fmt: skip
+                follow(superlink, number, course.agreement.config.num_rounds, course.metric)
+        results = read_json(workdir / RESULTS)
+    print_results(results or {}, title=str(workdir))
+    print(f"Results: {workdir / RESULTS}")
+
+
+def follow(superlink: SuperLink, number: str, num_rounds: int, metric: str) -> None:
+    """Shows how a course goes until it has ended.
+
+    Args:
+      superlink: where it runs.
+      number: of the run.
+      num_rounds: of the course.
+      metric: what is shown of evaluations.
+
+    Raises:
+      RuntimeError: if it fails, with the reason.
+    """
+    workdir, shown, looked = superlink.workdir, 0, time.monotonic()
+    status = "running"
+    while status != "finished:completed":
+        time.sleep(1.0)
+        shown = show(workdir / PROGRESS, shown, num_rounds, metric)
+        if superlink.process.poll() is not None:
+            raise RuntimeError(f"the SuperLink has ended; see {workdir / 'superlink.log'}")
+        ended, error = read_json(workdir / OUTCOME) is not None, workdir / ERROR
+        if ended or error.exists() or time.monotonic() - looked > STATUS_EVERY_S:
+            looked, status = time.monotonic(), run_status(superlink, number)
+        if status.startswith("finished") and not ended:
+            reason = error.read_text("utf-8") if error.exists() else status
+            raise RuntimeError(
+                f"the course has ended before its time: {reason}. See "
+                f"{workdir / 'superlink.log'}; run this again, and it goes on where it was"
+            )
+
+
+def show(path: Path, shown: int, num_rounds: int, metric: str) -> int:
+    """Logs the lines of a file that were not shown yet; gives how many there are."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    for text in lines[shown:]:
+        line: dict[str, Any] = json.loads(text)
+        value = "" if metric not in line else f", {metric} {line[metric]:.4f}"
+        logger.info("round %d/%d, %.0f s%s", line["round"], num_rounds, line["seconds"], value)
+    return len(lines)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    run(main)

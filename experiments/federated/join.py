@@ -1,0 +1,196 @@
+"""Join a deployed course with a client's own data; stays until the course has ended.
+
+    python -m experiments.federated.join --workdir=node1 --client=1 --keys=keys \
+        --server=fl.example.org:9092
+
+The node dials out only. It starts a SuperNode of Flower and starts it again when it fails; the
+folder keeps what the client must not forget, and at the end `final.bin`, what was learned. Run
+again, it goes on where it was.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import socketserver
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments.common import run
+from experiments.federated import deployed
+from experiments.federated.flower_app import pipe
+from experiments.federated.make_keys import CA, key_file
+from experiments.federated.superlink import flower_environment, program
+from jaxlab import training
+from jaxlab.federated import deployment
+from jaxlab.training.workdir import open_workdir
+
+logger = logging.getLogger(__name__)
+
+_CLIENT = flags.DEFINE_integer("client", None, "Id of the client, from 1.", 1)
+_SERVER = flags.DEFINE_string("server", "127.0.0.1:9092", "host:port of the SuperLink.")
+_KEYS = flags.DEFINE_string("keys", "keys", "Folder with ca.crt and the key of the client.")
+_DATA = flags.DEFINE_string(
+    "data", None, "NPZ file with x, y, test_x, test_y; by default a part of the course's data set."
+)
+_STAY = flags.DEFINE_boolean("stay", False, "Stay for further courses when this one has ended.")
+
+RETRY_S, LAST_ANSWER_S = 5.0, 5.0
+
+
+def main(workdir: Path) -> None:
+    """Serve until the course has ended."""
+    if _CLIENT.value is None:
+        raise ValueError("--client is missing; give the id of the client, from 1")
+    own, keys = Path(_DATA.value) if _DATA.value else None, Path(_KEYS.value).absolute()
+    for path in (keys / CA, key_file(keys, _CLIENT.value), *([own] if own else [])):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; make_keys makes certificates and keys")
+    workdir = open_workdir(workdir)
+    with training.lock_workdir(workdir):
+        resident = Resident(workdir, _CLIENT.value, own)
+        with serve(resident) as address:
+            follow(resident, workdir, address, keys)
+    print(f"The course has ended: {workdir}")
+
+
+class Resident:
+    """The node's program: makes the node of the settings that come with the first message."""
+
+    def __init__(self, workdir: Path, client: int, own: Path | None) -> None:
+        self.workdir, self.client, self.own = workdir, client, own
+        self.finished = threading.Event()
+        self._lock = threading.Lock()
+        self._text = ""
+        self._place: deployment.NodePlace | None = None
+
+    def answer(
+        self, head: dict[str, Any], parts: list[bytes]
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """What the node answers to what the ClientApp hands over."""
+        with self._lock:
+            place = self._place_of(head["settings"])
+            arrays = zip(head["arrays"].items(), parts, strict=True)
+            records = {
+                deployment.flower.COURSE: head["course"],
+                deployment.flower.MESSAGES: {
+                    name: deployment.flower.RawArray(kind, data) for (name, kind), data in arrays
+                },
+            }
+            course, answers = deployment.flower.answer_records(place, records)
+        named = deployment.flower.name_arrays(answers)
+        head = {
+            "course": deployment.flower.describe_course(course, answers),
+            "arrays": dict.fromkeys(named, deployment.flower.KIND),
+        }
+        return head, list(named.values())
+
+    def _place_of(self, text: str) -> deployment.NodePlace:
+        if self._place is None or text != self._text:
+            settings = deployed.read_settings(text)
+            node = deployed.make_own_node(deployed.make_course(settings), self.client, self.own)
+            limit = settings.live.max_message_bytes
+            self._text, self._place = (
+                text,
+                deployment.NodePlace(
+                    node,
+                    self.workdir / "courses",
+                    limit,
+                    on_finish=lambda folder: self.finished.set(),
+                ),
+            )
+        return self._place
+
+
+@contextlib.contextmanager
+def serve(resident: Resident) -> Iterator[str]:
+    """Answers on a socket that only this user can reach; gives its path."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            head, parts = pipe.receive(self.rfile)
+            try:
+                head, parts = resident.answer(head, parts)
+            except Exception as error:
+                logger.exception("a message cannot be answered")
+                head, parts = {"error": f"{type(error).__name__}: {error}"}, []
+            pipe.send(self.wfile, head, parts)
+
+    # Paths of sockets are short.
+    with tempfile.TemporaryDirectory(prefix="jaxlab-") as folder:
+        address = str(Path(folder) / "node")
+        with socketserver.ThreadingUnixStreamServer(address, Handler) as server:
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            try:
+                yield address
+            finally:
+                server.shutdown()
+
+
+def follow(resident: Resident, workdir: Path, address: str, keys: Path) -> None:
+    """Keeps a SuperNode running until the course has ended."""
+    with contextlib.ExitStack() as stack:
+        node = None
+        try:
+            while not resident.finished.is_set() or _STAY.value:
+                if node is None or node.poll() is not None:
+                    if node is not None:
+                        logger.warning("the SuperNode has ended (%s); once more", node.returncode)
+                        time.sleep(RETRY_S)
+                    log = stack.enter_context(open(workdir / "supernode.log", "ab"))
+                    node = start_node(workdir, address, keys, resident.client, log)
+                    logger.info("joining %s; see %s", _SERVER.value, log.name)
+                resident.finished.wait(1.0)
+            time.sleep(LAST_ANSWER_S)  # until Flower has carried the last answer away
+        finally:
+            if node is not None:
+                stop(node)
+
+
+def start_node(
+    workdir: Path, address: str, keys: Path, client: int, log: Any
+) -> subprocess.Popen[bytes]:
+    """A SuperNode of Flower as a process.
+
+    Args:
+      workdir: folder of the node.
+      address: where its program answers.
+      keys: folder of certificate and key.
+      client: id of the client.
+      log: where it writes.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        program("flower-supernode"), "--superlink", _SERVER.value,
+        "--root-certificates", str(keys / CA),
+        "--auth-supernode-private-key", str(key_file(keys, client)),
+        "--host", "127.0.0.1", "--port", str(port), "--node-config", f'socket="{address}"',
+    ]  # fmt: skip
+    environment = flower_environment(workdir)
+    return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+
+def stop(process: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:
+    """Ends a process, kindly at first."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    run(main)
