@@ -57,7 +57,8 @@ Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`,
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
 each); `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together; `monitoring` (reports, fairness, early stop), `evaluation`; `splitters`,
+them together; `monitoring` (reports, fairness, early stop), `evaluation`,
+`baselines` (clients alone, all data in one place); `splitters`,
 `split_summary`, `feature_shift` (who holds what), and the packages `datasets` and `models`,
 imported by name.
 
@@ -89,6 +90,7 @@ from jaxlab.federated.algorithms.sam import sharpness_aware
 from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.algorithms.server_optimizers import fed_adagrad, fed_adam, fed_yogi
 from jaxlab.federated.algorithms.swa import stochastic_averaging
+from jaxlab.federated.baselines import make_global_simulation, make_local_simulation, train_alone
 from jaxlab.federated.client import Answer, ClientProgram, ClientState, Failure, make_client
 from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
 from jaxlab.federated.completeness import (
@@ -238,7 +240,9 @@ __all__ = [
     "load_devices",
     "local_entropy",
     "make_client",
+    "make_global_simulation",
     "make_group_sampler",
+    "make_local_simulation",
     "make_responsiveness_sampler",
     "make_server",
     "make_sgd_step",
@@ -275,6 +279,7 @@ __all__ = [
     "stochastic_averaging",
     "summarize_split",
     "supervised",
+    "train_alone",
     "train_client",
     "train_only",
     "trimmed_mean",
