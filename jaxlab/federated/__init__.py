@@ -58,7 +58,7 @@ Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`,
 each); `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
 them together; `monitoring` (reports, fairness, early stop), `evaluation`,
-`baselines` (clients alone, all data in one place); `splitters`,
+`dissimilarity`, `system_metrics`, `baselines` (clients alone, all data in one place); `splitters`,
 `split_summary`, `feature_shift` (who holds what), and the packages `datasets` and `models`,
 imported by name.
 
@@ -105,6 +105,12 @@ from jaxlab.federated.devices import (
     assign_devices,
     load_devices,
     slowness,
+)
+from jaxlab.federated.dissimilarity import (
+    local_dissimilarity,
+    measured,
+    stacked_mean,
+    update_norms,
 )
 from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.feature_shift import add_client_noise, rotate_client_images
@@ -162,6 +168,7 @@ from jaxlab.federated.splitters import (
 )
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
+from jaxlab.federated.system_metrics import ModelCost, count_flops, measure_model
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
 from jaxlab.federated.trust import fl_trust
 
@@ -193,6 +200,7 @@ __all__ = [
     "LossOutput",
     "Message",
     "ModelAggregator",
+    "ModelCost",
     "NotEnoughClientsError",
     "Report",
     "Role",
@@ -217,6 +225,7 @@ __all__ = [
     "check_content",
     "check_metric",
     "classification",
+    "count_flops",
     "ditto",
     "fairness",
     "fed_adagrad",
@@ -238,6 +247,7 @@ __all__ = [
     "keep_local",
     "krum",
     "load_devices",
+    "local_dissimilarity",
     "local_entropy",
     "make_client",
     "make_global_simulation",
@@ -249,6 +259,8 @@ __all__ = [
     "make_simulation",
     "make_uniform_sampler",
     "mean_metrics",
+    "measure_model",
+    "measured",
     "median",
     "merge_clients",
     "metric_values",
@@ -273,6 +285,7 @@ __all__ = [
     "split_by_shards",
     "split_iid",
     "split_like",
+    "stacked_mean",
     "staleness_weight",
     "start_course",
     "step",
@@ -283,5 +296,6 @@ __all__ = [
     "train_client",
     "train_only",
     "trimmed_mean",
+    "update_norms",
     "weighted_mean",
 ]
