@@ -57,8 +57,9 @@ Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of t
 time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms`
 (a file each); `aggregators`, `robust`, `trust`; `cohort`, `padding`, `store`, `executor` (many
 clients as one program), and `learning`, which puts them together; `monitoring` (reports, fairness,
-early stop), `evaluation`; `splitters`, `split_summary`, `feature_shift` (who holds what), and the
-packages `datasets`, `models` and `deployment` (real machines), imported by name.
+early stop), `evaluation`, `dissimilarity`, `system_metrics`, `baselines` (clients alone, all data
+in one place); `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
+`datasets`, `models` and `deployment` (real machines), imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -88,6 +89,7 @@ from jaxlab.federated.algorithms.sam import sharpness_aware
 from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.algorithms.server_optimizers import fed_adagrad, fed_adam, fed_yogi
 from jaxlab.federated.algorithms.swa import stochastic_averaging
+from jaxlab.federated.baselines import make_global_simulation, make_local_simulation, train_alone
 from jaxlab.federated.client import Answer, ClientProgram, ClientState, Failure, make_client
 from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
 from jaxlab.federated.completeness import (
@@ -102,6 +104,12 @@ from jaxlab.federated.devices import (
     assign_devices,
     load_devices,
     slowness,
+)
+from jaxlab.federated.dissimilarity import (
+    local_dissimilarity,
+    measured,
+    stacked_mean,
+    update_norms,
 )
 from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.feature_shift import add_client_noise, rotate_client_images
@@ -159,6 +167,7 @@ from jaxlab.federated.splitters import (
 )
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
+from jaxlab.federated.system_metrics import ModelCost, count_flops, measure_model
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
 from jaxlab.federated.trust import fl_trust
 from jaxlab.federated.wire import (
@@ -200,6 +209,7 @@ __all__ = [
     "LossOutput",
     "Message",
     "ModelAggregator",
+    "ModelCost",
     "NotEnoughClientsError",
     "Report",
     "Role",
@@ -225,6 +235,7 @@ __all__ = [
     "check_content",
     "check_metric",
     "classification",
+    "count_flops",
     "ditto",
     "fairness",
     "fed_adagrad",
@@ -246,15 +257,20 @@ __all__ = [
     "keep_local",
     "krum",
     "load_devices",
+    "local_dissimilarity",
     "local_entropy",
     "make_client",
+    "make_global_simulation",
     "make_group_sampler",
+    "make_local_simulation",
     "make_responsiveness_sampler",
     "make_server",
     "make_sgd_step",
     "make_simulation",
     "make_uniform_sampler",
     "mean_metrics",
+    "measure_model",
+    "measured",
     "median",
     "merge_clients",
     "metric_values",
@@ -284,16 +300,19 @@ __all__ = [
     "split_by_shards",
     "split_iid",
     "split_like",
+    "stacked_mean",
     "staleness_weight",
     "start_course",
     "step",
     "stochastic_averaging",
     "summarize_split",
     "supervised",
+    "train_alone",
     "train_client",
     "train_only",
     "trimmed_mean",
     "unpack",
     "unpack_message",
+    "update_norms",
     "weighted_mean",
 ]

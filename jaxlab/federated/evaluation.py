@@ -11,7 +11,7 @@ References:
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +55,9 @@ def merge_clients(data: ClientData) -> ClientData:
     offsets, sizes = np.asarray(data.offsets), np.asarray(data.sizes)
     pieces = [np.arange(o, o + s) for o, s in zip(offsets, sizes, strict=True)]
     rows = np.concatenate(pieces or [np.zeros(0, np.int64)])
-    examples = {name: np.asarray(values) for name, values in data.examples.items()}
+    examples: dict[str, Array | np.ndarray] = dict(data.examples)
     if not np.array_equal(rows, np.arange(len(next(iter(examples.values()))))):
-        examples = {name: values[rows] for name, values in examples.items()}
+        examples = {name: np.asarray(values)[rows] for name, values in examples.items()}
     return ClientData(examples, np.zeros(1, np.int32), np.asarray([len(rows)], np.int32))
 
 
@@ -91,12 +91,30 @@ def make_server_evaluation(
         cohort = Cohort(parts, jnp.ones(num_parts, bool), client_keys(key, parts), states)
         found = {}
         for name, data in held.items():
-            nothing = data.replace(sizes=jnp.zeros_like(data.sizes))
+            nothing = dataclasses.replace(data, sizes=jnp.zeros_like(data.sizes))
             sums = jax.device_get(program(tree, cohort, nothing, data))
             found[name] = {key: rows.sum(axis=0, keepdims=True) for key, rows in sums.items()}
         return found
 
     return evaluate
+
+
+def evaluated_names(algorithm: Algorithm, variables: PyTree, data: ClientData) -> list[str]:
+    """Names of the sums that an evaluation gives; nothing is computed.
+
+    Args:
+      algorithm: what is learned.
+      variables: what the course starts from.
+      data: examples of the clients.
+    """
+
+    def evaluate(variables: PyTree) -> Sums:
+        view = view_client(jax.tree.map(jnp.asarray, data), jnp.int32(0))
+        given = EvaluationInput(view, view, Limits(1, 1), jax.random.key(0))
+        tree = algorithm.evaluation(algorithm.init_server(variables))
+        return algorithm.evaluate(tree, algorithm.init_client(variables), given)
+
+    return list(jax.eval_shape(evaluate, variables))
 
 
 class Evaluations:
@@ -198,7 +216,7 @@ class Evaluations:
             metrics |= self._summarize(f"{name}{SERVER_SUFFIX}", sums)
         return metrics
 
-    def check_metric(self, metric: str, data: ClientData, limits: Limits) -> None:
+    def check_metric(self, metric: str, data: ClientData) -> None:
         """Looks whether evaluations will have a metric; nothing is computed.
 
         What a function of one's own makes of the sums is not known before the first evaluation.
@@ -206,7 +224,6 @@ class Evaluations:
         Args:
           metric: such as `val/loss`.
           data: training examples of the clients.
-          limits: sizes that bound them.
 
         Raises:
           ConfigError: (a ValueError) listing those that there will be.
@@ -217,13 +234,7 @@ class Evaluations:
         elif summarize is not mean_metrics:
             return
 
-        def evaluate(variables: PyTree) -> Sums:
-            view = view_client(jax.tree.map(jnp.asarray, data), jnp.int32(0))
-            given = EvaluationInput(view, view, limits, jax.random.key(0))
-            tree = self._algorithm.evaluation(self._algorithm.init_server(variables))
-            return self._algorithm.evaluate(tree, self._algorithm.init_client(variables), given)
-
-        names = jax.eval_shape(evaluate, self._variables)
+        names = evaluated_names(self._algorithm, self._variables, data)
         sizes = {f"{name}{SERVER_SUFFIX}": each for name, each in self._server_sizes.items()}
         for name, each in self._sizes.items():
             sizes |= {label: each[group] for label, group in self._groups(name)}
@@ -244,7 +255,5 @@ def _cut(data: ClientData, num_parts: int) -> ClientData:
     """The examples of all clients in equal parts."""
     whole = merge_clients(data)
     bounds = np.arange(num_parts + 1) * int(whole.sizes[0]) // num_parts
-    return cast(
-        ClientData,
-        whole.replace(offsets=bounds[:-1].astype(np.int32), sizes=np.diff(bounds).astype(np.int32)),
-    )
+    offsets, sizes = bounds[:-1].astype(np.int32), np.diff(bounds).astype(np.int32)
+    return dataclasses.replace(whole, offsets=offsets, sizes=sizes)

@@ -148,7 +148,7 @@ def make_simulation(
         summarize or mean_metrics,
     )  # fmt: skip
     if isinstance(is_converged, EarlyStop):
-        evaluations.check_metric(is_converged.metric, data, _limits(schedule, sizes))
+        evaluations.check_metric(is_converged.metric, data)
     update_server = jax.jit(algorithm.update_server)
 
     def broadcast(server: Tree, version: int) -> int:

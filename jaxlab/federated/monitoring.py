@@ -338,13 +338,13 @@ class StopState(NamedTuple):
     Attributes:
       best: the best value.
       num_without: values since then.
-      recent: the last `patience` values, oldest first, in the mode `mean`.
+      recent: the last `patience` values, oldest first, in the mode `mean`; in `best` not used.
       num_seen: values in all.
     """
 
     best: Float[np.ndarray, "*clients"]
     num_without: Int[np.ndarray, "*clients"]
-    recent: Float[np.ndarray, "*clients patience"]
+    recent: Float[np.ndarray, "*clients kept"]
     num_seen: Int[np.ndarray, "*clients"]
 
 
@@ -413,7 +413,7 @@ class EarlyStop:
     def init(self, shape: tuple[int, ...]) -> StopState:
         """The state before the first value, of as many courses or clients as the shape has."""
         zeros = np.zeros(shape, np.int64)
-        recent = np.zeros((*shape, self.patience if self.mode == "mean" else 0))
+        recent = np.zeros((*shape, max(1, self.patience if self.mode == "mean" else 1)))
         return StopState(np.full(shape, -np.inf), zeros, recent, zeros)
 
     def note(self, state: StopState, values: Float[np.ndarray, "*clients"]) -> StopState:
