@@ -26,7 +26,7 @@ from jaxlab.federated.cohort import (
     Cohort,
     Folded,
     Stacked,
-    client_keys,
+    make_cohort,
     make_evaluate,
     make_fold,
     make_stack,
@@ -125,9 +125,11 @@ class Executor:
         self._num_steps, self._cohort_size = num_steps, cohort_size
         self._grid = Grid(mesh.shape[DATA_AXIS], width)
         self._compute_pending = compute_pending or not store.is_empty
-        self._fold = make_fold(algorithm, limits, mesh, width)
+        self._fold = make_fold(algorithm, limits, mesh, width, reject=False)
+        self._careful_fold = make_fold(algorithm, limits, mesh, width)
         self._stack = make_stack(algorithm, limits, mesh, width)
         self._evaluate = make_evaluate(algorithm, limits, mesh, width)
+        self._make_cohort = make_cohort(mesh)
         self._take_row = make_take_row(mesh)
         self._num_tickets = 0
         self._num_batches = 0
@@ -271,10 +273,17 @@ class Executor:
         ids = np.asarray([a.client for a in asked])
         cohort, places = self._train_cohort(ids, version)
         folded: Folded = self._fold(self._versions[version], cohort, self._data)
+        weight, finite, sums = jax.device_get((folded.weight, folded.finite, folded.sums))
+        wrong: tuple[Ticket, ...] = ()
+        if not finite:
+            # Rare, and so it may cost twice: the same again, looking at every update.
+            cohort, _ = self._cohort(ids, self._num_steps, TRAIN, version)
+            folded = self._careful_fold(self._versions[version], cohort, self._data)
+            rejected = jax.device_get(folded.rejected)[places]
+            weight, sums = jax.device_get((folded.weight, folded.sums))
+            wrong = tuple(t for t, bad in zip(tickets, rejected, strict=True) if bad)
         self._keep_states(ids, places, folded.states)
-        weight, rejected, sums = jax.device_get((folded.weight, folded.rejected, folded.sums))
-        mean = _divide(folded.update, folded.weight) if weight > 0 else None
-        wrong = tuple(t for t, bad in zip(tickets, rejected[places], strict=True) if bad)
+        mean = folded.update if weight > 0 else None
         return Aggregate(mean, float(weight), len(tickets) - len(wrong), sums, wrong)
 
     def _train_cohort(self, ids: np.ndarray, version: int) -> tuple[Cohort, np.ndarray]:
@@ -293,10 +302,8 @@ class Executor:
         clients = np.zeros(num_places, np.int32)
         active = np.zeros(num_places, bool)
         clients[places], active[places] = ids - 1, True
-        key = jax.random.fold_in(jax.random.fold_in(self._key, purpose), number)
-        keys = client_keys(key, jnp.asarray(clients))
-        states = self._store.gather(clients)
-        return Cohort(jnp.asarray(clients), jnp.asarray(active), keys, states), places
+        cohort = self._make_cohort(self._key, purpose, np.uint32(number), clients, active)
+        return cohort._replace(states=self._store.gather(clients)), places
 
     def _keep_states(self, ids: np.ndarray, places: np.ndarray, states: Tree) -> None:
         if not self._store.is_empty:
@@ -378,11 +385,6 @@ class Executor:
             self._done.pop(ticket, None)
         used = {done.batch for done in self._done.values()}
         self._batches = {number: b for number, b in self._batches.items() if number in used}
-
-
-@jax.jit
-def _divide(total: PyTree, weight: Float[Array, ""]) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf / weight, total)
 
 
 @jax.jit
