@@ -1,6 +1,5 @@
 """Our side of the benchmark: a course as any user runs it, stopped between its rounds."""
 
-import os
 from typing import Any
 
 import numpy as np
@@ -74,7 +73,7 @@ def main() -> None:
 
     from jaxlab import federated
 
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    federated.use_cpu_cores()
     settings, x, y, layers = read_work(path)
     work = Work(**settings)
     simulation, _ = make_course(work, x, y, layers)

@@ -1,10 +1,9 @@
 """The work that simulators are measured by, and the processes that do it in turns.
 
-MNIST's first 50,000 training digits after one permutation (NumPy's `default_rng(0)`), cut into 1,000
-clients of 50; 50 clients a round, one epoch each in batches of 10, SGD with rate 0.1; a network
-784-200-200-10 with ReLU (199,210 parameters) that begins at the same numbers everywhere; pixels in
-[0, 1].
-The server takes the weighted mean. Nothing is evaluated while the time runs.
+MNIST's first 50,000 training digits after one permutation (NumPy's `default_rng(0)`), cut into
+1,000 clients of 50; 50 clients a round, one epoch each in batches of 10, SGD with rate 0.1; a
+network 784-200-200-10 with ReLU (199,210 parameters) that begins at the same numbers everywhere;
+pixels in [0, 1]. The server takes the weighted mean. Nothing is evaluated while the time runs.
 """
 
 import dataclasses
@@ -177,4 +176,3 @@ class Simulator:
             f"the process of {self.name} ended (exit code {code}) before its round was over. It "
             f"ran {' '.join(self._command)}; the last lines that it printed:\n{last}"
         )
-

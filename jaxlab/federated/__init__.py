@@ -55,14 +55,10 @@ Example:
 Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`, `devices`,
 `samplers`; `server_state`, `server`, `client`, `simulation` (the engine on virtual time); `tasks`,
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
-each); `aggregators`, `robust`, `trust`;
-`cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together; `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
-`datasets` and `models`, imported by name.
-
-References:
-  Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
-  Learning Platform for Heterogeneity", PVLDB 16(5), arXiv:2204.05011.
+each); `aggregators`, `robust`, `trust`, `clusters`;
+`cohort`, `padding`, `width`, `store`, `executor` (many clients as one program), and `learning`,
+which puts them together; `splitters`, `split_summary`, `feature_shift` (who holds what), and the
+packages `datasets` and `models`, imported by name.
 """
 
 from jaxlab.federated.aggregators import (
@@ -73,6 +69,7 @@ from jaxlab.federated.aggregators import (
     weighted_mean,
 )
 from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult
+from jaxlab.federated.algorithms.adafedprox import ada_fed_prox
 from jaxlab.federated.algorithms.ditto import ditto
 from jaxlab.federated.algorithms.entries import is_normalization, named, train_only
 from jaxlab.federated.algorithms.feddyn import fed_dyn
@@ -90,6 +87,7 @@ from jaxlab.federated.algorithms.server_optimizers import fed_adagrad, fed_adam,
 from jaxlab.federated.algorithms.swa import stochastic_averaging
 from jaxlab.federated.client import Answer, ClientProgram, ClientState, Failure, make_client
 from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
+from jaxlab.federated.clusters import clustered_means, nearest, same_group
 from jaxlab.federated.completeness import (
     CompletenessReport,
     IncompleteCourseError,
@@ -150,6 +148,7 @@ from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
 from jaxlab.federated.trust import fl_trust
+from jaxlab.federated.width import use_cpu_cores
 
 __all__ = [
     "Aggregation",
@@ -191,6 +190,7 @@ __all__ = [
     "Task",
     "TooManyFailuresError",
     "Update",
+    "ada_fed_prox",
     "add_client_noise",
     "answer_time_us",
     "assign_devices",
@@ -199,6 +199,7 @@ __all__ = [
     "check_completeness",
     "check_content",
     "classification",
+    "clustered_means",
     "ditto",
     "fed_adagrad",
     "fed_adam",
@@ -232,6 +233,7 @@ __all__ = [
     "mime_lite",
     "multi_krum",
     "named",
+    "nearest",
     "norm_bounding",
     "pfedme",
     "q_fed_avg",
@@ -240,6 +242,7 @@ __all__ = [
     "rotate_client_images",
     "run_course",
     "run_steps",
+    "same_group",
     "scaffold",
     "sharpness_aware",
     "slowness",
@@ -258,5 +261,6 @@ __all__ = [
     "train_client",
     "train_only",
     "trimmed_mean",
+    "use_cpu_cores",
     "weighted_mean",
 ]

@@ -1,5 +1,6 @@
-"""FedAvg in FederatedScope 0.3.0 on torch: its stand-alone runner, one shared model for all clients."""
+"""FedAvg in FederatedScope 0.3.0 on torch: its stand-alone runner, all clients share one model."""
 
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ class EndError(Exception):
     """No other round is wanted."""
 
 
-def make_config(work: dict[str, Any]) -> Any:
+def make_config(work: dict[str, Any], folder: str) -> Any:
     """The fastest settings: one model in memory, updates averaged as they come, no evaluation."""
     config = global_cfg.clone()
     config.merge_from_list(
@@ -35,7 +36,7 @@ def make_config(work: dict[str, Any]) -> Any:
             "train.optimizer.type", "SGD", "train.optimizer.lr", work["rate"],
             "trainer.type", "cvtrainer", "eval.freq", work["num_rounds"] + 1,
             "eval.count_flops", False, "early_stop.patience", 0, "data.type", "benchmark",
-            "outdir", "/tmp/federatedscope-benchmark",
+            "eval.report", ["weighted_avg"], "outdir", folder,
         ]
     )  # fmt: skip
     return config
@@ -45,7 +46,7 @@ def main() -> None:
     """Run rounds until no other is wanted."""
     path, gate = open_gate()
     work, x, y, layers = read_work(path)
-    config = make_config(work)
+    config = make_config(work, tempfile.mkdtemp())
 
     def make_model(model_config: Any, local_data: Any) -> Any:
         del local_data
@@ -61,11 +62,10 @@ def main() -> None:
                 raise EndError
             super().broadcast_model_para(msg_type, *args, **kw)
 
+    pairs = zip(torch.from_numpy(x), torch.from_numpy(y), strict=True)
     rows = {
-        client + 1: ClientData(
-            config, train=list(zip(torch.from_numpy(x[client]), torch.from_numpy(y[client]), strict=True))
-        )
-        for client in range(len(x))
+        client: ClientData(config, train=list(zip(inputs, labels, strict=True)))
+        for client, (inputs, labels) in enumerate(pairs, start=1)
     }
     np.random.seed(0)
     runner = get_runner(GatedServer, Client, config, data=StandaloneDataDict(rows, config))

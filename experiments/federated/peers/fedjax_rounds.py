@@ -1,5 +1,6 @@
 """FedAvg in fedjax 0.0.17 (jax 0.4): its algorithm, its sampler, its `jit` backend."""
 
+import functools
 from typing import Any
 
 import fedjax
@@ -34,7 +35,7 @@ def main() -> None:
         fedjax.ShuffleRepeatBatchHParams(batch_size=work["batch_size"], num_epochs=1, seed=0),
     )
     state = algorithm.init([jnp.asarray(layer) for layer in layers])
-    while gate.wait(lambda: state.params):
+    while gate.wait(functools.partial(getattr, state, "params")):
         state, diagnostics = algorithm.apply(state, sampler.sample())
         jax.block_until_ready((state.params, diagnostics))
 

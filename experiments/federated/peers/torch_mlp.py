@@ -25,9 +25,7 @@ def to_layers(model: torch.nn.Module) -> list[np.ndarray]:
     return [p.detach().cpu().numpy().T.copy() for p in model.parameters()]
 
 
-def shuffled(
-    tensors: Sequence[torch.Tensor], rng: np.random.Generator
-) -> list[torch.Tensor]:
+def shuffled(tensors: Sequence[torch.Tensor], rng: np.random.Generator) -> list[torch.Tensor]:
     """The rows of some tensors in one new order."""
     order = torch.from_numpy(rng.permutation(len(tensors[0])))
     return [tensor[order] for tensor in tensors]
