@@ -55,8 +55,8 @@ Example:
 Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
 `strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
 time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms`
-(a file each); `aggregators`, `robust`, `trust`; `cohort`, `padding`, `store`, `executor` (many
-clients as one program), and `learning`, which puts them together; `monitoring` (reports, fairness,
+(a file each); `aggregators`, `robust`, `trust`, `clusters`; `cohort`, `padding`, `width`,
+`store`, `executor` (many clients as one program), and `learning`, which puts them together; `monitoring` (reports, fairness,
 early stop), `evaluation`, `dissimilarity`, `system_metrics`, `baselines` (clients alone, all data
 in one place); `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
 `datasets`, `models` and `deployment` (real machines), imported by name.
@@ -74,6 +74,7 @@ from jaxlab.federated.aggregators import (
     weighted_mean,
 )
 from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult
+from jaxlab.federated.algorithms.adafedprox import ada_fed_prox
 from jaxlab.federated.algorithms.ditto import ditto
 from jaxlab.federated.algorithms.entries import is_normalization, named, train_only
 from jaxlab.federated.algorithms.feddyn import fed_dyn
@@ -92,6 +93,7 @@ from jaxlab.federated.algorithms.swa import stochastic_averaging
 from jaxlab.federated.baselines import make_global_simulation, make_local_simulation, train_alone
 from jaxlab.federated.client import Answer, ClientProgram, ClientState, Failure, make_client
 from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
+from jaxlab.federated.clusters import clustered_means, nearest, same_group
 from jaxlab.federated.completeness import (
     CompletenessReport,
     IncompleteCourseError,
@@ -180,6 +182,7 @@ from jaxlab.federated.wire import (
     unpack,
     unpack_message,
 )
+from jaxlab.federated.width import use_cpu_cores
 
 __all__ = [
     "Aggregation",
@@ -225,6 +228,7 @@ __all__ = [
     "TooManyFailuresError",
     "Update",
     "WireError",
+    "ada_fed_prox",
     "add_client_noise",
     "answer_time_us",
     "assign_devices",
@@ -235,6 +239,7 @@ __all__ = [
     "check_content",
     "check_metric",
     "classification",
+    "clustered_means",
     "count_flops",
     "ditto",
     "fairness",
@@ -279,6 +284,7 @@ __all__ = [
     "multi_krum",
     "name_leaves",
     "named",
+    "nearest",
     "norm_bounding",
     "pack",
     "pack_message",
@@ -291,6 +297,7 @@ __all__ = [
     "rotate_client_images",
     "run_course",
     "run_steps",
+    "same_group",
     "scaffold",
     "sharpness_aware",
     "slowness",
@@ -314,5 +321,6 @@ __all__ = [
     "unpack",
     "unpack_message",
     "update_norms",
+    "use_cpu_cores",
     "weighted_mean",
 ]

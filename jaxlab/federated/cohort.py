@@ -5,7 +5,7 @@ of `width` clients. On a CPU one device a core and width 1 is fastest, since sma
 leave no work for more threads; accelerators want wide chunks. The result does not depend on it
 beyond the order of float additions.
 
-Two programs share the local update: `make_fold` adds updates up as they come, so that memory does
+Two programs share the local update: `make_fold` averages updates as they come, so that memory does
 not grow with the cohort; `make_stack` keeps all of them, for robust rules and for courses in which
 an update waits for its time.
 """
@@ -24,7 +24,7 @@ from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult, 
 from jaxlab.federated.client_data import ClientData, ClientView, view_client
 from jaxlab.federated.local import Limits, like
 from jaxlab.federated.tasks import Sums
-from jaxlab.parallel import DATA_AXIS, shard_map
+from jaxlab.parallel import DATA_AXIS, batch_sharding, shard_map
 
 NUM_PROGRAMS = 64
 """Programs of each kind that are kept: another course of the same algorithm compiles none."""
@@ -47,12 +47,14 @@ class Cohort(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """The sum over a cohort.
+    """The mean over a cohort.
 
     Attributes:
-      update: sum of weight times update, float32 whatever the updates are.
+      update: sum of weight times update over the sum of the weights, float32 whatever the updates
+        are; 0 if the weights are.
       weight: sum of the weights.
       sums: training metrics.
+      finite: whether all numbers of the update are finite.
       rejected: True for a client whose update is not finite and does not count, (cohort,).
       states: what the clients keep, every leaf (cohort, ...).
     """
@@ -60,6 +62,7 @@ class Folded(NamedTuple):
     update: Tree
     weight: Float[Array, ""]
     sums: Sums
+    finite: Bool[Array, ""]
     rejected: Bool[Array, " cohort"]
     states: Tree
 
@@ -102,6 +105,27 @@ def client_keys(key: Key[Array, ""], clients: Int[Array, " cohort"]) -> Key[Arra
 
 
 @functools.lru_cache(maxsize=NUM_PROGRAMS)
+def make_cohort(mesh: Mesh) -> Callable[..., Cohort]:
+    """A program that lays a cohort out over the devices, all of it in one call.
+
+    Args:
+      mesh: the devices.
+
+    Returns:
+      `(key of the course, purpose, number, clients, active) -> Cohort` without states; the keys are
+      those of the clients under the purpose (training or evaluation) and the number (of the round).
+    """
+
+    def draw(
+        key: Key[Array, ""], purpose: Array, number: Array, clients: Array, active: Array
+    ) -> Cohort:
+        key = jax.random.fold_in(jax.random.fold_in(key, purpose), number)
+        return Cohort(clients, active, client_keys(key, clients), {})
+
+    return jax.jit(draw, out_shardings=batch_sharding(mesh))
+
+
+@functools.lru_cache(maxsize=NUM_PROGRAMS)
 def make_stack(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1) -> Train:
     """A program that trains a cohort and keeps every update.
 
@@ -131,20 +155,25 @@ def make_stack(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1)
 
 
 @functools.lru_cache(maxsize=NUM_PROGRAMS)
-def make_fold(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1) -> Train:
-    """A program that trains a cohort and adds its updates up, weighted.
+def make_fold(
+    algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1, *, reject: bool = True
+) -> Train:
+    """A program that trains a cohort and takes the weighted mean of its updates.
 
     Args:
       algorithm: what a client does.
       limits: sizes that bound the clients.
       mesh: the devices; the cohort is split over its axis `data`.
       width: clients of a device that are computed at once.
+      reject: look at every update and leave out those that are not finite. Without it a program
+        reads every update once less, and its mean is finite only if all updates are: then both
+        programs give the same.
 
     Returns:
       `(broadcast, cohort, data) -> Folded`, compiled once a cohort size, which must be divisible
       by devices times width, see `count_places`.
     """
-    one = _make_one(algorithm, limits)
+    one = _make_one(algorithm, limits, reject=reject)
 
     def train(received: Tree, cohort: Cohort, data: ClientData) -> Folded:
         received, data = like(cohort.clients, (received, data))
@@ -158,9 +187,11 @@ def make_fold(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1) 
         total, each = jax.lax.scan(chunk, start, _chunks(cohort, width))
         rejected, states = jax.tree.map(_unchunk, each)
         summed: Total = jax.lax.psum(total, DATA_AXIS)
-        return Folded(summed.update, summed.weight, summed.sums, rejected, states)
+        safe = jnp.where(summed.weight > 0, summed.weight, 1.0)
+        mean = jax.tree.map(lambda leaf: leaf / safe, summed.update)
+        return Folded(mean, summed.weight, summed.sums, is_finite(mean), rejected, states)
 
-    specs: dict[str, Any] = {name: P() for name in Total._fields}
+    specs: dict[str, Any] = dict.fromkeys((*Total._fields, "finite"), P())
     each: dict[str, Any] = {"rejected": P(DATA_AXIS), "states": P(DATA_AXIS)}
     return _over_devices(train, mesh, Folded(**specs, **each))
 
@@ -240,17 +271,18 @@ def make_take_row(mesh: Mesh) -> Callable[..., Tree]:
 
 
 def _make_one(
-    algorithm: Algorithm, limits: Limits
+    algorithm: Algorithm, limits: Limits, *, reject: bool = True
 ) -> Callable[[Tree, Cohort, ClientData], Stacked]:
     """One client; one that is not active has no examples and so takes no steps.
 
-    A client whose update is not finite keeps the state that it had.
+    A client whose update is not finite keeps the state that it had; without `reject` all updates
+    are taken for finite.
     """
 
     def one(received: Tree, client: Cohort, data: ClientData) -> Stacked:
         view = _view(client, data)
         result: LocalResult = algorithm.local(received, client.states, view, limits, client.keys)
-        finite = is_finite(result.update) & client.active
+        finite = is_finite(result.update) & client.active if reject else client.active
         states = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), result.client_state, client.states
         )

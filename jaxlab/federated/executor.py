@@ -9,9 +9,11 @@ one by one.
 A version is kept while a ticket needs it, an update until it is aggregated or discarded.
 """
 
+import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from jaxlab import parallel
 from jaxlab.federated.aggregators import LinearAggregator, Rule, StackAggregator
 from jaxlab.federated.algorithm import Algorithm, Tree
 from jaxlab.federated.client_data import ClientData
@@ -26,7 +29,8 @@ from jaxlab.federated.cohort import (
     Cohort,
     Folded,
     Stacked,
-    client_keys,
+    Train,
+    make_cohort,
     make_evaluate,
     make_fold,
     make_stack,
@@ -35,7 +39,8 @@ from jaxlab.federated.cohort import (
 from jaxlab.federated.local import Limits
 from jaxlab.federated.padding import Grid, StepCount, count_places, count_steps, find_places
 from jaxlab.federated.store import ClientStore
-from jaxlab.parallel import DATA_AXIS
+from jaxlab.federated.width import choose_width
+from jaxlab.parallel import DATA_AXIS, batch_sharding, replicated, to_host
 
 _logger = logging.getLogger(__name__)
 
@@ -102,7 +107,7 @@ class Executor:
         key: Key[Array, ""],
         num_steps: Int[np.ndarray, " clients"],
         *,
-        width: int = 1,
+        width: int | str | None = 1,
         cohort_size: int = 0,
         compute_pending: bool = True,
     ) -> None:
@@ -116,18 +121,19 @@ class Executor:
           store: what they keep.
           key: of the course; a round and a client make their own of it.
           num_steps: that every client takes in a round, (clients,).
-          width: clients of a device that are computed at once.
+          width: clients of a device that are computed at once; None or `auto` finds what is best,
+            see `width`.
           cohort_size: clients that most often start together.
           compute_pending: together with an update that is needed, compute all that start from the
             same version: they will be needed soon, unless their time is over by then.
         """
-        self._data, self._store, self._key = data, store, key
+        self._data, self._store, self._mesh = data, store, mesh
+        self._key = parallel.place(replicated(mesh), key)
         self._num_steps, self._cohort_size = num_steps, cohort_size
-        self._grid = Grid(mesh.shape[DATA_AXIS], width)
+        self._algorithm, self._limits = algorithm, limits
+        self._width = choose_width(width, algorithm, limits, mesh, cohort_size)
         self._compute_pending = compute_pending or not store.is_empty
-        self._fold = make_fold(algorithm, limits, mesh, width)
-        self._stack = make_stack(algorithm, limits, mesh, width)
-        self._evaluate = make_evaluate(algorithm, limits, mesh, width)
+        self._make_cohort = make_cohort(mesh)
         self._take_row = make_take_row(mesh)
         self._num_tickets = 0
         self._num_batches = 0
@@ -204,7 +210,8 @@ class Executor:
             # A client's state is what it is after all that it has been asked for.
             self.compute(tuple(self._asked))
         cohort, places = self._cohort(clients, np.asarray(data.sizes), EVALUATE, number)
-        sums = jax.device_get(self._evaluate(tree, cohort, self._data, data))
+        evaluate = make_evaluate(self._algorithm, self._limits, self._mesh, self._width.width)
+        sums = to_host(evaluate(tree, cohort, self._data, data))
         return {name: value[places] for name, value in sums.items()}
 
     def compute(self, tickets: Sequence[Ticket]) -> None:
@@ -236,8 +243,8 @@ class Executor:
 
     def _run(self, version: int, tickets: list[Ticket]) -> None:
         ids = np.asarray([self._asked[ticket].client for ticket in tickets])
-        cohort, places = self._train_cohort(ids, version)
-        stacked: Stacked = self._stack(self._versions[version], cohort, self._data)
+        stacked: Stacked
+        stacked, places = self._train(make_stack, ids, version)
         self._keep_states(ids, places, stacked.states)
         number = self._num_batches
         self._num_batches += 1
@@ -269,20 +276,46 @@ class Executor:
         asked = [self._asked.pop(ticket) for ticket in tickets]
         version = asked[0].version
         ids = np.asarray([a.client for a in asked])
-        cohort, places = self._train_cohort(ids, version)
-        folded: Folded = self._fold(self._versions[version], cohort, self._data)
+        folded: Folded
+        folded, places = self._train(functools.partial(make_fold, reject=False), ids, version)
+        weight, finite, sums = jax.device_get((folded.weight, folded.finite, folded.sums))
+        wrong: tuple[Ticket, ...] = ()
+        if not finite:
+            # Rare, and so it may cost twice: the same again, looking at every update.
+            folded, places = self._train(make_fold, ids, version)
+            rejected = to_host(folded.rejected)[places]
+            weight, sums = jax.device_get((folded.weight, folded.sums))
+            wrong = tuple(t for t, bad in zip(tickets, rejected, strict=True) if bad)
         self._keep_states(ids, places, folded.states)
-        weight, rejected, sums = jax.device_get((folded.weight, folded.rejected, folded.sums))
-        mean = _divide(folded.update, folded.weight) if weight > 0 else None
-        wrong = tuple(t for t, bad in zip(tickets, rejected[places], strict=True) if bad)
+        mean = folded.update if weight > 0 else None
         return Aggregate(mean, float(weight), len(tickets) - len(wrong), sums, wrong)
 
-    def _train_cohort(self, ids: np.ndarray, version: int) -> tuple[Cohort, np.ndarray]:
-        """The cohort that trains from a version, and the places of its clients."""
-        cohort, places = self._cohort(ids, self._num_steps, TRAIN, version)
-        steps = self._num_steps[ids - 1]
-        self.step_count += count_steps(steps, places, cohort.clients.shape[0], self._grid)
-        return cohort, places
+    def _train(
+        self, make: Callable[..., Train], ids: np.ndarray, version: int
+    ) -> tuple[Any, np.ndarray]:
+        """What a program gives for clients that train from a version, and their places."""
+        while True:
+            width, begin = self._width.width, time.perf_counter()
+            cohort, places = self._cohort(ids, self._num_steps, TRAIN, version)
+            program = make(self._algorithm, self._limits, self._mesh, width)
+            try:
+                result = program(self._versions[version], cohort, self._data)
+                if not self._width.is_settled:
+                    jax.block_until_ready(result)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or not self._width.drop():
+                    raise
+                _logger.info("there is no memory for %d clients at once on a device", width)
+                continue
+            num_places = cohort.clients.shape[0]
+            self.step_count += count_steps(self._num_steps[ids - 1], places, num_places, self._grid)
+            if len(ids) == self._cohort_size:  # others cannot be compared
+                self._width.note(time.perf_counter() - begin)
+            return result, places
+
+    @property
+    def _grid(self) -> Grid:
+        return Grid(self._mesh.shape[DATA_AXIS], self._width.width)
 
     def _cohort(
         self, ids: np.ndarray, num_steps: np.ndarray, purpose: int, number: int
@@ -293,19 +326,21 @@ class Executor:
         clients = np.zeros(num_places, np.int32)
         active = np.zeros(num_places, bool)
         clients[places], active[places] = ids - 1, True
-        key = jax.random.fold_in(jax.random.fold_in(self._key, purpose), number)
-        keys = client_keys(key, jnp.asarray(clients))
-        states = self._store.gather(clients)
-        return Cohort(jnp.asarray(clients), jnp.asarray(active), keys, states), places
+        cohort: Cohort
+        cohort = self._make_cohort(self._key, purpose, np.uint32(number), clients, active)
+        if self._store.is_empty:
+            return cohort, places
+        states = parallel.place(batch_sharding(self._mesh), self._store.gather(clients))
+        return cohort._replace(states=states), places
 
     def _keep_states(self, ids: np.ndarray, places: np.ndarray, states: Tree) -> None:
         if not self._store.is_empty:
-            rows = jax.device_get(states)
+            rows = to_host(states)
             self._store.scatter(ids - 1, jax.tree.map(lambda leaf: leaf[places], rows))
 
     def _weights(self, rows: Sequence[Done]) -> tuple[np.ndarray, np.ndarray]:
         """Weights of some updates, and whether they are finite."""
-        host = {b: jax.device_get(self._batch_weights(b)) for b in {row.batch for row in rows}}
+        host = {b: to_host(self._batch_weights(b)) for b in {row.batch for row in rows}}
         weights = np.asarray([host[row.batch][0][row.row] for row in rows], np.float64)
         finite = np.asarray([host[row.batch][1][row.row] for row in rows], bool)
         return weights, finite
@@ -369,7 +404,7 @@ class Executor:
         kept = [row for row, counted in zip(rows, counts, strict=True) if counted]
         for batch in dict.fromkeys(row.batch for row in kept):
             own = [row.row for row in kept if row.batch == batch]
-            for name, value in jax.device_get(self._batches[batch].sums).items():
+            for name, value in to_host(self._batches[batch].sums).items():
                 sums[name] = sums.get(name, 0.0) + value[own].sum(axis=0)
         return sums
 
@@ -378,11 +413,6 @@ class Executor:
             self._done.pop(ticket, None)
         used = {done.batch for done in self._done.values()}
         self._batches = {number: b for number, b in self._batches.items() if number in used}
-
-
-@jax.jit
-def _divide(total: PyTree, weight: Float[Array, ""]) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf / weight, total)
 
 
 @jax.jit

@@ -34,6 +34,7 @@ from jaxlab.federated.server_state import CourseConfig, Evaluation, ServerProgra
 from jaxlab.federated.simulation import Course, CourseState, start_course
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError
+from jaxlab.federated.width import AUTO
 from jaxlab.parallel import place, replicated
 
 _logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def make_simulation(
     summarize: Summarize | None = None,
     is_converged: Callable[[Sequence[Evaluation]], bool] = lambda evaluations: False,
     store: ClientStore | None = None,
-    width: int = 1,
+    width: int | str | None = AUTO,
 ) -> Simulation:
     """Puts a course together that is simulated in this process.
 
@@ -114,7 +115,9 @@ def make_simulation(
         `EarlyStop`.
       store: where clients keep their state, made with `algorithm.init_client`; None keeps it in the
         memory of the host.
-      width: clients of a device that are computed at once.
+      width: clients of a device that are computed at once; `auto` (or None) is one on a CPU, and
+        what is fastest in the first rounds on accelerators. The result does not depend on it but
+        for the order of float additions.
 
     Raises:
       ConfigError: (a ValueError) if the parts do not fit together.

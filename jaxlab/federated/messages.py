@@ -64,6 +64,14 @@ class Message:
         """What messages to the server are ordered by: time, then round, then serial."""
         return self.time_us, self.round, self.serial
 
+    def to(self, receiver: int, serial: int) -> "Message":
+        """The message as one of its receivers gets it."""
+        # Courses make millions of them, and `dataclasses.replace` takes four times as long.
+        return Message(
+            self.type, self.sender, (receiver,), self.content, self.round, self.time_us, serial,
+            self.request,
+        )  # fmt: skip
+
     def reply(self, message_type: str, content: Any = None, duration_us: int = 0) -> "Message":
         """The answer of the one that the message was delivered to.
 

@@ -160,8 +160,10 @@ class Role:
         sent: list[Message] = []
         event = None
         for _ in range(MAX_EVENTS):
-            event = next((e for e in self.events if e.holds(state)), None)
-            if event is None:
+            for event in self.events:
+                if event.holds(state):
+                    break
+            else:
                 return state, sent
             state, messages = event.action(state)
             sent.extend(messages)

@@ -153,7 +153,7 @@ def post(state: CourseState, messages: Iterable[Message]) -> None:
     for message in messages:
         check_content(message.content, f"the content of {message.type!r} from {message.sender}")
         for receiver in message.receivers:
-            single = dataclasses.replace(message, receivers=(receiver,), serial=state.num_sent)
+            single = message.to(receiver, state.num_sent)
             state.num_sent += 1
             if receiver == SERVER:
                 heapq.heappush(state.to_server, (single.delivery_order, single))

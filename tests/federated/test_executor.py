@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxlab.federated import width as width_module
 from jaxlab.federated.aggregators import StackAggregator, weighted_mean
 from jaxlab.federated.algorithm import Algorithm
 from jaxlab.federated.client_data import ClientData, Schedule, gather_clients
@@ -219,3 +220,47 @@ def test_a_rule_that_needs_more_updates_leaves_the_model(problem, caplog):
     tickets = two_versions(executor, variables)
     assert executor.aggregate(tickets[:2], [0, 0], rule).update is None
     assert "median of three needs 3 updates and got 2" in caplog.text
+
+
+def test_a_width_that_is_being_found_changes_nothing_but_the_order_of_additions(
+    problem, monkeypatch
+):
+    monkeypatch.setattr(width_module, "candidate_widths", lambda platform, clients: [4, 2, 1])
+    width_module._shared_choice.cache_clear()
+    tuned = make_executor(problem, width="auto", cohort_size=4, compute_pending=False)
+    fixed = make_executor(problem, cohort_size=4, compute_pending=False)
+    for version in range(6):
+        results = []
+        for executor in (tuned, fixed):
+            executor.publish(version, problem.variables)
+            tickets = [executor.ask(client, version) for client in (1, 2, 4, 6)]
+            results.append(executor.aggregate(tickets, [0] * 4, weighted_mean()))
+        found, wanted = results
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            found.update, wanted.update,
+        )  # fmt: skip
+        assert found.weight == wanted.weight
+    assert tuned._width.is_settled
+    width_module._shared_choice.cache_clear()
+
+
+def test_clients_whose_update_is_not_finite_leave_the_mean_of_the_others(problem):
+    data = problem.data.replace(examples=dict(problem.data.examples))
+    x = data.examples["x"].copy()
+    x[data.offsets[1] : data.offsets[1] + data.sizes[1]] = np.nan
+    data.examples["x"] = x
+    means = []
+    for clients in ((1, 2, 3, 4), (1, 3, 4)):
+        executor = make_executor(problem._replace(data=data), compute_pending=False)
+        executor.publish(0, problem.variables)
+        tickets = [executor.ask(client, 0) for client in clients]
+        result = executor.aggregate(tickets, [0] * len(tickets), weighted_mean())
+        assert result.num_updates == 3 and result.weight == 2 * SIZES[[0, 2, 3]].sum()
+        assert result.rejected == ((tickets[1],) if 2 in clients else ())
+        means.append(result)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        means[0].update, means[1].update,
+    )  # fmt: skip
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b), means[0].sums, means[1].sums)

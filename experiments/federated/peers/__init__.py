@@ -1,0 +1,1 @@
+"""Other programs that simulate federated learning, one script each, run in its own environment."""
