@@ -55,11 +55,11 @@ Example:
 Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
 `strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
 time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms`
-(a file each); `aggregators`, `robust`, `trust`, `clusters`; `cohort`, `padding`, `width`,
-`store`, `executor` (many clients as one program), and `learning`, which puts them together; `monitoring` (reports, fairness,
-early stop), `evaluation`, `dissimilarity`, `system_metrics`, `baselines` (clients alone, all data
-in one place); `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
-`datasets`, `models` and `deployment` (real machines), imported by name.
+(a file each); `aggregators`, `robust`, `trust`, `clusters`; `cohort`, `padding`, `width`, `store`,
+`executor` (many clients as one program), and `learning`, which puts them together; `monitoring`
+(reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `baselines`
+(clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift` (who holds
+what), and the packages `datasets`, `models` and `deployment` (real machines), imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -172,6 +172,7 @@ from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.system_metrics import ModelCost, count_flops, measure_model
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
 from jaxlab.federated.trust import fl_trust
+from jaxlab.federated.width import use_cpu_cores
 from jaxlab.federated.wire import (
     WireError,
     name_leaves,
@@ -182,7 +183,6 @@ from jaxlab.federated.wire import (
     unpack,
     unpack_message,
 )
-from jaxlab.federated.width import use_cpu_cores
 
 __all__ = [
     "Aggregation",
