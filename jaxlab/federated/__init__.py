@@ -55,7 +55,7 @@ Example:
 Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`, `devices`,
 `samplers`; `server_state`, `server`, `client`, `simulation` (the engine on virtual time); `tasks`,
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
-each); `aggregators`, `robust`, `trust`;
+each), `hooks`; `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
 them together; `monitoring` (reports, fairness, early stop), `evaluation`,
 `dissimilarity`, `system_metrics`, `baselines` (clients alone, all data in one place); `splitters`,
@@ -115,6 +115,7 @@ from jaxlab.federated.dissimilarity import (
 from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.feature_shift import add_client_noise, rotate_client_images
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.hooks import hook_rounds, hook_task
 from jaxlab.federated.learning import Simulation, make_simulation
 from jaxlab.federated.local import Limits, make_sgd_step, run_steps, train_client
 from jaxlab.federated.messages import Message, check_content
@@ -240,6 +241,8 @@ __all__ = [
     "fl_trust",
     "gather_clients",
     "geometric_median",
+    "hook_rounds",
+    "hook_task",
     "init_models",
     "init_server",
     "is_larger_better",
