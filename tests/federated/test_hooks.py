@@ -47,6 +47,8 @@ def test_functions_run_at_every_point_of_local_training():
     moved = result.update["params"]["Dense_0"]["kernel"][:, 0]
     np.testing.assert_allclose(moved, w - start, atol=1e-5)
     assert result.weight == 7 * 8
-    found = task.loss(variables, {"x": x, "y": y}, jax.random.key(0), False).per_example
+    found = task.loss(
+        variables, {"x": jnp.asarray(x), "y": y}, jax.random.key(0), False
+    ).per_example
     kernel = start - 1
     np.testing.assert_allclose(found, (x @ kernel - y) ** 2 + (kernel**2).sum(), rtol=1e-5)
