@@ -57,8 +57,8 @@ Rooms: `messages`, `roles`, `completeness` (the check of the graph); `strategy`,
 `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
 each), `hooks`; `aggregators`, `robust`, `trust`;
 `cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together; `monitoring` (reports, fairness, early stop), `evaluation`,
-`dissimilarity`, `system_metrics`, `baselines` (clients alone, all data in one place); `splitters`,
+them together; `monitoring` (reports, fairness, early stop), `evaluation`, `dissimilarity`,
+`system_metrics`, `results_log`, `baselines` (clients alone, all data in one place); `splitters`,
 `split_summary`, `feature_shift` (who holds what), and the packages `datasets` and `models`,
 imported by name.
 
@@ -129,6 +129,7 @@ from jaxlab.federated.monitoring import (
     mean_metrics,
     metric_values,
 )
+from jaxlab.federated.results_log import append_row, read_rows
 from jaxlab.federated.robust import (
     bulyan,
     centered_clipping,
@@ -218,6 +219,7 @@ __all__ = [
     "Update",
     "add_client_noise",
     "answer_time_us",
+    "append_row",
     "assign_devices",
     "best_evaluation",
     "bulyan",
@@ -274,6 +276,7 @@ __all__ = [
     "norm_bounding",
     "pfedme",
     "q_fed_avg",
+    "read_rows",
     "regression",
     "require_complete",
     "rotate_client_images",
