@@ -55,9 +55,10 @@ Example:
 Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
 `strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
 time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms`
-(a file each); `aggregators`, `robust`, `trust`, `clusters`; `cohort`, `padding`, `width`, `store`,
-`executor` (many clients as one program), and `learning`, which puts them together; `monitoring`
-(reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `baselines`
+(a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`, `compression`; `cohort`,
+`padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes), and
+`learning`, which puts them together; `checkpoint` (of a whole course); `monitoring` (reports,
+fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`, `baselines`
 (clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift` (who holds
 what), and the packages `datasets`, `models` and `deployment` (real machines), imported by name.
 
@@ -116,6 +117,7 @@ from jaxlab.federated.dissimilarity import (
 from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.feature_shift import add_client_noise, rotate_client_images
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.hooks import hook_rounds, hook_task
 from jaxlab.federated.learning import Simulation, make_simulation
 from jaxlab.federated.local import Limits, make_sgd_step, run_steps, train_client
 from jaxlab.federated.messages import Message, check_content
@@ -129,6 +131,7 @@ from jaxlab.federated.monitoring import (
     mean_metrics,
     metric_values,
 )
+from jaxlab.federated.results_log import append_row, read_rows
 from jaxlab.federated.robust import (
     bulyan,
     centered_clipping,
@@ -231,6 +234,7 @@ __all__ = [
     "ada_fed_prox",
     "add_client_noise",
     "answer_time_us",
+    "append_row",
     "assign_devices",
     "best_evaluation",
     "bulyan",
@@ -255,6 +259,8 @@ __all__ = [
     "fl_trust",
     "gather_clients",
     "geometric_median",
+    "hook_rounds",
+    "hook_task",
     "init_models",
     "init_server",
     "is_larger_better",
@@ -291,6 +297,7 @@ __all__ = [
     "packed_size",
     "pfedme",
     "q_fed_avg",
+    "read_rows",
     "regression",
     "require_complete",
     "restore_leaves",

@@ -19,7 +19,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jaxlab.federated.aggregators import Aggregator, ModelAggregator, weighted_mean
+from jaxlab.federated.aggregators import (
+    Aggregator,
+    ModelAggregator,
+    StackAggregator,
+    weighted_mean,
+)
 from jaxlab.federated.algorithm import Algorithm, Tree
 from jaxlab.federated.client import Answer, ClientProgram, Failure, make_client
 from jaxlab.federated.client_data import ClientData, Schedule, view_client
@@ -132,6 +137,7 @@ def make_simulation(
     sampler = sampler or make_uniform_sampler()
     discount = config.strategy.staleness_exponent if config.strategy.is_asynchronous else 0.0
     rule = aggregator or weighted_mean(staleness_exponent=discount)
+    _check_rule(rule, config)
     if store is None:
         store = ClientStore(jax.device_get(algorithm.init_client(variables)), config.num_clients)
     executor = Executor(
@@ -236,6 +242,18 @@ def tree_bytes(tree: PyTree) -> int:
 
 def _limits(schedule: Schedule, sizes: np.ndarray) -> Limits:
     return Limits(max(1, int(sizes.max(initial=0))), schedule.max_epochs(sizes))
+
+
+def _check_rule(rule: Aggregator, config: CourseConfig) -> None:
+    """A round of a time budget may bring any number of updates; others bring what they wait for."""
+    if not isinstance(rule, StackAggregator) or config.strategy.kind == "time_up":
+        return
+    if rule.min_updates > config.strategy.num_updates:
+        raise ConfigError(
+            f"{rule.name} needs {rule.min_updates} updates and a round of this course has "
+            f"{config.strategy.num_updates}: nothing would ever be learned. Take a larger cohort, "
+            "or a rule that withstands fewer hostile clients"
+        )
 
 
 def _durations(

@@ -7,7 +7,7 @@ The last batch of a client may be padded. Losses and scores leave padded rows ou
 normalises over the batch must do so too, and is given the mask of the rows (`masked`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -32,12 +32,13 @@ class LossOutput(NamedTuple):
     Attributes:
       per_example: loss of every example, float32; those that the mask leaves out are not used.
       model_state: the other variables after the forward pass, such as `batch_stats`.
-      scores: per example, metric name -> number, such as `correct`.
+      scores: per example, metric name -> number, such as `correct`; or (sum, count) where a mean is
+        not over examples, such as the F1 score of a class.
     """
 
     per_example: Float[Array, " batch"]
     model_state: dict[str, Any]
-    scores: dict[str, Float[Array, " batch"]]
+    scores: dict[str, Float[Array, "batch *pair"]]
 
 
 class Task(NamedTuple):
@@ -56,7 +57,9 @@ class Task(NamedTuple):
     mix: Callable[[PyTree, Float[Array, " models"], Batch], LossOutput] | None = None
 
 
-Score = Callable[[Array, Batch], tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]]
+Score = Callable[
+    [Array, Batch], tuple[Float[Array, " batch"], dict[str, Float[Array, "batch *pair"]]]
+]
 """`(output of the module, batch) -> (loss of every example, scores of every example)`, float32."""
 
 Combine = Callable[[Array, Float[Array, " models"]], Array]
@@ -113,8 +116,9 @@ def classification(
     prepare: Callable[[Array], Array] = lambda x: x,
     *,
     masked: bool = False,
+    scores: Sequence[str] = ("correct",),
 ) -> Task:
-    """Softmax classification of `x` into `y`; the score `correct` is 1 where the largest logit is.
+    """Softmax classification of `x` into `y`.
 
     A mixture of models is that of their probabilities.
 
@@ -123,13 +127,21 @@ def classification(
       example: shape and type of one `x`, as `prepare` gives it, without the batch axis.
       prepare: from `x` of the batch to the input of the module, on the device.
       masked: the module is also called with `mask=`, True for rows that are examples.
+      scores: `correct`, 1 where the largest logit is the class; `hits@n`, 1 where fewer than n
+        others are larger; `f1`, as scores of the classes, see `metric_values`.
+
+    Raises:
+      ConfigError: (a ValueError) if there is no such score.
     """
+    for name in scores:
+        kind, _, number = name.partition("@")
+        if name not in ("correct", "f1") and not (kind == "hits" and number.isdecimal()):
+            raise ConfigError(f"the score {name!r} is not one of correct, f1, hits@1, hits@2 ...")
 
     def score(logits: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        logits = logits.astype(jnp.float32)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-        correct = (jnp.argmax(logits, axis=-1) == batch["y"]).astype(jnp.float32)
-        return losses, {"correct": correct}
+        logits, labels = logits.astype(jnp.float32), batch["y"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses, _score_classes(logits, labels, scores)
 
     def combine(logits: Array, shares: Float[Array, " models"]) -> Array:
         weighted = jax.nn.log_softmax(logits.astype(jnp.float32)) + jnp.log(shares)[:, None, None]
@@ -138,7 +150,13 @@ def classification(
     return supervised(module, example, score, prepare=prepare, masked=masked, combine=combine)
 
 
-def regression(module: nn.Module, example: jax.ShapeDtypeStruct, *, masked: bool = False) -> Task:
+def regression(
+    module: nn.Module,
+    example: jax.ShapeDtypeStruct,
+    *,
+    masked: bool = False,
+    squared: bool = False,
+) -> Task:
     """Least squares: the loss of an example is the mean of its squared errors.
 
     A mixture of models is that of their predictions.
@@ -148,17 +166,39 @@ def regression(module: nn.Module, example: jax.ShapeDtypeStruct, *, masked: bool
         `supervised`.
       example: shape and type of one `x`, without the batch axis.
       masked: the module is also called with `mask=`, True for rows that are examples.
+      squared: have the loss as the score `mse`, too, beside which reports have its root, `rmse`.
     """
 
     def score(predicted: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
         target = jnp.reshape(batch["y"], predicted.shape).astype(jnp.float32)
         errors = jnp.square(predicted.astype(jnp.float32) - target)
-        return errors.mean(axis=tuple(range(1, errors.ndim))), {}
+        losses = errors.mean(axis=tuple(range(1, errors.ndim)))
+        return losses, {"mse": losses} if squared else {}
 
     def combine(predicted: Array, shares: Float[Array, " models"]) -> Array:
         return jnp.tensordot(shares, predicted.astype(jnp.float32), 1)
 
     return supervised(module, example, score, masked=masked, combine=combine)
+
+
+def _score_classes(
+    logits: Float[Array, "batch classes"], labels: Array, names: Sequence[str]
+) -> dict[str, Array]:
+    predicted, found = jnp.argmax(logits, axis=-1), {}
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    rank = (logits > own).sum(axis=-1)
+    for name in names:
+        if name == "correct":
+            found[name] = (predicted == labels).astype(jnp.float32)
+        elif name == "f1":
+            # 2 TP / (2 TP + FP + FN) of a class: both add up over examples.
+            for number in range(logits.shape[-1]):
+                is_said, is_so = predicted == number, labels == number
+                pair = jnp.stack([2 * (is_said & is_so), is_said * 1 + is_so], axis=-1)
+                found[f"f1@{number}"] = pair.astype(jnp.float32)
+        else:
+            found[name] = (rank < int(name.partition("@")[2])).astype(jnp.float32)
+    return found
 
 
 def apply(
@@ -208,8 +248,11 @@ def masked_mean(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> 
 def masked_sums(output: LossOutput, mask: Bool[Array, " batch"]) -> Sums:
     """Sums and counts of the loss and of every score over the examples that the mask keeps."""
     count = mask.sum().astype(jnp.float32)
+
+    def add(value: Array) -> Array:
+        if value.ndim == 2:
+            return jnp.where(mask[:, None], value, 0.0).sum(axis=0)
+        return jnp.stack([jnp.where(mask, value, 0.0).sum(), count])
+
     values = {"loss": output.per_example, **output.scores}
-    return {
-        name: jnp.stack([jnp.where(mask, value, 0.0).sum(), count])
-        for name, value in values.items()
-    }
+    return {name: add(value) for name, value in values.items()}

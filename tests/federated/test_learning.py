@@ -1,5 +1,7 @@
 """Whole courses that learn: to the right model, whatever clients do."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,18 +9,20 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxlab.federated.aggregators import LinearAggregator
 from jaxlab.federated.client_data import Schedule, gather_clients
+from jaxlab.federated.datasets import make_quadratics
 from jaxlab.federated.devices import Device
 from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.messages import MODEL
 from jaxlab.federated.monitoring import EarlyStop, Report, best_evaluation
-from jaxlab.federated.robust import median
+from jaxlab.federated.robust import bulyan, krum, median
 from jaxlab.federated.server_state import CourseConfig, TooManyFailuresError
 from jaxlab.federated.simulation import run_course
 from jaxlab.federated.strategy import ConfigError, Strategy
-from jaxlab.federated.tasks import regression
+from jaxlab.federated.tasks import LossOutput, Task, regression
 from jaxlab.parallel import make_mesh
 
 NUM_CLIENTS, DIM = 20, 3
@@ -89,18 +93,20 @@ def learn(algorithm, variables):
 
 
 def repeated(role):
+    """Every message arrives twice, and once more much later."""
     once = role.rules[MODEL]
 
-    def twice(state, message):
+    def thrice(state, message):
         state, sent = once.handler(state, message)
-        return state, [*sent, *sent]
+        late = [dataclasses.replace(m, time_us=m.time_us + 77_777) for m in sent]
+        return state, [*sent, *sent, *late]
 
-    return role.on(MODEL, twice, once.may_send)
+    return role.on(MODEL, thrice, once.may_send)
 
 
 @pytest.mark.parametrize("strategy", [SYNCHRONOUS, FEDBUFF], ids=lambda s: s.kind)
 def test_a_course_of_broken_clients_ends_with_the_right_model_and_says_what_it_saw(learn, strategy):
-    """10 % send NaN, 30 % of all answers are lost, every message comes twice, two have nothing."""
+    """10 % send NaN, 30 % of all answers are lost, others come thrice, two clients have nothing."""
     rng = np.random.default_rng(5)
     weights, server, report = learn(
         strategy, clients(SIZES, broken=(3, 11)), num_rounds=60, change_client=repeated,
@@ -124,6 +130,62 @@ def test_a_median_learns_the_truth_from_a_majority_of_honest_clients(learn):
     weights, server, _ = learn(SYNCHRONOUS, data, num_rounds=60, aggregator=median())
     np.testing.assert_allclose(weights, TRUTH, atol=1e-2)
     assert {3, 6} & {client for a in server.aggregations for client in a.fresh}
+
+
+@pytest.mark.parametrize(
+    "rule, strategy, wrong",
+    [
+        (krum(4), SYNCHRONOUS, "Krum.* needs 7 updates and a round of this course has 6"),
+        (bulyan(1), SYNCHRONOUS, "Bulyan.* needs 7 updates"),
+        (krum(1), FEDBUFF, "Krum.* needs 4 updates and a round of this course has 3"),
+    ],
+)
+def test_a_rule_that_can_never_have_enough_updates_is_told(learn, rule, strategy, wrong):
+    with pytest.raises(ConfigError, match=wrong):
+        learn(strategy, clients(SIZES), aggregator=rule)
+
+
+def test_a_model_stays_if_no_update_counts(learn, variables, caplog):
+    """Every coefficient is 0: a mean would be a division by it."""
+    nothing = LinearAggregator(lambda weights, staleness: (0 * weights, 0 * weights), False)
+    weights, server, _ = learn(SYNCHRONOUS, clients(SIZES), num_rounds=2, aggregator=nothing)
+    np.testing.assert_array_equal(weights, variables["params"]["Dense_0"]["kernel"][:, 0])
+    assert server.round == 2 and not server.counts["rejected_updates"]
+    assert "round 1: no update counts, the model stays as it is" in caplog.text
+
+
+def test_clients_without_a_full_batch_are_left_out_if_the_last_one_is_dropped(task, variables):
+    schedule = Schedule(8, drop_last=True)
+    simulation = make_simulation(
+        CourseConfig(NUM_CLIENTS, 1, SYNCHRONOUS), fed_avg(task, optax.sgd(0.1), schedule),
+        clients([8] * 6 + [7] * 10 + [0] * 4), variables, schedule, mesh=make_mesh(),
+    )  # fmt: skip
+    assert simulation.start().server.excluded == set(range(7, 21))
+
+
+def test_a_course_on_quadratics_goes_as_its_closed_form():
+    """`f_i(x) = a_i x^2 / 2`: S steps shrink x by (1 - rate a_i)^S, in the mean over clients."""
+    data = make_quadratics(NUM_CLIENTS)
+
+    def loss(variables, batch, key, train):
+        x = variables["params"]["x"]
+        return LossOutput(0.5 * batch["x"][:, 0, 0] * x**2, {}, {})
+
+    task, schedule = Task(lambda key: {"params": {"x": jnp.float32(2)}}, loss), Schedule(1, 3)
+    simulation = make_simulation(
+        CourseConfig(NUM_CLIENTS, 12, Strategy(cohort_size=NUM_CLIENTS)),
+        fed_avg(task, optax.sgd(0.05), schedule), data.train, task.init(jax.random.key(0)),
+        schedule, mesh=make_mesh(devices=jax.devices()[:1]), splits={"test": data.test},
+    )  # fmt: skip
+    state = run_course(simulation.course, simulation.start())
+    curvatures = data.train.examples["x"][:, 0, 0].astype(np.float64)
+    shrink = np.mean((1 - 0.05 * curvatures) ** 3)
+    x = 2 * shrink ** np.arange(1, 13)
+    losses = [evaluation.metrics["test/loss"] for evaluation in state.server.evaluations]
+    np.testing.assert_allclose(losses, curvatures.mean() * x**2 / 2, rtol=1e-4)
+    found = simulation.variables(state)["params"]["x"]
+    np.testing.assert_allclose(found, x[-1], rtol=1e-5)
+    assert 0 < found < 0.15
 
 
 def test_a_course_that_goes_nowhere_is_given_up(learn):

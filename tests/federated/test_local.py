@@ -13,6 +13,7 @@ from jaxlab.federated.local import (
     run_steps,
     start_carry,
 )
+from jaxlab.federated.monitoring import metric_values
 from jaxlab.federated.strategy import ConfigError
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression
 
@@ -116,6 +117,30 @@ def test_an_evaluation_sums_over_all_examples_and_no_others():
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(7), y[:7]]
     np.testing.assert_allclose(sums["loss"], [losses.sum(), 7], rtol=1e-5)
     np.testing.assert_allclose(sums["correct"], [(logits.argmax(1) == y[:7]).sum(), 7])
+
+
+def test_scores_of_classes_add_up_to_those_over_all_examples():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 3)).astype(np.float32), rng.integers(0, 4, 10).astype(np.int32)
+    view, shape = make_view(7, x=x, y=y), jax.ShapeDtypeStruct((3,), jnp.float32)
+    task = classification(Linear(5), shape, scores=("f1", "hits@2", "correct"))
+    variables = task.init(jax.random.key(0))
+    found = metric_values(jax.device_get(evaluate_client(task, variables, view, 3)))
+    logits = np.asarray(x[:7] @ variables["params"]["Dense_0"]["kernel"])
+    predicted, labels = logits.argmax(axis=1), y[:7]
+    per_class = []
+    for number in set(predicted.tolist()) | set(labels.tolist()):
+        right = ((predicted == number) & (labels == number)).sum()
+        said, so = (predicted == number).sum(), (labels == number).sum()
+        precision, recall = right / max(said, 1), right / max(so, 1)
+        per_class.append(2 * precision * recall / max(precision + recall, 1e-12))
+    ranks = (np.argsort(-logits, axis=1) == labels[:, None]).argmax(axis=1)
+    assert found.keys() == {"loss", "f1", "hits@2", "correct"}
+    np.testing.assert_allclose(found["f1"].values, np.mean(per_class), rtol=1e-6)
+    np.testing.assert_allclose(found["hits@2"].values, (ranks < 2).mean(), rtol=1e-6)
+    np.testing.assert_allclose(found["correct"].values, (predicted == labels).mean(), rtol=1e-6)
+    with pytest.raises(ConfigError, match="'hits@x' is not one of correct, f1, hits@1"):
+        classification(Linear(5), shape, scores=("hits@x",))
 
 
 def test_scores_of_padded_rows_do_not_count_even_if_they_are_not_finite():

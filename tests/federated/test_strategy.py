@@ -26,6 +26,14 @@ def test_settings_out_of_range_are_named_with_their_values(settings, wrong):
         Strategy(**settings)
 
 
+@pytest.mark.parametrize("value", [1.5, "2"])
+def test_a_staleness_that_is_no_integer_is_told(value):
+    strategy = Strategy(kind="goal_achieved")
+    object.__setattr__(strategy, "max_staleness", value)  # types are checked in tests only
+    with pytest.raises(ConfigError, match=f"max_staleness={value!r} must be an integer"):
+        strategy.__post_init__()
+
+
 def test_all_mistakes_are_told_at_once():
     with pytest.raises(ConfigError, match="kind.*; .*cohort_size=-1.*; min_updates"):
         Strategy(kind="none", cohort_size=-1)
