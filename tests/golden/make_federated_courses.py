@@ -1,0 +1,128 @@
+"""Makes federated_courses.npz: three rounds of courses of FederatedScope 0.3.0.
+
+    git clone https://github.com/alibaba/FederatedScope
+    pip install torch==2.13.0 numpy yacs pyyaml scikit-learn pandas grpcio protobuf==3.20.3 pympler
+    PYTHONPATH=FederatedScope python tests/golden/make_federated_courses.py
+
+Three clients with 5, 9 and 8 examples, all of them in every round, batches of four in the order of
+the examples; logistic regression of 6 numbers into 3 classes, whose weights are set at the start.
+What the server ends with is stored for every method, of FedEM all models.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from federatedscope.core.auxiliaries.runner_builder import get_runner
+from federatedscope.core.auxiliaries.worker_builder import get_client_cls, get_server_cls
+from federatedscope.core.configs.config import global_cfg
+from federatedscope.core.data import ClientData, StandaloneDataDict
+from federatedscope.register import register_model
+
+SIZES, INPUTS, CLASSES, ROUNDS, MODELS = (5, 9, 8), 6, 3, 3, 3
+RATE = 0.3
+METHODS = {
+    "FedAvg": {},
+    "FedProx": {"fedprox.use": True, "fedprox.mu": 0.5},
+    "FedOpt": {"fedopt.use": True, "fedopt.optimizer.type": "SGD", "fedopt.optimizer.lr": 0.5},
+    "Ditto": {
+        "federate.method": "Ditto",
+        "personalization.regular_weight": 0.4,
+        "personalization.local_update_steps": 2,
+    },
+    "pFedMe": {
+        "federate.method": "pFedMe",
+        "personalization.regular_weight": 2.0,
+        "personalization.lr": 0.2,
+        "personalization.K": 3,
+        "personalization.beta": 0.7,
+    },
+    "FedEM": {"federate.method": "FedEM", "model.model_num_per_trainer": MODELS},
+}
+
+
+def draw(seed=0):
+    """Inputs, labels, and weights of all models."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(sum(SIZES), INPUTS)).astype(np.float32)
+    y = rng.integers(0, CLASSES, sum(SIZES))
+    kernels = rng.normal(size=(MODELS, CLASSES, INPUTS)).astype(np.float32)
+    biases = rng.normal(size=(MODELS, CLASSES)).astype(np.float32)
+    return x, y, kernels, biases
+
+
+def make_config(method, options):
+    """The configuration of a course."""
+    config = global_cfg.clone()
+    settings = {
+        "backend": "torch", "use_gpu": False, "seed": 0, "verbose": 0,
+        "federate.mode": "standalone", "federate.method": "FedAvg",
+        "federate.client_num": len(SIZES), "federate.sample_client_num": len(SIZES),
+        "federate.total_round_num": ROUNDS, "dataloader.batch_size": 4,
+        "dataloader.shuffle": False, "model.type": f"golden_{method}",
+        "criterion.type": "CrossEntropyLoss", "train.local_update_steps": 1,
+        "train.batch_or_epoch": "epoch", "train.optimizer.type": "SGD",
+        "train.optimizer.lr": RATE, "trainer.type": "cvtrainer", "eval.freq": ROUNDS + 1,
+        "eval.count_flops": False, "early_stop.patience": 0, "data.type": "golden",
+        "eval.report": ["weighted_avg"], "eval.split": ["train"],
+        "eval.best_res_update_round_wise_key": "train_loss",
+        "outdir": tempfile.mkdtemp(), **options,
+    }  # fmt: skip
+    config.merge_from_list([item for pair in settings.items() for item in pair])
+    return config
+
+
+def run(method, options):
+    """The kernels and biases of the server's models after the course."""
+    x, y, kernels, biases = draw()
+    config = make_config(method, options)
+
+    def make_model(model_config, local_data):
+        del local_data
+        if model_config.type != f"golden_{method}":
+            return None
+        model = torch.nn.Linear(INPUTS, CLASSES)
+        set_weights(model, kernels[0], biases[0])
+        return model
+
+    register_model(f"golden_{method}", make_model)
+    rows = np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])
+    data = {
+        client: ClientData(
+            config, train=[(torch.from_numpy(x[i]), torch.tensor(int(y[i]))) for i in own]
+        )
+        for client, own in enumerate(rows, start=1)
+    }
+    runner = get_runner(
+        get_server_cls(config), get_client_cls(config), config,
+        data=StandaloneDataDict(data, config),
+    )  # fmt: skip
+    models = getattr(runner.server, "models", None) or [runner.server.model]
+    for number, model in enumerate(models):
+        set_weights(model, kernels[number], biases[number])
+    runner.run()
+    ends = [[p.detach().numpy().copy() for p in model.parameters()] for model in models]
+    return [np.stack(parts) for parts in zip(*ends, strict=True)]
+
+
+def set_weights(model, kernel, bias):
+    """Overwrites a linear layer."""
+    with torch.no_grad():
+        model.weight.copy_(torch.from_numpy(kernel))
+        model.bias.copy_(torch.from_numpy(bias))
+
+
+def main():
+    """Write the goldens."""
+    x, y, kernels, biases = draw()
+    found = {"x": x, "y": y, "kernels": kernels, "biases": biases, "torch": torch.__version__}
+    for method, options in METHODS.items():
+        kernel, bias = run(method, options)
+        found |= {f"{method}/kernel": kernel, f"{method}/bias": bias}
+        print(method, kernel.shape, np.abs(kernel[0] - kernels[0]).max())
+    np.savez_compressed(Path(__file__).with_name("federated_courses.npz"), **found)
+
+
+if __name__ == "__main__":
+    main()
