@@ -35,7 +35,15 @@ CHECKOUT = Path(__file__).parents[2]
 CLIENTS, PATIENCE_S = (1, 2, 3), 900
 CONFIG = """
 from experiments.common import to_config_dict
-from experiments.federated.settings import *
+from experiments.federated.settings import (
+    AlgorithmConfig,
+    DataConfig,
+    DevicesConfig,
+    EvaluationConfig,
+    LocalConfig,
+    RunConfig,
+    StrategyConfig,
+)
 
 
 def get_config(arg=""):
@@ -173,7 +181,7 @@ def results(place):
 
 
 def test_a_course_outlives_its_clients_and_its_server_and_is_the_simulated_one(place):
-    place = place(SYNCHRONOUS, num_rounds=4)
+    place = place(SYNCHRONOUS, num_rounds=3)
     for who in ("server", *CLIENTS):
         place.start(who)
     place.wait_for_round(1)
@@ -188,18 +196,18 @@ def test_a_course_outlives_its_clients_and_its_server_and_is_the_simulated_one(p
     for name, tensor in simulated.items():
         np.testing.assert_allclose(deployed[name], tensor, rtol=1e-6, atol=1e-6, err_msg=name)
     found = results(place)
-    assert found["rounds"] == 4 and found["rejoined_clients"] >= 1 and "test/accuracy" in found
+    assert found["rounds"] == 3 and found["rejoined_clients"] >= 1 and "test/accuracy" in found
     for client in CLIENTS:
         assert list(place.folder.glob(f"node{client}/courses/*/final.bin"))
     place.wait(lambda: not place.left_behind())
 
 
 def test_an_asynchronous_course_learns_and_ends_all_processes(place):
-    place = place(FEDBUFF, num_rounds=6)
+    place = place(FEDBUFF, num_rounds=4)
     for who in ("server", *CLIENTS):
         place.start(who)
     place.wait_for_end()
     found = results(place)
-    assert found["rounds"] == 6
+    assert found["rounds"] == 4
     assert found["test/accuracy"] > 0.6  # of two classes
     place.wait(lambda: not place.left_behind())

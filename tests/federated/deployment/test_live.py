@@ -225,11 +225,11 @@ def test_a_client_that_raises_has_failed_and_is_asked_again(world, keeping, depl
     assert server.finished and server.counts["failed_clients"] == 3
 
 
-def test_messages_that_come_twice_count_once(world, keeping, deploy, make_grid):
+def test_messages_that_come_twice_count_once(world, keeping, deploy, make_grid, simulated):
     agreement = world.agreement(keeping)
     grid = make_grid(agreement)
     grid.change = lambda node, answers: [*answers, *answers]
-    server, simulated = deploy(agreement, grid).server, world.simulate(agreement)
+    server = deploy(agreement, grid).server
     assert_same(server, simulated)
     assert server.counts["duplicate_updates"] > 0
 
