@@ -252,7 +252,7 @@ def federated_configs():
     """Those left out that differ from an earlier one in numbers alone, or in the server's step."""
     found = {}
     for each in shipped():
-        if each.values[0].parent.name == "federated":
+        if experiment_of(each.values[0]) == "federated.simulate":
             config = build(*each.values)
             program = (
                 config.data.name, config.model.name, config.algorithm.name, config.personal,

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxlab.federated.checkpoint import has_checkpoint, restore_course, save_course
 
 from experiments.federated.progress import CourseProgress
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import MODEL, Plan, Problem, make_simulation, save_variables
+from jaxlab import training
 from jaxlab.federated import (
     ConfigError,
     CourseState,
@@ -32,11 +34,12 @@ from jaxlab.federated import (
     run_course,
 )
 from jaxlab.training.metric_log import MetricLog
+from jaxlab.training.stopping import StopSignals
 from jaxlab.training.workdir import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-COURSE, CLIENTS = "course.json", "clients.csv"
+COURSE, CLIENTS, CHECKPOINTS = "course.json", "clients.csv", "checkpoints"
 UNSEEN = "_unseen"
 ACCELERATOR_WIDTH = 16
 _SHOWN = {"correct": "accuracy"}  # names of sums -> names of their means
@@ -217,22 +220,40 @@ def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Me
         problem, plan, mesh, width=default_width(config), summarize=numbers.summarize,
         is_converged=make_is_converged(config, metric),
     )  # fmt: skip
-    state = simulation.start()
+    state = restore(simulation, folder)
+    if state is None:
+        state = simulation.start()
+    else:
+        logger.info("%s: going on after round %d", plan.name, state.server.round)
+    evaluations = state.server.evaluations
     with (
-        MetricLog(folder, state.server.round) as log,
+        StopSignals() as signals,
+        MetricLog(folder, evaluations[-1].round if evaluations else 0) as log,
         CourseProgress(plan.name, plan.config.num_rounds, state, metric) as progress,
     ):
-        logged = len(state.server.evaluations)
+        logged, saved = len(evaluations), state.server.round
 
         def on_round(state: CourseState) -> None:
-            nonlocal logged
+            nonlocal logged, saved
             progress.update(state)
             for evaluation in state.server.evaluations[logged:]:
                 seconds = {"virtual_seconds": evaluation.time_us / 1e6}
                 log.write(evaluation.round, {**seconds, **evaluation.metrics})
             logged = len(state.server.evaluations)
+            if state.server.evaluating:  # what clients keep should not change on the way
+                return
+            number, every = state.server.round, config.save_every_rounds
+            if signals.requested or (every and number >= saved + every):
+                save_course(folder / CHECKPOINTS, simulation, state)
+                saved = number
+                progress.pause()
+            if signals.requested:
+                raise training.TrainingInterrupted(number, str(folder.parent))
 
         state = run_course(simulation.course, state, on_round=on_round)
+    save_course(folder / CHECKPOINTS, simulation, state)
+    if not numbers.values:  # the last evaluation was before the checkpoint that this went on from
+        evaluate_clients(simulation, state, plan, numbers)
     num_models = config.algorithm.num_models if config.algorithm.name == "fed_em" else 0
     save_variables(
         folder / MODEL, problem.module, problem.example, simulation.variables(state), num_models
@@ -289,4 +310,25 @@ def restore(simulation: Simulation, folder: Path) -> CourseState | None:
       simulation: the course.
       folder: its folder.
     """
-    return None
+    saved = folder / CHECKPOINTS
+    return restore_course(saved, simulation) if has_checkpoint(saved) else None
+
+
+def evaluate_clients(
+    simulation: Simulation, state: CourseState, plan: Plan, numbers: ClientNumbers
+) -> dict[str, float]:
+    """Metrics of all clients with the models that they would use now.
+
+    Args:
+      simulation: the course.
+      state: where it stands.
+      plan: tells who never trains.
+      numbers: gets what every client has by itself.
+    """
+    seen = plan.config.num_clients - plan.config.num_unseen
+    metrics: dict[str, float] = {}
+    for split, sums in simulation.evaluate(state).items():
+        for name, part in ((split, slice(None, seen)), (f"{split}{UNSEEN}", slice(seen, None))):
+            if name == split or plan.config.num_unseen:
+                metrics |= numbers.summarize(name, {key: rows[part] for key, rows in sums.items()})
+    return metrics

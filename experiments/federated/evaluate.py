@@ -15,9 +15,10 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.common import print_grid, run, start
+from experiments.common import print_grid, run
 from experiments.federated import courses
-from experiments.federated.courses import UNSEEN, ClientNumbers, spread, write_clients
+from experiments.federated.cores import start_devices
+from experiments.federated.courses import ClientNumbers, evaluate_clients, spread, write_clients
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import (
     Plan,
@@ -45,7 +46,7 @@ _COURSE = flags.DEFINE_string(
 
 def main(config: RunConfig, workdir: Path) -> None:
     """Load, evaluate, report."""
-    mesh = start()
+    mesh = start_devices()
     workdir = open_workdir(workdir)
     problem = make_problem(config, is_abstract=_CHECKPOINT.value is not None)
     if _CHECKPOINT.value is not None:
@@ -57,12 +58,7 @@ def main(config: RunConfig, workdir: Path) -> None:
         state = simulation.start()
     else:
         state = finished_state(simulation, workdir / plan.name)
-    seen = plan.config.num_clients - plan.config.num_unseen
-    metrics: dict[str, float] = {}
-    for split, sums in simulation.evaluate(state).items():
-        for name, part in ((split, slice(None, seen)), (f"{split}{UNSEEN}", slice(seen, None))):
-            if name == split or plan.config.num_unseen:
-                metrics |= numbers.summarize(name, {key: rows[part] for key, rows in sums.items()})
+    metrics = evaluate_clients(simulation, state, plan, numbers)
     write_json(workdir / NUMBERS, metrics)
     write_clients(workdir / CLIENTS, problem, plan, numbers)
     title = f"{_CHECKPOINT.value or workdir / plan.name}, over the clients"

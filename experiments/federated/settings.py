@@ -476,6 +476,47 @@ class PersonalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CompressionConfig:
+    """In how many bytes updates and models travel; a simulation computes with what would arrive.
+
+    Attributes:
+      bits: of the numbers of an update, 8 or 16; 0 leaves them as they are.
+      stochastic: round up or down at random, so that the mean is right.
+      rotate: spread large numbers over all before the quantisation.
+      top_share: share of the numbers that are sent, the largest; 0 sends all.
+      error_feedback: a client adds what was lost to its next update.
+      down_bits: of the models that are sent to clients; 0 leaves them as they are.
+      original_entries: compress the kernels of layers named fc and conv only, as the original does.
+    """
+
+    bits: Literal[0, 8, 16] = 0
+    stochastic: bool = False
+    rotate: bool = False
+    top_share: float = 0.0
+    error_feedback: bool = False
+    down_bits: Literal[0, 8, 16] = 0
+    original_entries: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError (a ValueError) listing all that contradicts itself."""
+        problems = []
+        if not 0 <= self.top_share <= 1:
+            problems.append(f"top_share={self.top_share} must be in [0, 1]")
+        uses = {
+            "stochastic": self.bits or self.down_bits, "rotate": self.bits,
+            "error_feedback": self.bits or self.top_share,
+            "original_entries": self.bits or self.down_bits or self.top_share,
+        }  # fmt: skip
+        problems += [
+            f"{name}=True changes nothing without "
+            f"{'bits' if name == 'rotate' else 'bits, down_bits or top_share'}"
+            for name, read in uses.items()
+            if getattr(self, name) and not read
+        ]
+        _refuse(problems)
+
+
+@dataclasses.dataclass(frozen=True)
 class AveragingConfig:
     """The mean of the models of several rounds is evaluated (FedSWA).
 
@@ -737,12 +778,14 @@ class RunConfig:
       num_unseen: clients, the last ones, that never train and are evaluated under `test_unseen`.
       seed: of model, draws of clients, and training.
       width: clients of a device that are computed at once; 0 chooses by the kind of device.
+      save_every_rounds: aggregations between two checkpoints; 0 saves at the end only.
       data: the examples, and who holds them.
       model: what is learned.
       local: how clients train.
       server: how the server moves.
       algorithm: what is exchanged and how.
       personal: what differs between clients.
+      compression: of updates and models.
       averaging: of the models of several rounds.
       strategy: the pace.
       beside: a second course at another pace; None runs none.
@@ -757,12 +800,14 @@ class RunConfig:
     num_unseen: int = 0
     seed: int = 0
     width: int = 0
+    save_every_rounds: int = 10
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     local: LocalConfig = LocalConfig()
     server: ServerConfig = ServerConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     personal: PersonalConfig = PersonalConfig()
+    compression: CompressionConfig = CompressionConfig()
     averaging: AveragingConfig = AveragingConfig()
     strategy: StrategyConfig = StrategyConfig()
     beside: BesideConfig | None = None
@@ -774,7 +819,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that contradicts itself."""
-        problems = _below(self, num_rounds=1) + _negative(self, "num_unseen", "width")
+        problems = _below(self, num_rounds=1) + _negative(
+            self, "num_unseen", "width", "save_every_rounds"
+        )
         problems += self._pace_problems() + self._algorithm_problems()
         if self.averaging.start_round >= self.num_rounds:
             problems.append(

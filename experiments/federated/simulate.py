@@ -15,10 +15,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from experiments.common import print_grid, print_results, run, start
+from experiments.common import print_grid, print_results, run
 from experiments.common.axes import Axis
 from experiments.common.pictures import save_png
 from experiments.common.plots import Plot, Series, draw_plots
+from experiments.federated.cores import start_devices
 from experiments.federated.courses import Outcome, play, spread, watched_metric
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import Problem, make_problem, plan_course
@@ -35,7 +36,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     """Load, simulate, report."""
     started = time.monotonic()
     logging.getLogger("jaxlab.federated.server").setLevel(logging.WARNING)  # every failed client
-    mesh = start()
+    mesh = start_devices()
     workdir = open_workdir(workdir)
     with training.lock_workdir(workdir):
         check_config(workdir, config)

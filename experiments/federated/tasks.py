@@ -8,7 +8,6 @@ simulate, deploy or evaluate put the same parts together::
     simulation = make_simulation(problem, plan, mesh)
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,18 +16,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
+from experiments.federated.data import load_data
+from experiments.federated.methods import make_algorithm
 from experiments.federated.settings import (
     BesideConfig,
-    DataConfig,
-    LocalConfig,
     ModelConfig,
     RunConfig,
-    ServerConfig,
 )
 from jaxlab import federated
 from jaxlab.checkpoints.foreign.names import flatten, unflatten
@@ -47,7 +44,7 @@ from jaxlab.federated import (
     models,
 )
 from jaxlab.federated.aggregators import Aggregator, StackAggregator
-from jaxlab.federated.datasets import CentralData, FederatedData
+from jaxlab.federated.datasets import FederatedData
 from jaxlab.federated.datasets.image_files import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -215,159 +212,6 @@ def make_simulation(
     )  # fmt: skip
 
 
-# Data.
-
-
-def load_data(config: DataConfig) -> FederatedData:
-    """The data set of the settings, shared out.
-
-    Args:
-      config: which, and who holds what.
-
-    Raises:
-      FileNotFoundError: if files are missing.
-      ModuleNotFoundError: if a package that brings data is not installed.
-      ValueError: if data cannot be read or shared out so.
-    """
-    data = _load(config)
-    if config.noise_variance:
-        data = data.map(
-            lambda part: federated.add_client_noise(part, config.noise_variance, seed=config.seed)
-        )
-    return data.map(federated.rotate_client_images) if config.rotate else data
-
-
-def _load(config: DataConfig) -> FederatedData:
-    count, shares = config.num_clients or None, _shares(config)
-    options: dict[str, Any] = {"seed": config.seed} | ({"shares": shares} if shares else {})
-    leaf = options | {"subsample": config.subsample, "min_size": config.min_size}
-    match config.name:
-        case "synthetic":
-            return datasets.make_logistic_mixture(
-                count or 300, num_val=config.num_held_out, num_test=config.num_held_out,
-                seed=config.seed,
-            )  # fmt: skip
-        case "toy":
-            return datasets.make_linear_regression(count or 5, seed=config.seed)
-        case "femnist":
-            return datasets.load_leaf_femnist(config.path, **leaf)
-        case "celeba":
-            return datasets.load_leaf_celeba(config.path, config.images, **leaf)
-        case "leaf_shakespeare":
-            return datasets.load_leaf_shakespeare(config.path, **leaf)
-        case "leaf":
-            return datasets.load_leaf_numbers(config.path, **leaf)
-        case "shakespeare":
-            data = datasets.load_shakespeare(
-                min_characters=config.min_characters, stride=config.stride, **options
-            )
-            return take_clients(data, config.subsample, config.seed)
-        case "movielens":
-            return datasets.load_movielens(
-                config.path or None, by=config.by, num_clients=count, **options
-            )
-        case _:
-            return share_out(_load_central(config), config)
-
-
-def _load_central(config: DataConfig) -> CentralData:
-    match config.name:
-        case "mnist":
-            return datasets.load_mnist(config.path or None)
-        case "emnist":
-            return datasets.load_emnist(config.path, config.kind)
-        case "cifar10":
-            return datasets.load_cifar10(config.path)
-        case "cifar100":
-            return datasets.load_cifar100(config.path)
-        case "table":
-            return datasets.load_table(config.table, config.target, client=config.client or None)
-        case "csv":
-            return datasets.load_csv(config.path, config.target, client=config.client or None)
-        case "npz":
-            return datasets.load_npz(config.path, client=config.client or "client")
-        case name:
-            raise AssertionError(f"{name} is checked by DataConfig")
-
-
-def share_out(data: CentralData, config: DataConfig) -> FederatedData:
-    """Makes clients of a data set that lies in one place.
-
-    Args:
-      data: the data set.
-      config: who gets what.
-
-    Raises:
-      ConfigError: (a ValueError) if it cannot be shared out so.
-    """
-    data = take_examples(data, config.subsample, config.seed)
-    labels, names = data.train["y"], None
-    count, seed = config.num_clients, config.seed
-    match config.splitter:
-        case "own":
-            if data.keys is None:
-                raise ConfigError(
-                    f"splitter='own' and {data.info.source} has no field client="
-                    f"{config.client or 'client'!r}; name another one, or choose a splitter"
-                )
-            split, keys = federated.split_by_key(data.keys, min_size=max(config.min_size, 1))
-            names = [str(key) for key in keys]
-        case "iid":
-            split = federated.split_iid(len(labels), count, seed=seed)
-        case "dirichlet":
-            split = federated.split_by_dirichlet(
-                labels, count, config.alpha, seed=seed, min_size=config.min_size
-            )
-        case "shards":
-            split = federated.split_by_shards(
-                labels, count, seed=seed, shards_per_client=config.shards_per_client
-            )
-        case "quantity":
-            split = federated.split_by_quantity(
-                len(labels), count, config.alpha, seed=seed, min_size=config.min_size
-            )
-    test = None
-    if data.test is not None and config.test_split == "alike" and config.splitter != "own":
-        test = federated.split_like(data.test["y"], labels, split, seed=seed + 1)
-    return datasets.federate(data, split, test, shares=_shares(config), names=names, seed=seed)
-
-
-def take_examples(data: CentralData, share: float, seed: int) -> CentralData:
-    """A random share of the training examples."""
-    if share == 1.0:
-        return data
-    size = len(data.train["y"])
-    kept = np.sort(np.random.default_rng(seed).permutation(size)[: math.ceil(share * size)])
-    train = {name: values[kept] for name, values in data.train.items()}
-    keys = None if data.keys is None else data.keys[kept]
-    return dataclasses.replace(data, train=train, keys=keys)
-
-
-def take_clients(data: FederatedData, share: float, seed: int) -> FederatedData:
-    """A random share of the clients."""
-    if share == 1.0:
-        return data
-    count = math.ceil(share * data.num_clients)
-    kept = np.sort(np.random.default_rng(seed).permutation(data.num_clients)[:count])
-
-    def take(part: ClientData) -> ClientData:
-        offsets, sizes = np.asarray(part.offsets)[kept], np.asarray(part.sizes)[kept]
-        rows = [np.arange(a, a + n) for a, n in zip(offsets, sizes, strict=True)]
-        return federated.gather_clients(
-            {name: np.asarray(values) for name, values in part.examples.items()}, rows
-        )
-
-    names = tuple(data.names[int(client)] for client in kept)
-    return dataclasses.replace(data.map(take), names=names)
-
-
-def _shares(config: DataConfig) -> tuple[float, float, float] | None:
-    if not config.shares:
-        return None
-    train, val, test = config.shares
-    return train, val, test
-
-
 # Model and task.
 
 
@@ -507,165 +351,6 @@ def save_variables(
 
 def _is_float(examples: Mapping[str, Any]) -> bool:
     return bool(jnp.issubdtype(examples["x"].dtype, jnp.floating))
-
-
-# Algorithm.
-
-
-def make_optimizer(config: LocalConfig, rate: float = 0.0) -> optax.GradientTransformation:
-    """The optimizer of the clients.
-
-    Args:
-      config: which.
-      rate: learning rate in place of its own; 0 takes that.
-    """
-    rate = rate or config.learning_rate
-    chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    if config.weight_decay:
-        chain.append(optax.add_decayed_weights(config.weight_decay))
-    is_sgd = config.optimizer == "sgd"
-    step = optax.sgd(rate, config.momentum or None) if is_sgd else optax.adam(rate)
-    return optax.chain(*chain, step) if chain else step
-
-
-def make_server_optimizer(config: ServerConfig) -> optax.GradientTransformation | None:
-    """The optimizer of the server; None takes the mean itself."""
-    rate, b1, b2, tau = config.learning_rate, config.b1, config.b2, config.tau
-    match config.optimizer:
-        case "none":
-            return None
-        case "sgd":
-            schedule: Any = rate
-            if config.decay_every_rounds:
-                schedule = optax.exponential_decay(
-                    rate, config.decay_every_rounds, config.decay, staircase=True
-                )
-            return optax.sgd(schedule, config.momentum or None)
-        case "adam":
-            return federated.fed_adam(rate, b1=b1, b2=b2, tau=tau)
-        case "adagrad":
-            return federated.fed_adagrad(rate, b1=b1, tau=tau)
-        case "yogi":
-            return federated.fed_yogi(rate, b1=b1, b2=b2, tau=tau)
-
-
-def make_algorithm(config: RunConfig, task: Task, num_trained: int, num_rounds: int) -> Algorithm:
-    """The algorithm of the settings, with what personal settings add to it.
-
-    Args:
-      config: the settings.
-      task: what is learned.
-      num_trained: clients that train.
-      num_rounds: length of the course.
-
-    Raises:
-      ConfigError: (a ValueError) if parts cannot be combined.
-    """
-    base = _base(config, task, num_trained)
-    if config.averaging.start_round:
-        averaging = config.averaging
-        base = federated.stochastic_averaging(
-            base, num_rounds, start_round=averaging.start_round,
-            every_rounds=averaging.every_rounds, compat=averaging.compat,
-        )  # fmt: skip
-    return _personal(config, task, base)
-
-
-def _base(config: RunConfig, task: Task, num_trained: int) -> Algorithm:
-    """The algorithm without what personal settings add."""
-    given, rate, schedule = config.algorithm, config.local.learning_rate, config.local.schedule
-    tx, server_tx = make_optimizer(config.local), make_server_optimizer(config.server)
-    own_tx = make_optimizer(config.local, given.personal_rate)
-    own = dataclasses.replace(schedule, amount=given.personal_amount or schedule.amount)
-    weighing = {} if given.weighting == "auto" else {"weighting": given.weighting}
-    match given.name:
-        case "fed_avg":
-            gradient = None
-            if given.sharpness_rho:
-                gradient = federated.sharpness_aware(
-                    given.sharpness_rho, adaptive=given.sharpness_adaptive, eta=given.sharpness_eta
-                )
-            return federated.fed_avg(
-                task, tx, schedule, server_tx=server_tx, prox_mu=given.prox_mu, gradient=gradient,
-                **weighing,
-            )  # fmt: skip
-        case "scaffold":
-            return federated.scaffold(
-                task, rate, schedule, num_trained, server_rate=given.server_rate
-            )
-        case "fed_nova":
-            return federated.fed_nova(
-                task, rate, schedule, momentum=config.local.momentum, server_tx=server_tx,
-                **weighing,
-            )  # fmt: skip
-        case "fed_dyn":
-            return federated.fed_dyn(task, tx, schedule, num_trained, alpha=given.alpha)
-        case "mime" | "mime_lite":
-            make = federated.mime if given.name == "mime" else federated.mime_lite
-            return make(task, tx, schedule, server_rate=given.server_rate, **weighing)
-        case "q_fed_avg":
-            return federated.q_fed_avg(task, rate, schedule, given.q)
-        case "local_entropy":
-            return federated.local_entropy(
-                task, rate, schedule, gamma=given.gamma, growth=given.gamma_growth,
-                noise=given.noise, alpha=given.mean_rate, server_tx=server_tx,
-                compat=given.compat, **weighing,
-            )  # fmt: skip
-        case "fed_rep":
-            is_head = federated.named(*given.head)
-            return federated.fed_rep(
-                task, is_head, own_tx, own, tx, schedule, server_tx=server_tx, **weighing
-            )
-        case "ditto":
-            return federated.ditto(
-                task, tx, schedule, regularisation=given.regularisation, personal_tx=own_tx,
-                personal_schedule=own, server_tx=server_tx,
-            )  # fmt: skip
-        case "pfedme":
-            return federated.pfedme(
-                task, own_tx, rate, schedule, num_inner_steps=given.num_inner_steps,
-                regularisation=given.regularisation, beta=given.beta, outer=given.outer,
-            )  # fmt: skip
-        case "fed_em":
-            return federated.fed_em(
-                task, tx, schedule, server_tx=server_tx, compat=given.compat, **weighing
-            )
-
-
-def _personal(config: RunConfig, task: Task, base: Algorithm) -> Algorithm:
-    """An algorithm with tuning before evaluation and with entries that stay with the clients."""
-    given = config.personal
-    if given.tune_amount:
-        schedule = Schedule(config.local.batch_size, given.tune_amount, given.tune_unit)
-        anew = federated.named(*given.tune_anew, form=given.form) if given.tune_anew else None
-        tuner = _tuner(config, task, schedule)
-        base = federated.fine_tuned(base, tuner, schedule, reinitialised=anew)
-    kinds: list[Callable[[str], bool]] = []
-    if given.local_norms:
-        kinds.append(federated.is_normalization)
-    if given.local_entries:
-        kinds.append(federated.named(*given.local_entries, form=given.form))
-    if not kinds:
-        return base
-    return federated.keep_local(base, lambda name: any(kind(name) for kind in kinds))
-
-
-def _tuner(config: RunConfig, task: Task, schedule: Schedule) -> Algorithm:
-    """How a client tunes what it evaluates with, which has the form of the algorithm's models."""
-    given, algorithm = config.personal, config.algorithm
-    tx = make_optimizer(config.local, given.tune_rate)
-    if given.tune_entries:
-        tx = federated.train_only(tx, federated.named(*given.tune_entries, form=given.form))
-    match algorithm.name:
-        case "ditto":
-            return federated.ditto(task, tx, schedule, regularisation=algorithm.regularisation)
-        case "fed_em":
-            return federated.fed_em(task, tx, schedule, compat=algorithm.compat)
-        case "fed_rep":
-            is_head = federated.named(*algorithm.head)
-            return federated.fed_rep(task, is_head, tx, schedule, tx, schedule)
-        case _:
-            return federated.fed_avg(task, tx, schedule)
 
 
 # The server's rules, and the clients' devices.

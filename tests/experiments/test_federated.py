@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import re
+import shlex
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,12 @@ import numpy as np
 import pytest
 
 from experiments.common import run_config, to_config_dict
-from experiments.federated import courses, simulate, tasks
+from experiments.federated import courses, data, methods, simulate, tasks
 from experiments.federated.courses import Outcome, Point
 from experiments.federated.settings import (
     AggregatorConfig,
     AlgorithmConfig,
+    CompressionConfig,
     DataConfig,
     DevicesConfig,
     EvaluationConfig,
@@ -32,6 +35,7 @@ from jaxlab.federated import ConfigError
 from jaxlab.federated.datasets import CentralData, DataInfo
 from jaxlab.parallel import make_mesh
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 CONFIG = "--config=configs/federated/smoke.py"
 TARGETS = {"sync/virtual_seconds_to_target", "async/virtual_seconds_to_target"}
 ALGORITHMS = (
@@ -92,6 +96,75 @@ def test_a_run_that_has_ended_is_not_run_again(run_program, finished):
         run_program("federated.simulate", CONFIG, *other),
         "has a run of another config (there -> now): local.learning_rate: 0.5 -> 0.2",
     )
+
+
+class StopSoon:
+    """Signals of which one arrives after some rounds."""
+
+    def __init__(self):
+        self.num_asked = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    @property
+    def requested(self):
+        self.num_asked += 1
+        return self.num_asked > 20
+
+
+@pytest.mark.smoke
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(
+    run_program, finished, monkeypatch, tmp_path
+):
+    arguments = ("federated.simulate", CONFIG, "--config.beside=None", f"--workdir={tmp_path}")
+    with monkeypatch.context() as patched:
+        patched.setattr(courses, "StopSignals", StopSoon)
+        code, _, errors = run_program(*arguments)
+    assert code == 0, errors
+    assert 0 < training.read_metrics(tmp_path / "async")[-1]["step"] < 20
+    assert not (tmp_path / "results.json").exists()
+    code, _, errors = run_program(*arguments)
+    assert code == 0, errors
+    for name in ("metrics.jsonl", "model.safetensors", "clients.csv"):
+        resumed, straight = (folder / "async" / name for folder in (tmp_path, finished))
+        assert resumed.read_bytes() == straight.read_bytes(), name
+    assert read_json(tmp_path / "results.json").keys() < read_json(finished / "results.json").keys()
+
+
+@pytest.mark.smoke
+def test_evaluating_a_finished_run_gives_its_last_numbers(run_program, finished):
+    arguments = (CONFIG, f"--workdir={finished}", "--course=sync")
+    code, output, errors = run_program("federated.evaluate", *arguments)
+    assert code == 0, errors
+    found, last = (read_json(finished / name) for name in ("evaluation.json", "report.json"))
+    assert found == {name: pytest.approx(last["sync"][name], rel=1e-6) for name in found}
+    assert "bottom decile" in output
+    assert (finished / "evaluation.csv").read_text() == (finished / "sync/clients.csv").read_text()
+    assert_one_error(
+        run_program("federated.evaluate", CONFIG, f"--workdir={finished}", "--course=late"),
+        "--course=late is not in this run; it has async, sync",
+    )
+
+
+def guide_commands(verb):
+    """The arguments of every call of a program in the guide."""
+    guide = (CHECKOUT / "jaxlab/federated/README.md").read_text("utf-8")
+    start = f"    python -m experiments.federated.{verb} "
+    lines = guide.replace("\\\n", " ").splitlines()
+    return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
+
+
+@pytest.mark.parametrize("verb", ["simulate", "evaluate"])
+def test_the_settings_of_the_commands_in_the_guide_are_valid(run_program, verb):
+    commands = guide_commands(verb)
+    assert commands
+    for arguments in commands:
+        code, output, errors = run_program(f"federated.{verb}", *arguments, "--print_config")
+        assert code == 0 and "config.strategy.kind" in output, errors
 
 
 def assert_one_error(ended, *parts):
@@ -206,22 +279,22 @@ def test_every_splitter_gives_all_examples_to_the_clients(splitter):
         name="npz", path="any", num_clients=5, splitter=splitter, shares=(0.5, 0.25, 0.25),
         alpha=5.0 if splitter in ("dirichlet", "quantity") else 0.5,
     )  # fmt: skip
-    data = tasks.share_out(central(), config)
-    parts = [np.asarray(part.sizes).sum() for part in (data.train, data.val, data.test)]
-    assert data.num_clients == 5 and sum(parts) == 60
-    assert min(np.asarray(data.train.sizes)) > 0
+    shared = data.share_out(central(), config)
+    parts = [np.asarray(part.sizes).sum() for part in (shared.train, shared.val, shared.test)]
+    assert shared.num_clients == 5 and sum(parts) == 60
+    assert min(np.asarray(shared.train.sizes)) > 0
 
 
 def test_a_part_of_clients_or_examples_is_taken():
-    assert len(tasks.take_examples(central(), 0.25, 0).train["y"]) == 15
+    assert len(data.take_examples(central(), 0.25, 0).train["y"]) == 15
     config = DataConfig(name="npz", path="any", num_clients=6, splitter="iid")
-    data = tasks.share_out(central(), config)
-    taken = tasks.take_clients(data, 0.5, 0)
-    assert taken.num_clients == 3 and set(taken.names) <= set(data.names)
-    client = data.names.index(taken.names[1])
-    start, size = int(data.train.offsets[client]), int(data.train.sizes[client])
+    whole = data.share_out(central(), config)
+    taken = data.take_clients(whole, 0.5, 0)
+    assert taken.num_clients == 3 and set(taken.names) <= set(whole.names)
+    client = whole.names.index(taken.names[1])
+    start, size = int(whole.train.offsets[client]), int(whole.train.sizes[client])
     own = np.asarray(taken.train.examples["x"])[int(taken.train.offsets[1]) :][:size]
-    np.testing.assert_array_equal(own, np.asarray(data.train.examples["x"])[start : start + size])
+    np.testing.assert_array_equal(own, np.asarray(whole.train.examples["x"])[start : start + size])
 
 
 SMALL = RunConfig(
@@ -234,10 +307,10 @@ SMALL = RunConfig(
 @pytest.fixture(scope="module")
 def problem():
     """Six clients with a small model."""
-    data = tasks.share_out(
+    shared = data.share_out(
         central(), DataConfig(name="npz", path="any", num_clients=6, splitter="iid")
     )
-    return tasks.make_problem(SMALL, data)
+    return tasks.make_problem(SMALL, shared)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -256,6 +329,19 @@ def test_every_algorithm_can_be_configured_and_traced(name, problem):
     # Bytes of the exchange are known before the start: a round is traced.
     simulation = tasks.make_simulation(problem, plan, make_mesh(devices=jax.devices()[:1]))
     assert simulation.course.server.rules.keys() >= {"model_para", "metrics"}
+
+
+def test_what_travels_can_be_compressed(problem):
+    large = dataclasses.replace(SMALL, model=ModelConfig(name="mlp", widths=(400,)))
+    problem = tasks.make_problem(large, problem.data)
+    codec = CompressionConfig(bits=8, top_share=0.5, rotate=True, down_bits=16)
+    plain, small = (
+        tasks.make_simulation(problem, tasks.plan_course(each, problem), make_mesh()).traffic.sizes
+        for each in (large, dataclasses.replace(large, compression=codec))
+    )
+    assert small.up < 0.7 * plain.up and small.down < 0.7 * plain.down
+    with pytest.raises(ConfigError, match="rotate=True changes nothing without bits"):
+        CompressionConfig(rotate=True)
 
 
 RULES = (
@@ -290,7 +376,7 @@ def test_devices_and_failures_are_drawn_from_their_seed():
 
 
 def test_the_server_optimizer_is_the_one_of_the_settings():
-    decayed = tasks.make_server_optimizer(
+    decayed = methods.make_server_optimizer(
         ServerConfig(optimizer="sgd", learning_rate=0.5, decay_every_rounds=2, decay=0.1)
     )
     gradient = np.ones((), np.float32)
@@ -299,7 +385,7 @@ def test_the_server_optimizer_is_the_one_of_the_settings():
         step, state = decayed.update(gradient, state)
         steps.append(float(step))
     assert steps == pytest.approx([-0.5, -0.5, -0.05, -0.05])
-    assert tasks.make_server_optimizer(ServerConfig()) is None
+    assert methods.make_server_optimizer(ServerConfig()) is None
 
 
 def outcome(name, values, seconds=(1.0, 2.0, 3.0), metric="test/accuracy"):
@@ -364,9 +450,9 @@ class TestCheckpoints:
         config = run_config(
             to_config_dict(RunConfig(data=DataConfig(num_clients=20, num_held_out=100))), RunConfig
         )
-        data = tasks.load_data(config.data).test
+        held = data.load_data(config.data).test
         first = slice(0, 100 * 18)
-        x, y = np.asarray(data.examples["x"])[first], np.asarray(data.examples["y"])[first]
+        x, y = np.asarray(held.examples["x"])[first], np.asarray(held.examples["y"])[first]
         right = np.argmax(x @ tensors["fc.weight"].T, axis=1) == y
         found = read_json(tmp_path / "out" / "evaluation.json")
         assert found["test/accuracy"] == pytest.approx(right.mean(), abs=1e-6)
