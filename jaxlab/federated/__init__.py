@@ -52,13 +52,13 @@ Example:
   >>> end.server.model, end.server.clock_us
   (12, 6000)
 
-Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph); `strategy`,
-`devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual time); `tasks`,
-`client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a file
-each); `aggregators`, `robust`, `trust`;
-`cohort`, `padding`, `store`, `executor` (many clients as one program), and `learning`, which puts
-them together; `splitters`, `split_summary`, `feature_shift` (who holds what), and the packages
-`datasets` and `models`, imported by name.
+Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
+`strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (the engine on
+virtual time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`,
+`algorithms` (a file each); `aggregators`, `robust`, `trust`; `compression`; `cohort`, `padding`,
+`store`, `executor` (many clients as one program), and `learning`, which puts them together;
+`traffic` (the bytes of a course), `checkpoint`; `splitters`, `split_summary`, `feature_shift` (who
+holds what), and the packages `datasets` and `models`, imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -88,6 +88,12 @@ from jaxlab.federated.algorithms.sam import sharpness_aware
 from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.algorithms.server_optimizers import fed_adagrad, fed_adam, fed_yogi
 from jaxlab.federated.algorithms.swa import stochastic_averaging
+from jaxlab.federated.checkpoint import (
+    find_checkpoints,
+    has_checkpoint,
+    restore_course,
+    save_course,
+)
 from jaxlab.federated.client import Answer, ClientProgram, ClientState, Failure, make_client
 from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
 from jaxlab.federated.completeness import (
@@ -95,6 +101,17 @@ from jaxlab.federated.completeness import (
     IncompleteCourseError,
     check_completeness,
     require_complete,
+)
+from jaxlab.federated.compression import (
+    Codec,
+    chain,
+    compressed,
+    dequantize_state_dict,
+    is_original_entry,
+    quantize,
+    quantize_state_dict,
+    rotate,
+    top_k,
 )
 from jaxlab.federated.devices import (
     Device,
@@ -149,6 +166,7 @@ from jaxlab.federated.splitters import (
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
+from jaxlab.federated.traffic import MessageSizes, Traffic, message_sizes
 from jaxlab.federated.trust import fl_trust
 from jaxlab.federated.wire import (
     WireError,
@@ -171,6 +189,7 @@ __all__ = [
     "ClientState",
     "ClientStore",
     "ClientView",
+    "Codec",
     "CompletenessReport",
     "ConfigError",
     "Course",
@@ -187,6 +206,7 @@ __all__ = [
     "LocalResult",
     "LossOutput",
     "Message",
+    "MessageSizes",
     "ModelAggregator",
     "NotEnoughClientsError",
     "Role",
@@ -200,6 +220,7 @@ __all__ = [
     "Strategy",
     "Task",
     "TooManyFailuresError",
+    "Traffic",
     "Update",
     "WireError",
     "add_client_noise",
@@ -207,9 +228,12 @@ __all__ = [
     "assign_devices",
     "bulyan",
     "centered_clipping",
+    "chain",
     "check_completeness",
     "check_content",
     "classification",
+    "compressed",
+    "dequantize_state_dict",
     "ditto",
     "fed_adagrad",
     "fed_adam",
@@ -219,13 +243,16 @@ __all__ = [
     "fed_nova",
     "fed_rep",
     "fed_yogi",
+    "find_checkpoints",
     "fine_tuned",
     "fl_trust",
     "gather_clients",
     "geometric_median",
+    "has_checkpoint",
     "init_models",
     "init_server",
     "is_normalization",
+    "is_original_entry",
     "keep_local",
     "krum",
     "load_devices",
@@ -239,6 +266,7 @@ __all__ = [
     "make_uniform_sampler",
     "mean_metrics",
     "median",
+    "message_sizes",
     "mime",
     "mime_lite",
     "multi_krum",
@@ -250,12 +278,17 @@ __all__ = [
     "packed_size",
     "pfedme",
     "q_fed_avg",
+    "quantize",
+    "quantize_state_dict",
     "regression",
     "require_complete",
+    "restore_course",
     "restore_leaves",
+    "rotate",
     "rotate_client_images",
     "run_course",
     "run_steps",
+    "save_course",
     "scaffold",
     "sharpness_aware",
     "slowness",
@@ -271,6 +304,7 @@ __all__ = [
     "stochastic_averaging",
     "summarize_split",
     "supervised",
+    "top_k",
     "train_client",
     "train_only",
     "trimmed_mean",

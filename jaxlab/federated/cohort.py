@@ -243,11 +243,12 @@ def _make_one(
     def one(received: Tree, client: Cohort, data: ClientData) -> Stacked:
         view = _view(client, data)
         result: LocalResult = algorithm.local(received, client.states, view, limits, client.keys)
-        finite = is_finite(result.update) & client.active
+        update = algorithm.receive(result.update)
+        finite = is_finite(update) & client.active
         states = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), result.client_state, client.states
         )
-        return Stacked(result.update, result.weight, result.sums, finite, states)
+        return Stacked(update, result.weight, result.sums, finite, states)
 
     return one
 
