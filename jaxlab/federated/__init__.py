@@ -61,6 +61,12 @@ time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `f
 fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`, `baselines`
 (clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift` (who holds
 what), and the packages `datasets`, `models` and `deployment` (real machines), imported by name.
+`strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (the engine on
+virtual time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`,
+`algorithms` (a file each); `aggregators`, `robust`, `trust`; `compression`; `cohort`, `padding`,
+`store`, `executor` (many clients as one program), and `learning`, which puts them together;
+`traffic` (the bytes of a course), `checkpoint`; `splitters`, `split_summary`, `feature_shift` (who
+holds what), and the packages `datasets` and `models`, imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -92,6 +98,12 @@ from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.algorithms.server_optimizers import fed_adagrad, fed_adam, fed_yogi
 from jaxlab.federated.algorithms.swa import stochastic_averaging
 from jaxlab.federated.baselines import make_global_simulation, make_local_simulation, train_alone
+from jaxlab.federated.checkpoint import (
+    find_checkpoints,
+    has_checkpoint,
+    restore_course,
+    save_course,
+)
 from jaxlab.federated.client import Answer, ClientProgram, ClientState, Failure, make_client
 from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
 from jaxlab.federated.clusters import clustered_means, nearest, same_group
@@ -100,6 +112,17 @@ from jaxlab.federated.completeness import (
     IncompleteCourseError,
     check_completeness,
     require_complete,
+)
+from jaxlab.federated.compression import (
+    Codec,
+    chain,
+    compressed,
+    dequantize_state_dict,
+    is_original_entry,
+    quantize,
+    quantize_state_dict,
+    rotate,
+    top_k,
 )
 from jaxlab.federated.devices import (
     Device,
@@ -174,6 +197,7 @@ from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.system_metrics import ModelCost, count_flops, measure_model
 from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
+from jaxlab.federated.traffic import MessageSizes, Traffic, message_sizes
 from jaxlab.federated.trust import fl_trust
 from jaxlab.federated.width import use_cpu_cores
 from jaxlab.federated.wire import (
@@ -197,6 +221,7 @@ __all__ = [
     "ClientState",
     "ClientStore",
     "ClientView",
+    "Codec",
     "CompletenessReport",
     "ConfigError",
     "Course",
@@ -214,6 +239,7 @@ __all__ = [
     "LocalResult",
     "LossOutput",
     "Message",
+    "MessageSizes",
     "ModelAggregator",
     "ModelCost",
     "NotEnoughClientsError",
@@ -229,6 +255,7 @@ __all__ = [
     "Strategy",
     "Task",
     "TooManyFailuresError",
+    "Traffic",
     "Update",
     "WireError",
     "ada_fed_prox",
@@ -239,12 +266,15 @@ __all__ = [
     "best_evaluation",
     "bulyan",
     "centered_clipping",
+    "chain",
     "check_completeness",
     "check_content",
     "check_metric",
     "classification",
     "clustered_means",
+    "compressed",
     "count_flops",
+    "dequantize_state_dict",
     "ditto",
     "fairness",
     "fed_adagrad",
@@ -255,16 +285,19 @@ __all__ = [
     "fed_nova",
     "fed_rep",
     "fed_yogi",
+    "find_checkpoints",
     "fine_tuned",
     "fl_trust",
     "gather_clients",
     "geometric_median",
+    "has_checkpoint",
     "hook_rounds",
     "hook_task",
     "init_models",
     "init_server",
     "is_larger_better",
     "is_normalization",
+    "is_original_entry",
     "keep_local",
     "krum",
     "load_devices",
@@ -284,6 +317,7 @@ __all__ = [
     "measured",
     "median",
     "merge_clients",
+    "message_sizes",
     "metric_values",
     "mime",
     "mime_lite",
@@ -297,14 +331,19 @@ __all__ = [
     "packed_size",
     "pfedme",
     "q_fed_avg",
+    "quantize",
+    "quantize_state_dict",
     "read_rows",
     "regression",
     "require_complete",
+    "restore_course",
     "restore_leaves",
+    "rotate",
     "rotate_client_images",
     "run_course",
     "run_steps",
     "same_group",
+    "save_course",
     "scaffold",
     "sharpness_aware",
     "slowness",
@@ -321,6 +360,7 @@ __all__ = [
     "stochastic_averaging",
     "summarize_split",
     "supervised",
+    "top_k",
     "train_alone",
     "train_client",
     "train_only",

@@ -68,6 +68,9 @@ class Algorithm(NamedTuple):
       evaluate: `(evaluation tree, client state, given) -> sums` of a client over `given.view`;
         names without a prefix belong to the model that counts, those like `global/loss` to others.
       variables: `server tree -> variables` that are published at the end.
+      receive: `update as it is sent -> update` that is aggregated, see `compression`.
+      rounds_per_step: rounds of a course that make one of its own; with more than one the course
+        must be synchronous, and of a whole number of them.
     """
 
     init_server: Callable[[PyTree], Tree]
@@ -78,6 +81,8 @@ class Algorithm(NamedTuple):
     evaluation: Callable[[Tree], Tree]
     evaluate: Callable[[Tree, Tree, EvaluationInput], Sums]
     variables: Callable[[Tree], PyTree]
+    receive: Callable[[Tree], Tree] = lambda update: update
+    rounds_per_step: int = 1
 
 
 WEIGHTINGS = ("processed", "examples", "clients")

@@ -126,7 +126,9 @@ def make_cohort(mesh: Mesh) -> Callable[..., Cohort]:
 
 
 @functools.lru_cache(maxsize=NUM_PROGRAMS)
-def make_stack(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1) -> Train:
+def make_stack(
+    algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1, *, receive: bool = True
+) -> Train:
     """A program that trains a cohort and keeps every update.
 
     Args:
@@ -134,12 +136,13 @@ def make_stack(algorithm: Algorithm, limits: Limits, mesh: Mesh, width: int = 1)
       limits: sizes that bound the clients.
       mesh: the devices; the cohort is split over its axis `data`.
       width: clients of a device that are computed at once.
+      receive: keep updates as the server reads them; else as they are sent.
 
     Returns:
       `(broadcast, cohort, data) -> Stacked`, compiled once a cohort size, which must be divisible
       by devices times width, see `count_places`.
     """
-    one = _make_one(algorithm, limits)
+    one = _make_one(algorithm, limits, receive=receive)
 
     def train(received: Tree, cohort: Cohort, data: ClientData) -> Stacked:
         # A gradient with respect to what all devices hold would be summed over them.
@@ -271,7 +274,7 @@ def make_take_row(mesh: Mesh) -> Callable[..., Tree]:
 
 
 def _make_one(
-    algorithm: Algorithm, limits: Limits, *, reject: bool = True
+    algorithm: Algorithm, limits: Limits, *, reject: bool = True, receive: bool = True
 ) -> Callable[[Tree, Cohort, ClientData], Stacked]:
     """One client; one that is not active has no examples and so takes no steps.
 
@@ -282,11 +285,13 @@ def _make_one(
     def one(received: Tree, client: Cohort, data: ClientData) -> Stacked:
         view = _view(client, data)
         result: LocalResult = algorithm.local(received, client.states, view, limits, client.keys)
-        finite = is_finite(result.update) & client.active if reject else client.active
+        update = algorithm.receive(result.update)
+        finite = is_finite(update) & client.active if reject else client.active
         states = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), result.client_state, client.states
         )
-        return Stacked(result.update, result.weight, result.sums, finite, states)
+        kept = update if receive else result.update
+        return Stacked(kept, result.weight, result.sums, finite, states)
 
     return one
 

@@ -202,8 +202,6 @@ class Evaluations:
           answers: by the clients that have answered.
           version: the round.
         """
-        if version not in self._found:  # the course goes on from a checkpoint
-            self.run(server, version)
         by_client, by_server = self._found.pop(version)
         answered = np.isin(self._everybody, list(answers))
         metrics: dict[str, float] = {}
@@ -215,6 +213,17 @@ class Evaluations:
         for name, sums in by_server.items():
             metrics |= self._summarize(f"{name}{SERVER_SUFFIX}", sums)
         return metrics
+
+    def snapshot(self) -> dict[int, Any]:
+        """What was evaluated and not yet told, as a tree that has bytes."""
+        return {version: list(found) for version, found in self._found.items()}
+
+    def restore(self, saved: Mapping[int, Any]) -> None:
+        """Goes on from a snapshot."""
+        self._found = {
+            version: (jax.tree.map(np.array, by_client), jax.tree.map(np.array, by_server))
+            for version, (by_client, by_server) in saved.items()
+        }
 
     def check_metric(self, metric: str, data: ClientData) -> None:
         """Looks whether evaluations will have a metric; nothing is computed.

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxlab import parallel
 from jaxlab.federated.aggregators import LinearAggregator, Rule, StackAggregator
-from jaxlab.federated.algorithm import Algorithm, Tree
+from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree
 from jaxlab.federated.client_data import ClientData
 from jaxlab.federated.cohort import (
     Cohort,
@@ -40,6 +40,7 @@ from jaxlab.federated.local import Limits
 from jaxlab.federated.padding import Grid, StepCount, count_places, count_steps, find_places
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.width import choose_width
+from jaxlab.federated.wire import name_leaves, restore_leaves
 from jaxlab.parallel import DATA_AXIS, batch_sharding, replicated, to_host
 
 _logger = logging.getLogger(__name__)
@@ -230,6 +231,61 @@ class Executor:
         for version in sorted(versions):
             while batch := self._next_batch(version, missing):
                 self._run(version, batch)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that is held, as a tree that has bytes; rows of the store are not copied."""
+        return {
+            "num_tickets": self._num_tickets,
+            "num_batches": self._num_batches,
+            "asked": {ticket: list(asked) for ticket, asked in self._asked.items()},
+            "done": {ticket: list(done) for ticket, done in self._done.items()},
+            "unwanted": sorted(self._unwanted),
+            "steps": list(self.step_count),
+            "versions": {v: name_leaves(jax.device_get(t)) for v, t in self._versions.items()},
+            "batches": {n: name_leaves(jax.device_get(b)) for n, b in self._batches.items()},
+            "clients": name_leaves(self._store.rows()),
+        }
+
+    def restore(self, saved: Mapping[str, Any], sent: Tree, result: LocalResult) -> None:
+        """Goes on from a snapshot, on the devices of this mesh.
+
+        Args:
+          saved: the snapshot.
+          sent: what a client is sent, arrays or shapes.
+          result: what its training gives, as it is aggregated, arrays or shapes.
+
+        Raises:
+          WireError: (a ValueError) if trees are of another structure.
+        """
+        rows = restore_leaves(saved["clients"], self._store.rows(), "what clients keep")
+        versions = {
+            version: restore_leaves(named, sent, f"the model of round {version}")
+            for version, named in saved["versions"].items()
+        }
+        batches = {n: self._restore_batch(b, result) for n, b in saved["batches"].items()}
+        self._store.restore(rows)
+        copies = jax.tree.map(np.array, versions)
+        self._versions = parallel.place(replicated(self._mesh), copies)
+        self._batches = batches
+        self._num_tickets, self._num_batches = saved["num_tickets"], saved["num_batches"]
+        self._asked = {ticket: Asked(*asked) for ticket, asked in saved["asked"].items()}
+        self._done = {ticket: Done(*done) for ticket, done in saved["done"].items()}
+        self._unwanted = set(saved["unwanted"])
+        self.step_count = StepCount(*saved["steps"])
+
+    def _restore_batch(self, named: Mapping[str, np.ndarray], result: LocalResult) -> Stacked:
+        num_rows, parts = len(named["finite"]), self._grid.num_devices
+        one = Stacked(result.update, result.weight, result.sums, jnp.asarray(True), {})
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((num_rows, *leaf.shape), leaf.dtype), one
+        )
+
+        def fill_up(leaf: np.ndarray) -> np.ndarray:
+            # The devices may be others than those that made the rows.
+            return np.pad(leaf, [(0, -num_rows % parts), *[(0, 0)] * (leaf.ndim - 1)])
+
+        batch = restore_leaves(named, target, "updates that wait")
+        return parallel.place(batch_sharding(self._mesh), jax.tree.map(fill_up, batch))
 
     def _next_batch(self, version: int, needed: Iterable[Ticket]) -> list[Ticket]:
         """Tickets of a version in the order of asking, no client twice."""

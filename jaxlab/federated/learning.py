@@ -8,10 +8,11 @@
     simulation.report(state)  # and what was seen on the way
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,14 @@ from jaxtyping import PyTree
 
 from jaxlab.federated.aggregators import (
     Aggregator,
+    LinearAggregator,
     ModelAggregator,
     StackAggregator,
     weighted_mean,
 )
-from jaxlab.federated.algorithm import Algorithm, Tree
+from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult, Tree
 from jaxlab.federated.client import Answer, ClientProgram, Failure, make_client
-from jaxlab.federated.client_data import ClientData, Schedule, view_client
+from jaxlab.federated.client_data import ClientData, ClientView, Schedule, view_client
 from jaxlab.federated.devices import Device, answer_time_us
 from jaxlab.federated.evaluation import Evaluations, Summarize
 from jaxlab.federated.executor import Executor
@@ -39,6 +41,7 @@ from jaxlab.federated.server_state import CourseConfig, Evaluation, ServerProgra
 from jaxlab.federated.simulation import Course, CourseState, start_course
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError
+from jaxlab.federated.traffic import Traffic, count_parameters, message_sizes
 from jaxlab.federated.width import AUTO
 from jaxlab.parallel import place, replicated
 
@@ -51,6 +54,26 @@ INSTANT = Device(0.0, math.inf)
 """A device that answers at once: a course without virtual time."""
 
 
+class Forms(NamedTuple):
+    """Shapes and types of what server and clients exchange and keep.
+
+    Attributes:
+      server: the server tree.
+      sent: what a client is sent to train.
+      result: what its training gives.
+      update: what the server makes of the update that is in it.
+      evaluation: what it is sent to evaluate.
+      sums: split -> what its evaluation gives.
+    """
+
+    server: Tree
+    sent: Tree
+    result: LocalResult
+    update: Tree
+    evaluation: Tree
+    sums: Mapping[str, Tree]
+
+
 class Simulation(NamedTuple):
     """A course ready to run, once.
 
@@ -58,10 +81,16 @@ class Simulation(NamedTuple):
       course: its roles.
       start: makes the state before the first message.
       variables: `state -> variables` of the model.
-      report: `state -> name -> number`: rounds, virtual seconds, what was computed and wasted, and
-        whatever `ServerState.counts` has seen.
+      report: `state -> name -> number`: rounds, virtual seconds, bytes, what was computed and
+        wasted, and whatever `ServerState.counts` has seen.
       evaluate: `state -> split -> name -> (clients, 2)`, sums and counts of every client, of the
         model it would use now.
+      traffic: bytes of every client and round.
+      executor: trains the clients.
+      evaluations: those under way.
+      forms: shapes of all trees.
+      settings: name -> what the course follows from, for checkpoints.
+      mesh: the devices.
     """
 
     course: Course
@@ -69,6 +98,12 @@ class Simulation(NamedTuple):
     variables: Callable[[CourseState], PyTree]
     report: Callable[[CourseState], dict[str, int | float]]
     evaluate: Callable[[CourseState], dict[str, dict[str, np.ndarray]]]
+    traffic: Traffic
+    executor: Executor
+    evaluations: Evaluations
+    forms: Forms
+    settings: Mapping[str, Any]
+    mesh: Mesh
 
 
 def make_simulation(
@@ -104,9 +139,9 @@ def make_simulation(
       mesh: the devices that compute.
       devices: what each client runs on, in virtual time; None answers at once, which only a
         synchronous course can do.
-      answer_time: what an answer costs on a device.
+      answer_time: what an answer costs on a device, from the bytes that are sent.
       fails: `(client, round) -> whether the client drops out` instead of answering, after the time
-        that an answer takes.
+        that an answer takes; a function of these alone, if the course is to be resumed.
       aggregator: what is made of the updates; None is the weighted mean with the discount of the
         strategy.
       sampler: who is asked; None is uniform.
@@ -133,7 +168,15 @@ def make_simulation(
             f"num_clients={config.num_clients} and the data has {len(sizes)} clients; they must "
             "be equal"
         )
-    durations = _durations(config, algorithm, data, variables, schedule, devices, answer_time)
+    _check_devices(config, devices)
+    _check_rounds(config, algorithm.rounds_per_step)
+    forms = find_forms(algorithm, data, variables, schedule, splits or {})
+    message = message_sizes(forms.sent, forms.result, forms.evaluation, forms.sums)
+    traffic = Traffic(message, count_parameters(variables))
+    durations = [
+        answer_time(device, schedule.num_samples(int(size)), message.down, message.up)
+        for device, size in zip(devices or [INSTANT] * len(sizes), sizes, strict=True)
+    ]
     sampler = sampler or make_uniform_sampler()
     discount = config.strategy.staleness_exponent if config.strategy.is_asynchronous else 0.0
     rule = aggregator or weighted_mean(staleness_exponent=discount)
@@ -182,7 +225,9 @@ def make_simulation(
 
     def train(client: int, version: int, number: int) -> Answer | Failure:
         duration_us = durations[client - 1]
-        if fails is not None and fails(client, number):
+        dropped_out = fails is not None and fails(client, number)
+        traffic.count_training(client, number, not dropped_out)
+        if dropped_out:
             return Failure("dropped out", duration_us)
         return Answer(executor.ask(client, version), duration_us)
 
@@ -202,7 +247,7 @@ def make_simulation(
     client_role = make_client(
         ClientProgram(
             train=train,
-            evaluate=lambda client, version, number: None,
+            evaluate=lambda client, version, number: traffic.count_evaluation(),
             info={NUM_SAMPLE: lambda client: schedule.num_samples(int(sizes[client - 1]))},
         )
     )
@@ -222,6 +267,7 @@ def make_simulation(
             "local_steps": steps.taken,
             "padding_waste": steps.waste,
             "excluded_clients": len(server.excluded),
+            **traffic.report(),
             **dict(sorted(server.counts.items())),
         }
 
@@ -229,15 +275,57 @@ def make_simulation(
         return evaluations.by_client(state.server.model, state.server.round)
 
     return Simulation(
-        course, start, lambda s: algorithm.variables(s.server.model), report, evaluate
+        course=course,
+        start=start,
+        variables=lambda state: algorithm.variables(state.server.model),
+        report=report,
+        evaluate=evaluate,
+        traffic=traffic,
+        executor=executor,
+        evaluations=evaluations,
+        forms=forms,
+        settings=_settings(config, schedule, rule, data, splits or {}, durations),
+        mesh=mesh,
     )
 
 
-def tree_bytes(tree: PyTree) -> int:
-    """Bytes of all arrays, or shapes, of a tree."""
-    return sum(
-        math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
-    )
+def find_forms(
+    algorithm: Algorithm,
+    data: ClientData,
+    variables: PyTree,
+    schedule: Schedule,
+    splits: Mapping[str, ClientData],
+) -> Forms:
+    """Shapes and types of what server and clients exchange; nothing is computed.
+
+    Args:
+      algorithm: what they compute.
+      data: training examples of the clients.
+      variables: what the course starts from.
+      schedule: how much a client trains.
+      splits: name -> examples that evaluations go over.
+    """
+
+    def exchange(variables: PyTree) -> Forms:
+        server, kept = algorithm.init_server(variables), algorithm.init_client(variables)
+        view, limits = _first_view(data), _limits(schedule, np.asarray(data.sizes))
+        key, own_key = jax.random.key(0), jax.random.key(1)
+        sent, evaluated = algorithm.broadcast(server), algorithm.evaluation(server)
+        result = algorithm.local(sent, kept, view, limits, key)
+        sums = {
+            name: algorithm.evaluate(
+                evaluated, kept, EvaluationInput(_first_view(split), view, limits, own_key)
+            )
+            for name, split in splits.items()
+        }
+        update = algorithm.receive(result.update)
+        return Forms(server, sent, result, update, evaluated, sums)
+
+    return jax.eval_shape(exchange, variables)
+
+
+def _first_view(data: ClientData) -> ClientView:
+    return view_client(jax.tree.map(jnp.asarray, data), jnp.int32(0))
 
 
 def _limits(schedule: Schedule, sizes: np.ndarray) -> Limits:
@@ -256,36 +344,61 @@ def _check_rule(rule: Aggregator, config: CourseConfig) -> None:
         )
 
 
-def _durations(
-    config: CourseConfig,
-    algorithm: Algorithm,
-    data: ClientData,
-    variables: PyTree,
-    schedule: Schedule,
-    devices: Sequence[Device] | None,
-    answer_time: AnswerTime,
-) -> list[int]:
-    """Microseconds that the answer of every client takes."""
-    sizes = np.asarray(data.sizes)
+def _check_devices(config: CourseConfig, devices: Sequence[Device] | None) -> None:
     if devices is None and config.strategy.is_asynchronous:
         raise ConfigError(
             f"kind={config.strategy.kind!r} needs devices: without them every answer comes at "
             "once, nothing is ever late and no time budget is spent"
         )
-    if devices is not None and len(devices) != len(sizes):
+    if devices is not None and len(devices) != config.num_clients:
         raise ConfigError(
-            f"{len(devices)} devices for {len(sizes)} clients; give one a client, see "
+            f"{len(devices)} devices for {config.num_clients} clients; give one a client, see "
             "assign_devices"
         )
 
-    def exchange(variables: PyTree) -> tuple[Tree, Tree]:
-        sent = algorithm.broadcast(algorithm.init_server(variables))
-        view = view_client(jax.tree.map(jnp.asarray, data), jnp.int32(0))
-        kept, limits = algorithm.init_client(variables), _limits(schedule, sizes)
-        return sent, algorithm.local(sent, kept, view, limits, jax.random.key(0)).update
 
-    down, up = (tree_bytes(tree) for tree in jax.eval_shape(exchange, variables))
-    return [
-        answer_time(device, schedule.num_samples(int(size)), down, up)
-        for device, size in zip(devices or [INSTANT] * len(sizes), sizes, strict=True)
-    ]
+def _check_rounds(config: CourseConfig, rounds_per_step: int) -> None:
+    if rounds_per_step == 1:
+        return
+    if config.strategy.is_asynchronous:
+        raise ConfigError(
+            f"kind={config.strategy.kind!r} with an algorithm that takes {rounds_per_step} rounds "
+            "for one, such as mime: late answers would belong to another one; use "
+            "kind='synchronous', or mime_lite"
+        )
+    if config.num_rounds % rounds_per_step:
+        raise ConfigError(
+            f"num_rounds={config.num_rounds} with an algorithm that takes {rounds_per_step} rounds "
+            f"for one, such as mime; use a multiple of {rounds_per_step}"
+        )
+
+
+def _settings(
+    config: CourseConfig,
+    schedule: Schedule,
+    rule: Aggregator,
+    data: ClientData,
+    splits: Mapping[str, ClientData],
+    durations: Sequence[int],
+) -> dict[str, Any]:
+    """What a course follows from, as far as it can be compared."""
+    plain = dataclasses.asdict(config)
+    strategy = {f"strategy.{name}": value for name, value in plain.pop("strategy").items()}
+    steps = {f"schedule.{n}": value for n, value in dataclasses.asdict(schedule).items()}
+    sizes = {f"splits[{name!r}].sizes": np.asarray(split.sizes) for name, split in splits.items()}
+    return {
+        **plain,
+        **strategy,
+        **steps,
+        "aggregator": _rule_name(rule),
+        "data.sizes": np.asarray(data.sizes),
+        **sizes,
+        "answer times (us)": np.asarray(durations, np.int64),
+    }
+
+
+def _rule_name(rule: Aggregator) -> str:
+    if isinstance(rule, LinearAggregator):
+        late, _ = rule.coefficients(np.array([1.0, 2.0]), np.array([0, 1]))
+        return f"mean in which updates of weights 1 and 2 count {late.tolist()}"
+    return "a rule of the model" if isinstance(rule, ModelAggregator) else rule.name

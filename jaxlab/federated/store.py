@@ -62,6 +62,11 @@ class ClientStore:
         """All rows, for a checkpoint; not a copy."""
         return jax.tree.unflatten(self._structure, self._leaves)
 
+    def restore(self, rows: PyTree) -> None:
+        """Replace all rows by those of a checkpoint, of the same structure and shapes."""
+        for leaf, saved in zip(self._leaves, jax.tree.leaves(rows), strict=True):
+            leaf[:] = saved
+
     def _allocate(self, number: int, leaf: np.ndarray, num_clients: int) -> np.ndarray:
         shape = (num_clients, *leaf.shape)
         if self._folder is None:

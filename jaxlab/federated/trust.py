@@ -55,7 +55,7 @@ def fl_trust(
     @jax.jit
     def train(sent: Tree, number: Array) -> Tree:
         own_key = jax.random.fold_in(key, number)
-        return algorithm.local(sent, state, view, limits, own_key).update
+        return algorithm.receive(algorithm.local(sent, state, view, limits, own_key).update)
 
     def at(sent: Tree, number: int) -> StackAggregator:
         own = train(sent, jnp.int32(number))

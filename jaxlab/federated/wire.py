@@ -20,10 +20,13 @@ References:
 import dataclasses
 import json
 import math
+import mmap
+import os
 import struct
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +35,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxlab.checkpoints.foreign.files import replacing
 from jaxlab.federated.messages import Message, check_content
 
 VERSION = 1
@@ -39,6 +43,8 @@ MAX_BYTES = 1 << 31
 """What `unpack` takes if it is not told otherwise: 2 GiB."""
 MAX_HEADER_BYTES = 1 << 24
 """Of the text; long lists of numbers belong into an array."""
+MAX_FILE_HEADER_BYTES = 1 << 30
+"""The same in a file of one's own."""
 MAX_DEPTH = 64
 """Of trees in trees."""
 MAX_DIMENSIONS = 32
@@ -94,11 +100,7 @@ def pack(tree: Any) -> bytes:
       >>> unpack(pack({"loss": 0.5, "sizes": (1, 2)}))
       {'loss': 0.5, 'sizes': (1, 2)}
     """
-    header, buffers = _describe(tree)
-    raw = [_raw(buffer) for buffer in buffers]
-    lengths = VERSION, len(header), sum(len(part) for part in raw)
-    prefix = _PREFIX.pack(_MAGIC, *lengths, _checksum(lengths, [header, *raw]))
-    return b"".join([prefix, header, *raw])
+    return b"".join(_parts(tree, MAX_HEADER_BYTES))
 
 
 def packed_size(tree: Any) -> int:
@@ -107,7 +109,7 @@ def packed_size(tree: Any) -> int:
     Args:
       tree: as for `pack`; `jax.ShapeDtypeStruct` may stand for arrays.
     """
-    header, buffers = _describe(tree)
+    header, buffers = _describe(tree, MAX_HEADER_BYTES)
     return _PREFIX.size + len(header) + sum(_num_bytes(buffer) for buffer in buffers)
 
 
@@ -124,17 +126,41 @@ def unpack(data: Bytes, *, max_bytes: int = MAX_BYTES) -> Any:
       WireError: (a ValueError) if the data is too large, truncated, changed on the way, of another
         version, or made by somebody who means harm.
     """
-    header, body = _open(memoryview(data).cast("B"), max_bytes)
-    reader = _Reader(body)
+    return _unpack(memoryview(data).cast("B"), max_bytes, MAX_HEADER_BYTES)
+
+
+def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
+    """Writes a tree to a file, which appears whole or not at all; arrays are not copied for it.
+
+    Args:
+      path: the file; an older one is replaced.
+      tree: as for `pack`.
+
+    Raises:
+      TypeError, WireError: as `pack`.
+    """
+    with replacing(Path(path)) as file:
+        for part in _parts(tree, MAX_FILE_HEADER_BYTES):
+            file.write(part)
+
+
+def load_tree(path: str | os.PathLike[str]) -> Any:
+    """Reads the tree of a file; its arrays lie in the file, which is mapped, and are read-only.
+
+    Args:
+      path: a file that `save_tree` has written.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      WireError: (a ValueError) naming the file, if it is truncated, changed or something else.
+    """
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     try:
-        tree = reader.build(_parse(header), 0)
-    except RecursionError as error:
-        raise WireError("trees in the data are too deep") from error
-    if reader.position != len(body):
-        raise WireError(
-            f"the data holds {len(body)} bytes of numbers and its text tells of {reader.position}"
-        )
-    return tree
+        return _unpack(memoryview(data), size, MAX_FILE_HEADER_BYTES, copy=False)
+    except WireError as error:
+        raise WireError(f"{path}: {error}") from error
 
 
 def pack_message(message: Message) -> bytes:
@@ -222,7 +248,15 @@ def restore_leaves(named: Any, target: PyTree, what: str = "the tree") -> PyTree
 # From a tree to its text and its numbers.
 
 
-def _describe(tree: Any) -> tuple[bytes, list[Any]]:
+def _parts(tree: Any, max_header: int) -> list[Bytes]:
+    """What makes the bytes of a tree, one after another."""
+    header, buffers = _describe(tree, max_header)
+    raw = [_raw(buffer) for buffer in buffers]
+    lengths = VERSION, len(header), sum(len(part) for part in raw)
+    return [_PREFIX.pack(_MAGIC, *lengths, _checksum(lengths, [header, *raw])), header, *raw]
+
+
+def _describe(tree: Any, max_header: int) -> tuple[bytes, list[Any]]:
     """The text of a tree, and what its numbers are taken from."""
     buffers: list[Any] = []
     node = _node(tree, "tree", 0, buffers)
@@ -230,10 +264,10 @@ def _describe(tree: Any) -> tuple[bytes, list[Any]]:
         header = json.dumps(node, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:
         raise WireError(f"the tree has a number that no text holds: {error}") from error
-    if len(header) > MAX_HEADER_BYTES:
+    if len(header) > max_header:
         raise WireError(
-            f"what is not in arrays takes {len(header)} bytes; at most {MAX_HEADER_BYTES} may: put "
-            "long lists of numbers into arrays"
+            f"what is not in arrays takes {len(header)} bytes; at most {max_header} may: put long "
+            "lists of numbers into arrays"
         )
     return header, buffers
 
@@ -323,7 +357,21 @@ def _checksum(lengths: tuple[int, int, int], parts: Sequence[Bytes]) -> int:
 # From bytes to a tree.
 
 
-def _open(data: memoryview, max_bytes: int) -> tuple[bytes, memoryview]:
+def _unpack(data: memoryview, max_bytes: int, max_header: int, *, copy: bool = True) -> Any:
+    header, body = _open(data, max_bytes, max_header)
+    reader = _Reader(body, copy)
+    try:
+        tree = reader.build(_parse(header), 0)
+    except RecursionError as error:
+        raise WireError("trees in the data are too deep") from error
+    if reader.position != len(body):
+        raise WireError(
+            f"the data holds {len(body)} bytes of numbers and its text tells of {reader.position}"
+        )
+    return tree
+
+
+def _open(data: memoryview, max_bytes: int, max_header: int) -> tuple[bytes, memoryview]:
     """The text and the numbers, once lengths and checksum are right."""
     if len(data) > max_bytes:
         raise WireError(f"the data has {len(data)} bytes; at most {max_bytes} are accepted")
@@ -341,8 +389,8 @@ def _open(data: memoryview, max_bytes: int) -> tuple[bytes, memoryview]:
     if wanted != len(data):
         state = "truncated" if len(data) < wanted else "followed by something else"
         raise WireError(f"the data has {len(data)} bytes instead of {wanted}: it is {state}")
-    if num_header > MAX_HEADER_BYTES:
-        raise WireError(f"the text has {num_header} bytes; at most {MAX_HEADER_BYTES} are accepted")
+    if num_header > max_header:
+        raise WireError(f"the text has {num_header} bytes; at most {max_header} are accepted")
     if _checksum((version, num_header, num_body), [data[_PREFIX.size :]]) != checksum:
         raise WireError("the checksum of the data is wrong: it was changed on the way")
     start = _PREFIX.size + num_header
@@ -369,8 +417,8 @@ def _parse(header: bytes) -> Any:
 class _Reader:
     """Builds a tree from its text, and takes its numbers from the front of what is left."""
 
-    def __init__(self, body: memoryview) -> None:
-        self.body, self.position = body, 0
+    def __init__(self, body: memoryview, copy: bool) -> None:
+        self.body, self.copy, self.position = body, copy, 0
 
     def build(self, node: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
@@ -422,7 +470,9 @@ class _Reader:
         if name == "bool" and count and np.frombuffer(raw, np.uint8).max() > 1:
             raise WireError("the data has a bool that is neither 0 nor 1")
         array = np.frombuffer(raw, dtype, count).reshape(shape)
-        return array.byteswap() if sys.byteorder == "big" else array.copy()
+        if sys.byteorder == "big":
+            return array.byteswap()
+        return array.copy() if self.copy else array
 
     def key(self, impl: str, shape: list[Any]) -> jax.Array:
         if not shape or shape[-1] != _KEY_WORDS.get(impl):

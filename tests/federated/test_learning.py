@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from jaxlab.federated.aggregators import LinearAggregator
+from jaxlab.federated.algorithms.mime import mime
 from jaxlab.federated.client_data import Schedule, gather_clients
 from jaxlab.federated.datasets import make_quadratics
 from jaxlab.federated.devices import Device
@@ -294,3 +295,20 @@ def test_parts_that_do_not_fit_together_are_told(learn, options, wrong):
     data = clients(options.pop("data", SIZES))
     with pytest.raises(ConfigError, match=wrong):
         learn(options.pop("strategy", SYNCHRONOUS), data, **options)
+
+
+@pytest.mark.parametrize(
+    "strategy, num_rounds, wrong",
+    [
+        (FEDBUFF, 4, "kind='goal_achieved' with an algorithm that takes 2 rounds for one"),
+        (SYNCHRONOUS, 5, "num_rounds=5 .* use a multiple of 2"),
+    ],
+)
+def test_an_algorithm_of_two_exchanges_takes_an_even_synchronous_course(
+    task, variables, strategy, num_rounds, wrong
+):
+    with pytest.raises(ConfigError, match=wrong):
+        make_simulation(
+            CourseConfig(NUM_CLIENTS, num_rounds, strategy), mime(task, optax.sgd(0.1), SCHEDULE),
+            clients(SIZES), variables, SCHEDULE, mesh=make_mesh(), devices=DEVICES,
+        )  # fmt: skip

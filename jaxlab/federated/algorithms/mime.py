@@ -84,7 +84,8 @@ def mime(
     rounds of a course: in the first one (third, ...) the cohort sends gradients, from which the
     server makes c, and in the second one (fourth, ...) the cohort trains. In the paper both are the
     same clients; here each round draws its own, which leaves c as unbiased as it was. The course
-    must be synchronous: a late gradient does not go with the trainings of a round.
+    must be synchronous and have an even number of rounds: a late gradient does not go with the
+    trainings of a round.
 
     Args:
       task: the learning problem.
@@ -161,6 +162,7 @@ def mime(
         broadcast=lambda server: server,
         local=local,
         update_server=update_server,
+        rounds_per_step=2,
     )
 
 

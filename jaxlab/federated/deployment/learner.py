@@ -89,7 +89,7 @@ def make_learner(
     sampler = sampler or make_uniform_sampler()
     discount = config.strategy.staleness_exponent if config.strategy.is_asynchronous else 0.0
     rule = aggregator or weighted_mean(staleness_exponent=discount)
-    update_server = jax.jit(algorithm.update_server)
+    update_server, receive = jax.jit(algorithm.update_server), jax.jit(algorithm.receive)
 
     def aggregate(
         server: Tree, updates: Sequence[Update], version: int
@@ -101,7 +101,7 @@ def make_learner(
         kept = np.where(finite, weights, 0.0)
         refused = [u.client for u, ok in zip(updates, finite, strict=True) if not ok]
         trees = [
-            _restore(forms, update) if w > 0 else None
+            receive(_restore(forms, update)) if w > 0 else None
             for update, w in zip(updates, kept, strict=True)
         ]
         update = combine(trees, kept, np.asarray([u.staleness for u in updates]), current)

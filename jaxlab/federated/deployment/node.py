@@ -149,7 +149,7 @@ class Learning:
         self._data, self._splits = data, splits
         sizes = np.asarray(data.sizes)
         limits = Limits(max(1, int(sizes[0])), agreement.schedule.max_epochs(sizes))
-        self._stack = make_stack(agreement.algorithm, limits, mesh)
+        self._stack = make_stack(agreement.algorithm, limits, mesh, receive=False)
         self._evaluate = make_evaluate(agreement.algorithm, limits, mesh)
         self._key = jax.random.key(agreement.config.seed)
         self._initial = agreement.algorithm.init_client(agreement.variables)

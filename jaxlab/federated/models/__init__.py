@@ -10,11 +10,12 @@ norms leave padded rows out. Pictures are NHWC::
     example = jax.ShapeDtypeStruct((28, 28, 1), jnp.float32)
     task = federated.classification(models.convnet2(62), example, masked=True)
 
-Rooms: `layers`, `linear`, `convnet`, `recurrent`, `resnet`, `transformer`; `names` (checkpoints of
-the original).
+Rooms: `layers`, `linear`, `convnet`, `recurrent`, `resnet`, `transformer`; `names` and
+`files` (checkpoints of the original).
 """
 
 from jaxlab.federated.models.convnet import ConvNet, convnet2, convnet5, vgg11
+from jaxlab.federated.models.files import OriginalCheckpoint, read_original, write_original
 from jaxlab.federated.models.layers import BatchNorm
 from jaxlab.federated.models.linear import MLP, LogisticRegression, MatrixFactorization
 from jaxlab.federated.models.names import (
@@ -35,6 +36,7 @@ __all__ = [
     "ConvNet",
     "LogisticRegression",
     "MatrixFactorization",
+    "OriginalCheckpoint",
     "ResNet",
     "ResNetProbe",
     "SimCLR",
@@ -44,6 +46,8 @@ __all__ = [
     "count_parameters",
     "load_original",
     "original_table",
+    "read_original",
     "save_original",
     "vgg11",
+    "write_original",
 ]
