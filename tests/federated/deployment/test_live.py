@@ -4,13 +4,16 @@ import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 
+from jaxlab.federated.compression import compressed, quantize
 from jaxlab.federated.deployment.codec import Packed
 from jaxlab.federated.deployment.learner import make_learner
 from jaxlab.federated.deployment.live import LiveConfig, LiveState, NotJoinedError
 from jaxlab.federated.deployment.server_checkpoint import ServerCheckpoint
 from jaxlab.federated.devices import Device
+from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.messages import EVALUATE, METRICS, MODEL, Message
 from jaxlab.federated.server_state import TooManyFailuresError
 from jaxlab.federated.strategy import ConfigError, Strategy
@@ -44,6 +47,16 @@ def test_a_deployed_course_is_the_simulated_one(world, keeping, deploy, simulate
         assert ours.round == theirs.round
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-5)
     assert deployed.counts["bytes_up"] > 0 and deployed.counts["bytes_down"] > 0
+
+
+def test_compressed_updates_travel_small_and_are_read_as_in_simulation(world, deploy):
+    plain = fed_avg(world.task, optax.sgd(0.05), world.schedule)
+    agreement = world.agreement(compressed(plain, up=quantize(8)))
+    deployed = deploy(agreement).server
+    assert deployed.round == 4 and not deployed.counts["rejected_updates"]
+    assert_same(deployed, world.simulate(agreement))
+    sent = make_learner(agreement).forms.update
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(sent)} == {"int8", "float32"}
 
 
 @pytest.mark.parametrize(
