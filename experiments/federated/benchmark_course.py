@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from experiments.common.workers import Worker
-from experiments.federated.benchmark_work import WIDTHS, Work, accuracy, draw_weights, write_work
+from experiments.federated.benchmark_work import (
+    WIDTHS,
+    Work,
+    accuracy,
+    draw_weights,
+    load_digits,
+    write_work,
+)
 from experiments.federated.peers.gate import read_work
 
 GIB = 2**30
@@ -104,13 +111,13 @@ def _many_clients(num_clients: int, name: str, folder: str) -> tuple[Any, int]:
     from jaxlab.federated import datasets, models
 
     work = dataclasses.replace(Work(), num_clients=num_clients, num_rounds=5)
-    mnist = datasets.load_mnist()
+    train, tested = load_digits()
     rng = np.random.default_rng(0)
-    rows = rng.integers(0, len(mnist.train["y"]), (num_clients, work.client_size))
-    tests = np.array_split(np.arange(len(mnist.test["y"])), num_clients)
+    rows = rng.integers(0, len(train["y"]), (num_clients, work.client_size))
+    tests = np.array_split(np.arange(len(tested["y"])), num_clients)
     data, test = (
         federated.gather_clients({"x": part["x"], "y": part["y"]}, list(who))
-        for part, who in ((mnist.train, rows), (mnist.test, tests))
+        for part, who in ((train, rows), (tested, tests))
     )
     schedule = federated.Schedule(work.batch_size)
     example = jax.ShapeDtypeStruct((28, 28, 1), jnp.float32)

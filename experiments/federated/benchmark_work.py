@@ -61,6 +61,14 @@ def draw_weights(seed: int = 0) -> list[np.ndarray]:
     return layers
 
 
+def load_digits() -> tuple[Any, Any]:
+    """MNIST's training and test digits, `x` (28, 28, 1) uint8 and `y`."""
+    from jaxlab.federated import datasets
+
+    mnist = datasets.load_mnist()
+    return mnist.train, mnist.test
+
+
 def write_work(path: Path, work: Work) -> None:
     """Write what a simulator reads: `x` (clients, examples, 784), `y`, the weights, the numbers.
 
@@ -68,19 +76,18 @@ def write_work(path: Path, work: Work) -> None:
       path: the `.npz` file.
       work: what is to be done.
     """
-    from jaxlab.federated import datasets
-
-    train = datasets.load_mnist().train
+    train, _ = load_digits()
     count = work.num_clients * work.client_size
     rows = np.random.default_rng(0).permutation(len(train["y"]))[:count]
     shape = (work.num_clients, work.client_size)
-    np.savez(
-        path,
+    layers = {f"layer_{number}": layer for number, layer in enumerate(draw_weights())}
+    arrays: dict[str, Any] = dict(
         x=(train["x"][rows].reshape(*shape, -1) / np.float32(255)).astype(np.float32),
         y=train["y"][rows].reshape(shape).astype(np.int64),
         settings=json.dumps(dataclasses.asdict(work)),
-        **{f"layer_{number}": layer for number, layer in enumerate(draw_weights())},
+        **layers,
     )
+    np.savez(path, **arrays)
 
 
 def accuracy(layers: Iterable[np.ndarray]) -> float:
@@ -89,9 +96,7 @@ def accuracy(layers: Iterable[np.ndarray]) -> float:
     Args:
       layers: kernel (in, out), bias, kernel, ...
     """
-    from jaxlab.federated import datasets
-
-    test = datasets.load_mnist().test
+    _, test = load_digits()
     hidden = test["x"].reshape(len(test["y"]), -1) / np.float32(255)
     values = [np.asarray(layer, np.float32) for layer in layers]
     for kernel, bias in zip(values[0:-2:2], values[1:-2:2], strict=True):

@@ -21,22 +21,22 @@ TASK = federated.classification(
 )
 
 
-def make_algorithm(method):
+def make_algorithm(method, task=TASK, rate=RATE):
     """The algorithm of a golden course, with its numbers."""
-    tx = optax.sgd(RATE)
+    tx = optax.sgd(rate)
     twice = federated.Schedule(4, 2, shuffle=False)
     return {
-        "FedAvg": lambda: federated.fed_avg(TASK, tx, SCHEDULE),
-        "FedProx": lambda: federated.fed_avg(TASK, tx, SCHEDULE, prox_mu=0.5),
-        "FedOpt": lambda: federated.fed_avg(TASK, tx, SCHEDULE, server_tx=optax.sgd(0.5)),
+        "FedAvg": lambda: federated.fed_avg(task, tx, SCHEDULE),
+        "FedProx": lambda: federated.fed_avg(task, tx, SCHEDULE, prox_mu=0.5),
+        "FedOpt": lambda: federated.fed_avg(task, tx, SCHEDULE, server_tx=optax.sgd(0.5)),
         "Ditto": lambda: federated.ditto(
-            TASK, tx, SCHEDULE, regularisation=0.4, personal_schedule=twice
+            task, tx, SCHEDULE, regularisation=0.4, personal_schedule=twice
         ),
         "pFedMe": lambda: federated.pfedme(
-            TASK, optax.sgd(0.2), RATE, SCHEDULE,
+            task, optax.sgd(0.2), rate, SCHEDULE,
             num_inner_steps=3, regularisation=2.0, beta=0.7, outer="epoch",
         ),
-        "FedEM": lambda: federated.fed_em(TASK, tx, SCHEDULE, compat=True),
+        "FedEM": lambda: federated.fed_em(task, tx, SCHEDULE, compat=True),
     }[method]()  # fmt: skip
 
 
@@ -68,3 +68,57 @@ def test_three_rounds_end_where_those_of_the_original_end(golden, method):
         kernel, bias = kernel[0], bias[0]
     np.testing.assert_allclose(found["kernel"], kernel, atol=1e-5)
     np.testing.assert_allclose(found["bias"], bias, atol=1e-5)
+
+
+CONVNET = models.convnet2(3, hidden=16)
+PICTURE = jax.ShapeDtypeStruct((8, 8, 1), jnp.float32)
+
+
+def draw_state(shapes, number):
+    """As the script of the golden draws the weights of a ConvNet2."""
+    rng = np.random.default_rng(number)
+    state = {}
+    for name in sorted(shapes):
+        value = 0.1 * rng.normal(size=shapes[name])
+        is_scale = name.startswith("bn") and name.endswith(("weight", "running_var"))
+        state[name] = (abs(value) + 1 if is_scale else value).astype(np.float32)
+    return state
+
+
+def convnet_start(number, task):
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+    tensors = models.save_original(CONVNET, PICTURE, zeros)
+    shapes = {n: v.shape for n, v in tensors.items() if not n.endswith("num_batches_tracked")}
+    return models.load_original(CONVNET, PICTURE, draw_state(shapes, number))
+
+
+# Compiling convolutions takes longer than the default suite has.
+@pytest.mark.parity
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("method", ["FedAvg", "FedProx", "Ditto", "pFedMe", "FedEM"])
+def test_three_rounds_of_convnet2_end_where_those_of_the_original_end(golden, method):
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(sum(SIZES), 1, 8, 8)).astype(np.float32).transpose(0, 2, 3, 1)
+    examples = {"x": x, "y": rng.integers(0, 3, sum(SIZES)).astype(np.int32)}
+    rows = np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])
+    task = federated.classification(CONVNET, PICTURE, masked=True)
+    starts = [convnet_start(number, task) for number in range(3 if method == "FedEM" else 1)]
+    start = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
+    if method != "FedEM":
+        start = starts[0]
+    simulation = federated.make_simulation(
+        federated.CourseConfig(3, 3, federated.Strategy(cohort_size=3), eval_every_rounds=0),
+        make_algorithm(method, task, 0.05), federated.gather_clients(examples, rows), start,
+        SCHEDULE, mesh=make_mesh(devices=jax.devices()[:1]),
+    )  # fmt: skip
+    state = federated.run_course(simulation.course, simulation.start())
+    end = jax.device_get(simulation.variables(state))
+    for number in range(len(starts)):
+        one = jax.tree.map(lambda leaf, n=number: leaf[n], end) if method == "FedEM" else end
+        for name, tensor in models.save_original(CONVNET, PICTURE, one).items():
+            # The original leaves what batch norms count at the clients, unless told to share.
+            if not name.endswith(("num_batches_tracked", "running_mean", "running_var")):
+                wanted = golden[f"convnet/{method}/{name}"][number]
+                found = tensor.ravel()[::37]
+                np.testing.assert_allclose(found, wanted, atol=1e-4, err_msg=name)

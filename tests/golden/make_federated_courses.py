@@ -5,8 +5,9 @@
     PYTHONPATH=FederatedScope python tests/golden/make_federated_courses.py
 
 Three clients with 5, 9 and 8 examples, all of them in every round, batches of four in the order of
-the examples; logistic regression of 6 numbers into 3 classes, whose weights are set at the start.
-What the server ends with is stored for every method, of FedEM all models.
+the examples; logistic regression of 6 numbers into 3 classes, and its ConvNet2 for pictures of
+8 x 8, whose weights are set at the start. What the server ends with is stored for every method, of
+FedEM all models; of ConvNet2 every 37th number of every tensor.
 """
 
 import tempfile
@@ -18,10 +19,11 @@ from federatedscope.core.auxiliaries.runner_builder import get_runner
 from federatedscope.core.auxiliaries.worker_builder import get_client_cls, get_server_cls
 from federatedscope.core.configs.config import global_cfg
 from federatedscope.core.data import ClientData, StandaloneDataDict
+from federatedscope.cv.model.cnn import ConvNet2
 from federatedscope.register import register_model
 
 SIZES, INPUTS, CLASSES, ROUNDS, MODELS = (5, 9, 8), 6, 3, 3, 3
-RATE = 0.3
+RATE, STRIDE = 0.3, 37
 METHODS = {
     "FedAvg": {},
     "FedProx": {"fedprox.use": True, "fedprox.mu": 0.5},
@@ -113,6 +115,70 @@ def set_weights(model, kernel, bias):
         model.bias.copy_(torch.from_numpy(bias))
 
 
+def draw_state(shapes, number):
+    """Weights of a ConvNet2 by name."""
+    rng = np.random.default_rng(number)
+    state = {}
+    for name in sorted(shapes):
+        value = 0.1 * rng.normal(size=shapes[name])
+        is_scale = name.startswith("bn") and name.endswith(("weight", "running_var"))
+        state[name] = (abs(value) + 1 if is_scale else value).astype(np.float32)
+    return state
+
+
+def run_convnet(method, options):
+    """Every `STRIDE`th number of the tensors of the server's models, (models, numbers)."""
+    x, y = draw_pictures()
+    config = make_config(f"convnet_{method}", options)
+
+    def make_model(model_config, local_data):
+        del local_data
+        if model_config.type == f"golden_convnet_{method}":
+            return make_convnet(0)
+        return None
+
+    register_model(f"golden_convnet_{method}", make_model)
+    rows = np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])
+    data = {
+        client: ClientData(
+            config, train=[(torch.from_numpy(x[i]), torch.tensor(int(y[i]))) for i in own]
+        )
+        for client, own in enumerate(rows, start=1)
+    }
+    runner = get_runner(
+        get_server_cls(config), get_client_cls(config), config,
+        data=StandaloneDataDict(data, config),
+    )  # fmt: skip
+    models = getattr(runner.server, "models", None) or [runner.server.model]
+    for number, model in enumerate(models):
+        model.load_state_dict(make_convnet(number).state_dict())
+    runner.run()
+    return {
+        f"convnet/{method}/{name}": np.stack(
+            [model.state_dict()[name].numpy().ravel()[::STRIDE] for model in models]
+        )
+        for name in models[0].state_dict()
+        if not name.endswith(("num_batches_tracked", "running_mean", "running_var"))
+    }
+
+
+def draw_pictures():
+    """Pictures, channels first, and labels."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(sum(SIZES), 1, 8, 8)).astype(np.float32)
+    return x, rng.integers(0, CLASSES, sum(SIZES))
+
+
+def make_convnet(number):
+    """A ConvNet2 with drawn weights."""
+    model = ConvNet2(1, 8, 8, hidden=16, class_num=CLASSES, use_bn=True)
+    counted = "num_batches_tracked"
+    shapes = {n: tuple(v.shape) for n, v in model.state_dict().items() if not n.endswith(counted)}
+    tensors = {n: torch.from_numpy(v) for n, v in draw_state(shapes, number).items()}
+    model.load_state_dict({**model.state_dict(), **tensors})
+    return model
+
+
 def main():
     """Write the goldens."""
     x, y, kernels, biases = draw()
@@ -121,6 +187,8 @@ def main():
         kernel, bias = run(method, options)
         found |= {f"{method}/kernel": kernel, f"{method}/bias": bias}
         print(method, kernel.shape, np.abs(kernel[0] - kernels[0]).max())
+        if method != "FedOpt":  # it leaves the statistics of batch norms as they are
+            found |= run_convnet(method, {**options, "train.optimizer.lr": 0.05})
     np.savez_compressed(Path(__file__).with_name("federated_courses.npz"), **found)
 
 
