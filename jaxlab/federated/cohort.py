@@ -319,7 +319,7 @@ def _chunks(tree: PyTree, width: int) -> PyTree:
 
 
 def _unchunk(leaf: Array) -> Array:
-    return leaf.reshape(-1, *leaf.shape[2:])
+    return leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
 
 
 def _zero(shapes: Stacked) -> Total:
