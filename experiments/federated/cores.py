@@ -1,14 +1,12 @@
 """The devices of a simulation: on a CPU one for every core, else those that there are."""
 
-import logging
 import os
 
 import jax
 from jax.sharding import Mesh
 
 from experiments.common import start
-
-logger = logging.getLogger(__name__)
+from jaxlab.federated import use_cpu_cores
 
 _UNSET = -1
 
@@ -24,10 +22,7 @@ def start_devices() -> Mesh:
       ValueError: if the run has several processes, over which clients are not shared out.
     """
     if getattr(jax.config, "jax_num_cpu_devices", _UNSET) == _UNSET and not _is_forced():
-        try:
-            jax.config.update("jax_num_cpu_devices", num_cores())
-        except RuntimeError:
-            logger.warning("JAX has been used before: its devices are taken as they are")
+        use_cpu_cores()
     mesh = start()
     if jax.process_count() > 1:
         raise ValueError(
@@ -35,13 +30,6 @@ def start_devices() -> Mesh:
             "devices that it has; leave --num_processes and --coordinator out"
         )
     return mesh
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _is_forced() -> bool:

@@ -14,10 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxlab.federated.checkpoint import has_checkpoint, restore_course, save_course
 
 from experiments.federated.progress import CourseProgress
 from experiments.federated.settings import RunConfig
@@ -33,6 +31,8 @@ from jaxlab.federated import (
     is_larger_better,
     run_course,
 )
+from jaxlab.federated.checkpoint import has_checkpoint, restore_course, save_course
+from jaxlab.federated.width import AUTO
 from jaxlab.training.metric_log import MetricLog
 from jaxlab.training.stopping import StopSignals
 from jaxlab.training.workdir import read_json, write_json
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 COURSE, CLIENTS, CHECKPOINTS = "course.json", "clients.csv", "checkpoints"
 UNSEEN = "_unseen"
-ACCELERATOR_WIDTH = 16
 _SHOWN = {"correct": "accuracy"}  # names of sums -> names of their means
 
 
@@ -195,11 +194,6 @@ def make_is_converged(config: RunConfig, metric: str) -> Callable[[Sequence[Eval
     return is_converged
 
 
-def default_width(config: RunConfig) -> int:
-    """Clients of a device that are computed at once, where the settings leave it open."""
-    return config.width or (1 if jax.default_backend() == "cpu" else ACCELERATOR_WIDTH)
-
-
 def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Mesh) -> Outcome:
     """Simulates a course, or reads what came out of it before.
 
@@ -217,7 +211,7 @@ def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Me
     metric = watched_metric(config, problem)
     numbers = ClientNumbers(config.evaluation.report)
     simulation = make_simulation(
-        problem, plan, mesh, width=default_width(config), summarize=numbers.summarize,
+        problem, plan, mesh, width=config.width or AUTO, summarize=numbers.summarize,
         is_converged=make_is_converged(config, metric),
     )  # fmt: skip
     state = restore(simulation, folder)

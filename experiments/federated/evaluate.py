@@ -29,6 +29,7 @@ from experiments.federated.tasks import (
     plan_course,
 )
 from jaxlab.federated import CourseState, Simulation
+from jaxlab.federated.width import AUTO
 from jaxlab.training.workdir import open_workdir, write_json
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def main(config: RunConfig, workdir: Path) -> None:
         problem = with_variables(config, problem, _CHECKPOINT.value)
     plan = chosen_plan(config, problem, _COURSE.value)
     numbers = ClientNumbers(("weighted_avg", "avg", "fairness"))
-    simulation = make_simulation(problem, plan, mesh, width=courses.default_width(config))
+    simulation = make_simulation(problem, plan, mesh, width=config.width or AUTO)
     if _CHECKPOINT.value is not None:
         state = simulation.start()
     else:

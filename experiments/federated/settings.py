@@ -777,7 +777,7 @@ class RunConfig:
       num_rounds: aggregations after which the course ends.
       num_unseen: clients, the last ones, that never train and are evaluated under `test_unseen`.
       seed: of model, draws of clients, and training.
-      width: clients of a device that are computed at once; 0 chooses by the kind of device.
+      width: clients of a device that are computed at once; 0 chooses what is fastest.
       save_every_rounds: aggregations between two checkpoints; 0 saves at the end only.
       data: the examples, and who holds them.
       model: what is learned.

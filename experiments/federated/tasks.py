@@ -52,6 +52,7 @@ from jaxlab.federated.datasets.image_files import (
     MNIST_STD,
 )
 from jaxlab.federated.learning import Summarize
+from jaxlab.federated.width import AUTO
 
 MODEL = "model.safetensors"
 """What a course leaves: the shared model, with the names of the original."""
@@ -189,7 +190,7 @@ def make_simulation(
     plan: Plan,
     mesh: Mesh,
     *,
-    width: int = 1,
+    width: int | str = AUTO,
     summarize: Summarize | None = None,
     is_converged: Callable[[Sequence[Evaluation]], bool] = lambda evaluations: False,
 ) -> Simulation:
@@ -199,7 +200,7 @@ def make_simulation(
       problem: what the courses of a run share.
       plan: the course.
       mesh: the devices.
-      width: clients of a device that are computed at once.
+      width: clients of a device that are computed at once; `auto` chooses.
       summarize: from the sums of all clients to metrics.
       is_converged: whether the course ends early.
     """
