@@ -28,7 +28,7 @@ from experiments.common import run
 from experiments.federated import deployed
 from experiments.federated.flower_app import pipe
 from experiments.federated.make_keys import CA, key_file
-from experiments.federated.superlink import flower_environment, program
+from experiments.federated.superlink import end_leftovers, flower_environment, program
 from jaxlab import training
 from jaxlab.federated import deployment
 from jaxlab.training.workdir import open_workdir
@@ -145,6 +145,7 @@ def follow(resident: Resident, workdir: Path, address: str, keys: Path) -> None:
                 if node is None or node.poll() is not None:
                     if node is not None:
                         logger.warning("the SuperNode has ended (%s); once more", node.returncode)
+                        end_leftovers(workdir)
                         time.sleep(RETRY_S)
                     log = stack.enter_context(open(workdir / "supernode.log", "ab"))
                     node = start_node(workdir, address, keys, resident.client, log)
@@ -154,6 +155,7 @@ def follow(resident: Resident, workdir: Path, address: str, keys: Path) -> None:
         finally:
             if node is not None:
                 stop(node)
+                end_leftovers(workdir)
 
 
 def start_node(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -67,6 +68,22 @@ def flower_environment(workdir: Path, **more: str) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
     }
     return quiet | dict(os.environ) | own | more
+
+
+def end_leftovers(workdir: Path) -> None:
+    """Ends programs of Flower that outlived those that had started them.
+
+    A ClientApp whose SuperNode is gone asks for it for ever if it had not reached it before.
+    Programs are known by the folder in their environment; where there is no /proc they stay.
+
+    Args:
+      workdir: folder of the run or node.
+    """
+    home = f"FLWR_HOME={workdir / 'flower'}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if home in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 @contextlib.contextmanager

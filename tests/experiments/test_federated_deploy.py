@@ -1,7 +1,10 @@
 """Both ends of a deployed course, without Flower: settings, own data, and the node's program."""
 
 import dataclasses
+import signal
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from experiments.federated.settings import (
     RunConfig,
     StrategyConfig,
 )
+from experiments.federated.superlink import end_leftovers, flower_environment
 from jaxlab.federated.deployment import LiveConfig, flower
 from jaxlab.federated.deployment.codec import Packer, unpack
 from jaxlab.federated.messages import ASK_INFO, EVALUATE, INFO, JOIN, METRICS, SERVER, Message
@@ -128,6 +132,18 @@ def test_the_program_of_a_node_answers_and_knows_when_the_course_has_ended(cours
             address, [Message("finish", SERVER, (2,), learner.program.final(server.model))]
         )
         assert resident.finished.is_set() and (tmp_path / "courses/one/final.bin").exists()
+
+
+def test_programs_that_outlived_their_node_are_ended_and_no_others(tmp_path):
+    def start(node):
+        environment = flower_environment(tmp_path / node)
+        return subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, env=environment)
+
+    with start("node1") as ours, start("node10") as others:
+        end_leftovers(tmp_path / "node1")
+        assert ours.wait(10) == -signal.SIGKILL
+        assert others.poll() is None
+        others.kill()
 
 
 def test_rubbish_is_answered_by_an_error(tmp_path):
