@@ -57,16 +57,11 @@ Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of t
 time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms`
 (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`, `compression`; `cohort`,
 `padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes), and
-`learning`, which puts them together; `checkpoint` (of a whole course); `monitoring` (reports,
-fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`, `baselines`
-(clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift` (who holds
-what), and the packages `datasets`, `models` and `deployment` (real machines), imported by name.
-`strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (the engine on
-virtual time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`,
-`algorithms` (a file each); `aggregators`, `robust`, `trust`; `compression`; `cohort`, `padding`,
-`store`, `executor` (many clients as one program), and `learning`, which puts them together;
-`traffic` (the bytes of a course), `checkpoint`; `splitters`, `split_summary`, `feature_shift` (who
-holds what), and the packages `datasets` and `models`, imported by name.
+`learning`, which puts them together; `checkpoint` (of a whole course), `records`; `monitoring`
+(reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`,
+`baselines` (clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift`
+(who holds what), and the packages `datasets`, `models` and `deployment` (real machines), imported
+by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated

@@ -16,7 +16,6 @@ the seed, the round and the client. A course may be saved between any two messag
 same number of devices it ends with the same bits.
 """
 
-import collections
 import dataclasses
 import os
 import re
@@ -27,17 +26,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlab.federated.client import ClientState
+from jaxlab.federated import records
 from jaxlab.federated.learning import Simulation
-from jaxlab.federated.messages import Message
-from jaxlab.federated.server_state import (
-    Aggregation,
-    Evaluating,
-    Evaluation,
-    Received,
-    Request,
-    ServerState,
-)
 from jaxlab.federated.simulation import CourseState
 from jaxlab.federated.strategy import ConfigError
 from jaxlab.federated.wire import (
@@ -52,17 +42,6 @@ from jaxlab.parallel import place, replicated
 
 FORMAT = 1
 _NAME = re.compile(r"course_(\d{8})\.jaxlab")
-
-_RECORDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        Aggregation, ClientState, CourseState, Evaluating, Evaluation, Message, Received, Request,
-        ServerState,
-    )
-}  # fmt: skip
-_COLLECTIONS: dict[str, type] = {
-    "tuple": tuple, "set": set, "deque": collections.deque, "Counter": collections.Counter
-}  # fmt: skip
 
 
 def save_course(
@@ -121,7 +100,7 @@ def restore_course(path: str | os.PathLike[str], simulation: Simulation) -> Cour
     forms = simulation.forms
     try:
         model = restore_leaves(saved["model"], forms.server, "the model of the server")
-        state: CourseState = _revive(saved["course"])
+        state: CourseState = records.from_tree(saved["course"])
         result = forms.result._replace(update=forms.update)
         simulation.executor.restore(saved["executor"], forms.sent, result)
         simulation.evaluations.restore(saved["evaluations"])
@@ -165,7 +144,7 @@ def _snapshot(simulation: Simulation, state: CourseState) -> dict[str, Any]:
         "format": FORMAT,
         "settings": simulation.settings,
         "model": name_leaves(jax.device_get(model)),
-        "course": _plain(course),
+        "course": records.to_tree(course),
         "executor": simulation.executor.snapshot(),
         "evaluations": simulation.evaluations.snapshot(),
         "traffic": simulation.traffic.snapshot(),
@@ -190,38 +169,3 @@ def _check_settings(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]
 
 def _shown(value: Any) -> str:
     return np.array2string(value, threshold=8) if isinstance(value, np.ndarray) else repr(value)
-
-
-def _plain(value: Any) -> Any:
-    """A state as a tree that has bytes: records and collections become `(name, content)`."""
-    name = type(value).__name__
-    if name in _RECORDS and type(value) is _RECORDS[name]:
-        if dataclasses.is_dataclass(value):
-            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        else:
-            fields = value._asdict()
-        return name, {field: _plain(content) for field, content in fields.items()}
-    if isinstance(value, collections.Counter):
-        return "Counter", dict(value)
-    if isinstance(value, tuple | set | collections.deque):
-        kind = next(kind for kind, known in _COLLECTIONS.items() if isinstance(value, known))
-        return kind, [_plain(part) for part in value]
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return value
-
-
-def _revive(value: Any) -> Any:
-    """A state from its tree; it is made of the records of this module, and of nothing else."""
-    if isinstance(value, list):
-        return [_revive(part) for part in value]
-    if isinstance(value, dict):
-        return {key: _revive(part) for key, part in value.items()}
-    if not isinstance(value, tuple):
-        return np.array(value) if isinstance(value, np.ndarray) else value
-    kind, content = value
-    if kind in _RECORDS:
-        return _RECORDS[kind](**{field: _revive(part) for field, part in content.items()})
-    return _COLLECTIONS[kind](_revive(content))

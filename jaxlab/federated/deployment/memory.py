@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxlab.checkpoints.foreign.files import replacing
 from jaxlab.federated import wire
 from jaxlab.federated.algorithm import Tree
 from jaxlab.federated.client import ClientState
@@ -108,12 +109,5 @@ def write_whole(path: Path, data: bytes) -> None:
       data: what it shall hold.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(data)
