@@ -32,6 +32,7 @@ from jaxlab.federated import (
     run_course,
 )
 from jaxlab.federated.checkpoint import has_checkpoint, restore_course, save_course
+from jaxlab.federated.monitoring import UNSEEN_SUFFIX
 from jaxlab.federated.width import AUTO
 from jaxlab.training.metric_log import MetricLog
 from jaxlab.training.stopping import StopSignals
@@ -40,7 +41,6 @@ from jaxlab.training.workdir import read_json, write_json
 logger = logging.getLogger(__name__)
 
 COURSE, CLIENTS, CHECKPOINTS = "course.json", "clients.csv", "checkpoints"
-UNSEEN = "_unseen"
 _SHOWN = {"correct": "accuracy"}  # names of sums -> names of their means
 
 
@@ -289,8 +289,8 @@ def write_clients(path: Path, problem: Problem, plan: Plan, numbers: ClientNumbe
         writer = csv.writer(file)
         writer.writerow(["client", "split", "examples", *names])
         for split, rows in numbers.values.items():
-            first = seen if split.endswith(UNSEEN) else 0
-            sizes = plan.splits[split.removesuffix(UNSEEN)].sizes
+            first = seen if split.endswith(UNSEEN_SUFFIX) else 0
+            sizes = plan.splits[split.removesuffix(UNSEEN_SUFFIX)].sizes
             for place, values in enumerate(zip(*(rows[name] for name in names), strict=True)):
                 client = first + place
                 shown = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
@@ -322,7 +322,10 @@ def evaluate_clients(
     seen = plan.config.num_clients - plan.config.num_unseen
     metrics: dict[str, float] = {}
     for split, sums in simulation.evaluate(state).items():
-        for name, part in ((split, slice(None, seen)), (f"{split}{UNSEEN}", slice(seen, None))):
+        for name, part in (
+            (split, slice(None, seen)),
+            (f"{split}{UNSEEN_SUFFIX}", slice(seen, None)),
+        ):
             if name == split or plan.config.num_unseen:
                 metrics |= numbers.summarize(name, {key: rows[part] for key, rows in sums.items()})
     return metrics

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree
-from jaxlab.federated.client_data import ClientData, ClientView, Schedule, gather_clients
-from jaxlab.federated.local import Limits
+from jaxlab.federated import learning
+from jaxlab.federated.algorithm import Algorithm, Tree
+from jaxlab.federated.client_data import ClientData, Schedule, gather_clients
 from jaxlab.federated.server import NUM_SAMPLE
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.strategy import ConfigError
@@ -79,21 +78,11 @@ def find_forms(agreement: Agreement) -> Forms:
     Args:
       agreement: the course.
     """
-    algorithm = agreement.algorithm
-    limits = Limits(1, agreement.schedule.max_epochs(np.ones(1, np.int32)))
-
-    def make(variables: PyTree, examples: Mapping[str, jax.Array]) -> Forms:
-        server, kept = algorithm.init_server(variables), algorithm.init_client(variables)
-        sent = algorithm.broadcast(server)
-        view = ClientView(examples, jnp.int32(0), jnp.int32(1))
-        result: LocalResult = algorithm.local(sent, kept, view, limits, jax.random.key(0))
-        return Forms(server, sent, algorithm.evaluation(server), result.update, kept)
-
-    one = {
-        name: jax.ShapeDtypeStruct((1, *form.shape), form.dtype)
-        for name, form in agreement.example.items()
-    }
-    return jax.eval_shape(make, agreement.variables, one)
+    found = learning.find_forms(
+        agreement.algorithm, _one_example(agreement), agreement.variables, agreement.schedule, {}
+    )
+    kept = found.result.client_state
+    return Forms(found.server, found.sent, found.evaluation, found.result.update, kept)
 
 
 def own_data(examples: Mapping[str, np.ndarray], agreement: Agreement, what: str) -> ClientData:
@@ -124,7 +113,10 @@ def own_data(examples: Mapping[str, np.ndarray], agreement: Agreement, what: str
     if size:
         return gather_clients(given, [np.arange(size)])
     # A row that is never read: nothing can be gathered from arrays without rows.
-    empty = {name: np.zeros((1, *f.shape), f.dtype) for name, f in agreement.example.items()}
-    return dataclasses.replace(
-        gather_clients(empty, [np.zeros(1, int)]), sizes=np.zeros(1, np.int32)
-    )
+    return dataclasses.replace(_one_example(agreement), sizes=np.zeros(1, np.int32))
+
+
+def _one_example(agreement: Agreement) -> ClientData:
+    """A client with one example, of zeros."""
+    zeros = {name: np.zeros((1, *f.shape), f.dtype) for name, f in agreement.example.items()}
+    return gather_clients(zeros, [np.zeros(1, int)])

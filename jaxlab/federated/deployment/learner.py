@@ -22,7 +22,7 @@ from jaxlab.federated.aggregators import (
     Rule,
     weighted_mean,
 )
-from jaxlab.federated.algorithm import Tree
+from jaxlab.federated.algorithm import Tree, is_finite
 from jaxlab.federated.deployment.agreement import (
     SUMS,
     TREE,
@@ -32,8 +32,9 @@ from jaxlab.federated.deployment.agreement import (
     Forms,
     find_forms,
 )
-from jaxlab.federated.learning import Summarize, mean_metrics
+from jaxlab.federated.evaluation import Summarize
 from jaxlab.federated.messages import INFO, METRICS, MODEL, Message
+from jaxlab.federated.monitoring import UNSEEN_SUFFIX, mean_metrics
 from jaxlab.federated.roles import Role
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import init_server, make_server
@@ -191,7 +192,7 @@ def merge_sums(answers: Mapping[int, Any], num_seen: int, summarize: Summarize) 
     by_client = {client: answers[client][SUMS] for client in sorted(answers)}
     splits = dict.fromkeys(split for sums in by_client.values() for split in sums)
     for split in splits:
-        for label, is_seen in ((split, True), (f"{split}_unseen", False)):
+        for label, is_seen in ((split, True), (f"{split}{UNSEEN_SUFFIX}", False)):
             group = [
                 sums[split]
                 for client, sums in by_client.items()
@@ -256,12 +257,8 @@ def _restore(forms: Forms, update: Update) -> Tree:
 def _weights(updates: Sequence[Update]) -> tuple[np.ndarray, np.ndarray]:
     """Weights of updates, and whether all their numbers are finite."""
     weights = np.asarray([update.content[WEIGHT] for update in updates], np.float64)
-    finite = [all(map(_is_finite, update.content[UPDATE].values())) for update in updates]
+    finite = [bool(is_finite(update.content[UPDATE])) for update in updates]
     return weights, np.asarray(finite, bool)
-
-
-def _is_finite(leaf: np.ndarray) -> bool:
-    return bool(jnp.isfinite(leaf).all()) if jnp.issubdtype(leaf.dtype, jnp.inexact) else True
 
 
 @jax.jit
