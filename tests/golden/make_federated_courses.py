@@ -89,6 +89,17 @@ def run(method, options):
         return model
 
     register_model(f"golden_{method}", make_model)
+    runner = make_runner(config, x, y)
+    models = getattr(runner.server, "models", None) or [runner.server.model]
+    for number, model in enumerate(models):
+        set_weights(model, kernels[number], biases[number])
+    runner.run()
+    ends = [[p.detach().numpy().copy() for p in model.parameters()] for model in models]
+    return [np.stack(parts) for parts in zip(*ends, strict=True)]
+
+
+def make_runner(config, x, y):
+    """The original's course over the examples that `SIZES` shares out."""
     rows = np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])
     data = {
         client: ClientData(
@@ -96,16 +107,10 @@ def run(method, options):
         )
         for client, own in enumerate(rows, start=1)
     }
-    runner = get_runner(
+    return get_runner(
         get_server_cls(config), get_client_cls(config), config,
         data=StandaloneDataDict(data, config),
     )  # fmt: skip
-    models = getattr(runner.server, "models", None) or [runner.server.model]
-    for number, model in enumerate(models):
-        set_weights(model, kernels[number], biases[number])
-    runner.run()
-    ends = [[p.detach().numpy().copy() for p in model.parameters()] for model in models]
-    return [np.stack(parts) for parts in zip(*ends, strict=True)]
 
 
 def set_weights(model, kernel, bias):
@@ -138,17 +143,7 @@ def run_convnet(method, options):
         return None
 
     register_model(f"golden_convnet_{method}", make_model)
-    rows = np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])
-    data = {
-        client: ClientData(
-            config, train=[(torch.from_numpy(x[i]), torch.tensor(int(y[i]))) for i in own]
-        )
-        for client, own in enumerate(rows, start=1)
-    }
-    runner = get_runner(
-        get_server_cls(config), get_client_cls(config), config,
-        data=StandaloneDataDict(data, config),
-    )  # fmt: skip
+    runner = make_runner(config, x, y)
     models = getattr(runner.server, "models", None) or [runner.server.model]
     for number, model in enumerate(models):
         model.load_state_dict(make_convnet(number).state_dict())
