@@ -9,13 +9,18 @@ References:
   `federatedscope/core/aggregators` of FederatedScope 0.3.0.
 """
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxlab.federated.strategy import ConfigError
+
+_logger = logging.getLogger(__name__)
 
 Coefficients = Callable[
     [Float[np.ndarray, " updates"], Int[np.ndarray, " updates"]],
@@ -63,6 +68,9 @@ class ModelAggregator(NamedTuple):
 Rule = LinearAggregator | StackAggregator
 Aggregator = Rule | ModelAggregator
 
+Take = Callable[[int, np.float32, PyTree], PyTree]
+"""`(place of an update, factor, after) -> factor * update`, float32, computed after `after`."""
+
 
 def weighted_mean(
     *, ignore_weight: bool = False, staleness_exponent: float = 0.0
@@ -98,3 +106,55 @@ def weighted_mean(
         return counted * (1.0 + staleness) ** -staleness_exponent, counted
 
     return LinearAggregator(coefficients, not ignore_weight)
+
+
+def combine_updates(
+    rule: Rule,
+    weights: Float[np.ndarray, " updates"],
+    staleness: Int[np.ndarray, " updates"],
+    take: Take,
+) -> PyTree:
+    """One update made of those whose weight is positive.
+
+    A mean adds them one by one in the order in which they came, so that the sum does not depend on
+    which of them were computed together.
+
+    Args:
+      rule: what is made of them.
+      weights: by which they count; 0 leaves one out.
+      staleness: rounds between the model of each and the server's.
+      take: gives them. A program of its own: multiplied and added in one, a term would be rounded
+        or not depending on what else is computed.
+
+    Returns:
+      A tree of float32, or None if there is too little to make it of.
+    """
+    if isinstance(rule, LinearAggregator):
+        above, below = rule.coefficients(weights, staleness)
+        total = float(below.sum())
+        if not total > 0:
+            return None
+        update: PyTree = None
+        for place, factor in enumerate(above / total):
+            if factor:
+                term = take(place, np.float32(factor), update)
+                update = term if update is None else _add(update, term)
+        return update
+    used = np.flatnonzero(weights > 0)
+    if len(used) < rule.min_updates:
+        _logger.warning(
+            "%s needs %d updates and got %d: the model stays as it is",
+            rule.name, rule.min_updates, len(used),
+        )  # fmt: skip
+        return None
+    pieces: list[PyTree] = []
+    for place in used.tolist():
+        pieces.append(take(place, np.float32(1.0), pieces[-1] if pieces else None))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces)
+    own_weights = jnp.asarray(weights[used], jnp.float32)
+    return rule.combine(stacked, own_weights, jnp.asarray(staleness[used], jnp.int32))
+
+
+@jax.jit
+def _add(total: PyTree, terms: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, total, terms)

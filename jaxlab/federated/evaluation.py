@@ -175,7 +175,7 @@ class Evaluations:
         """
         tree = self._algorithm.evaluation(server)
         by_server = self._by_server(tree, jax.random.fold_in(self._key, version))
-        self._found[version] = self.by_client(server, version), by_server
+        self._found[version] = self._by_client(tree, version), by_server
         return version
 
     def by_client(self, server: Tree, version: int) -> dict[str, dict[str, np.ndarray]]:
@@ -188,7 +188,9 @@ class Evaluations:
         Returns:
           Split -> name -> (clients, 2).
         """
-        tree = self._algorithm.evaluation(server)
+        return self._by_client(self._algorithm.evaluation(server), version)
+
+    def _by_client(self, tree: Tree, version: int) -> dict[str, dict[str, np.ndarray]]:
         return {
             name: self._executor.evaluate(tree, self._everybody, split, version)
             for name, split in self._splits.items()

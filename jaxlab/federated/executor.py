@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key
 
 from jaxlab import parallel
-from jaxlab.federated.aggregators import LinearAggregator, Rule, StackAggregator
+from jaxlab.federated.aggregators import Rule, StackAggregator, combine_updates
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree
 from jaxlab.federated.client_data import ClientData
 from jaxlab.federated.cohort import (
@@ -189,10 +189,13 @@ class Executor:
         sums = self._add_sums(rows, counts)
         kept = np.where(counts, weights, 0.0)
         rejected = tuple(t for t, ok in zip(tickets, finite, strict=True) if not ok)
-        if isinstance(aggregator, LinearAggregator):
-            update = self._linear(rows, kept, np.asarray(staleness), aggregator)
-        else:
-            update = self._combine(rows, kept, np.asarray(staleness), aggregator)
+
+        def take(place: int, factor: np.float32, after: Tree) -> Tree:
+            row = rows[place]
+            return self._take_row(self._batches[row.batch].update, np.int32(row.row), factor, after)
+
+        update = combine_updates(aggregator, kept, np.asarray(staleness), take)
+        jax.block_until_ready(update)
         self._drop_done(tickets)
         return Aggregate(update, float(kept.sum()), int(counts.sum()), sums, rejected)
 
@@ -404,56 +407,6 @@ class Executor:
     def _batch_weights(self, batch: int) -> tuple[Array, Array]:
         return self._batches[batch].weight, self._batches[batch].finite
 
-    def _linear(
-        self,
-        rows: Sequence[Done],
-        weights: np.ndarray,
-        staleness: np.ndarray,
-        aggregator: LinearAggregator,
-    ) -> Tree:
-        """The mean of the rows whose weight is positive, which may lie in several batches.
-
-        Rows are added one by one in the order in which they came, so that the sum does not depend
-        on which of them were computed together.
-        """
-        above, below = aggregator.coefficients(weights, staleness)
-        total = float(below.sum())
-        if not total > 0:
-            return None
-        update: Tree = None
-        for row, factor in zip(rows, above / total, strict=True):
-            if factor:
-                batch = self._batches[row.batch].update
-                # A program of its own: multiplied and added in one, a term would be rounded or not
-                # depending on how many rows the batch has.
-                term = self._take_row(batch, np.int32(row.row), np.float32(factor), update)
-                update = term if update is None else _add(update, term)
-        return jax.block_until_ready(update)
-
-    def _combine(
-        self,
-        rows: Sequence[Done],
-        weights: np.ndarray,
-        staleness: np.ndarray,
-        aggregator: StackAggregator,
-    ) -> Tree:
-        """What a rule makes of the rows whose weight is positive."""
-        used = np.flatnonzero(weights > 0)
-        if len(used) < aggregator.min_updates:
-            _logger.warning(
-                "%s needs %d updates and got %d: the model stays as it is",
-                aggregator.name, aggregator.min_updates, len(used),
-            )  # fmt: skip
-            return None
-        pieces: list[Tree] = []
-        for row in (rows[int(place)] for place in used):
-            batch, last = self._batches[row.batch].update, pieces[-1] if pieces else None
-            pieces.append(self._take_row(batch, np.int32(row.row), np.float32(1.0), last))
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces)
-        own_weights = jnp.asarray(weights[used], jnp.float32)
-        own_staleness = jnp.asarray(staleness[used], jnp.int32)
-        return jax.block_until_ready(aggregator.combine(stacked, own_weights, own_staleness))
-
     def _add_sums(self, rows: Sequence[Done], counts: np.ndarray) -> dict[str, np.ndarray]:
         """Training metrics of the rows that count."""
         sums: dict[str, np.ndarray] = {}
@@ -469,8 +422,3 @@ class Executor:
             self._done.pop(ticket, None)
         used = {done.batch for done in self._done.values()}
         self._batches = {number: b for number, b in self._batches.items() if number in used}
-
-
-@jax.jit
-def _add(total: PyTree, terms: PyTree) -> PyTree:
-    return jax.tree.map(jnp.add, total, terms)

@@ -17,9 +17,9 @@ from jaxtyping import Array, Float
 from jaxlab.federated import wire
 from jaxlab.federated.aggregators import (
     Aggregator,
-    LinearAggregator,
     ModelAggregator,
     Rule,
+    combine_updates,
     weighted_mean,
 )
 from jaxlab.federated.algorithm import Tree, is_finite
@@ -144,40 +144,20 @@ def name_on_host(tree: Tree) -> dict[str, np.ndarray]:
 
 
 def combine(trees: Sequence[Tree], weights: np.ndarray, staleness: np.ndarray, rule: Rule) -> Tree:
-    """One update made of some.
+    """One update made of some, see `aggregators.combine_updates`.
 
     Args:
       trees: the updates; None where the weight is 0.
       weights: by which they count, (updates,).
       staleness: rounds between the model of each and the server's, (updates,).
       rule: what is made of them.
-
-    Returns:
-      A tree of float32, or None if there is too little to make it of.
     """
-    used = np.flatnonzero(weights > 0).tolist()
-    if isinstance(rule, LinearAggregator):
-        above, below = rule.coefficients(weights, staleness)
-        total = float(below.sum())
-        if not total > 0:
-            return None
-        factors = [np.float32(above[place] / total) for place in used]
-        update = None
-        for place, factor in zip(used, factors, strict=True):
-            if factor:
-                term = _scale(trees[place], factor)
-                update = term if update is None else _add(update, term)
-        return update
-    if len(used) < rule.min_updates:
-        _logger.warning(
-            "%s needs %d updates and got %d: the model stays as it is",
-            rule.name, rule.min_updates, len(used),
-        )  # fmt: skip
-        return None
-    as_float = [_scale(trees[place], np.float32(1.0)) for place in used]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *as_float)
-    own_weights = jnp.asarray(weights[used], jnp.float32)
-    return rule.combine(stacked, own_weights, jnp.asarray(staleness[used], jnp.int32))
+
+    def take(place: int, factor: np.float32, after: Tree) -> Tree:
+        del after
+        return _scale(trees[place], factor)
+
+    return combine_updates(rule, weights, staleness, take)
 
 
 def merge_sums(answers: Mapping[int, Any], num_seen: int, summarize: Summarize) -> dict[str, float]:
@@ -264,8 +244,3 @@ def _weights(updates: Sequence[Update]) -> tuple[np.ndarray, np.ndarray]:
 @jax.jit
 def _scale(tree: Tree, factor: Float[Array, ""]) -> Tree:
     return jax.tree.map(lambda leaf: factor * leaf.astype(jnp.float32), tree)
-
-
-@jax.jit
-def _add(total: Tree, term: Tree) -> Tree:
-    return jax.tree.map(jnp.add, total, term)
