@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from jaxlab import federated
 from jaxlab.federated import models
+from jaxlab.federated.models.layers import BatchNorm
 from jaxlab.parallel import make_mesh
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "federated_courses.npz"
@@ -68,6 +70,85 @@ def test_three_rounds_end_where_those_of_the_original_end(golden, method):
         kernel, bias = kernel[0], bias[0]
     np.testing.assert_allclose(found["kernel"], kernel, atol=1e-5)
     np.testing.assert_allclose(found["bias"], bias, atol=1e-5)
+
+
+class Layered(nn.Module):
+    """A body and a head, with a batch norm between them or without."""
+
+    norm: bool
+
+    @nn.compact
+    def __call__(self, x, *, train, mask):
+        x = nn.Dense(4, name="fc1")(x)
+        x = BatchNorm(name="bn")(x, train=train, mask=mask) if self.norm else x
+        return nn.Dense(3, name="fc2")(nn.tanh(x))
+
+
+def layered_start(norm):
+    """The variables of `Layered` that the script of the golden draws."""
+    shapes = {"fc1.weight": (4, 6), "fc1.bias": (4,), "fc2.weight": (3, 4), "fc2.bias": (3,)}
+    of_norm = ("weight", "bias", "running_mean", "running_var") if norm else ()
+    state = draw_state({**shapes, **{f"bn.{name}": (4,) for name in of_norm}}, 5)
+    params = {
+        name: {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
+        for name in ("fc1", "fc2")
+    }
+    if not norm:
+        return {"params": params}
+    params["bn"] = {"scale": state["bn.weight"], "bias": state["bn.bias"]}
+    kept = {"mean": state["bn.running_mean"], "var": state["bn.running_var"]}
+    return {"params": params, "batch_stats": {"bn": kept}}
+
+
+def play_layered(golden, method):
+    """The variables of the server after the course, and what its clients keep."""
+    norm, is_head = method == "FedBN", federated.named("fc2")
+    once, twice = (federated.Schedule(5, epochs, shuffle=False) for epochs in (1, 2))
+    task = federated.classification(
+        Layered(norm), jax.ShapeDtypeStruct((6,), jnp.float32), masked=True
+    )
+    algorithm = {
+        "FedBN": lambda: federated.keep_local(
+            federated.fed_avg(task, optax.sgd(RATE), once), federated.named("bn")
+        ),
+        "FedRep": lambda: federated.fed_rep(
+            task, is_head, optax.sgd(0.1), twice, optax.sgd(0.2), once
+        ),
+    }[method]()
+    start, rows = layered_start(norm), np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])
+    examples = {"x": golden["x"], "y": golden["y"].astype(np.int32)}
+    store = federated.ClientStore(jax.device_get(algorithm.init_client(start)), 3)
+    simulation = federated.make_simulation(
+        federated.CourseConfig(3, 3, federated.Strategy(cohort_size=3), eval_every_rounds=0),
+        algorithm, federated.gather_clients(examples, rows), start, once, store=store,
+        mesh=make_mesh(devices=jax.devices()[:1]),
+    )  # fmt: skip
+    state = federated.run_course(simulation.course, simulation.start())
+    return simulation.variables(state), store.rows()["local"]
+
+
+@pytest.mark.parametrize(
+    "method, shared", [("FedBN", ("fc1", "fc2")), ("FedRep", ("fc1",))], ids=["FedBN", "FedRep"]
+)
+def test_what_is_shared_and_what_clients_keep_ends_as_in_the_original(golden, method, shared):
+    found, kept = play_layered(golden, method)
+
+    def check(tensor, wanted):
+        np.testing.assert_allclose(tensor, golden[f"{method}/{wanted}"], atol=1e-5, err_msg=wanted)
+
+    for name in shared:
+        check(found["params"][name]["kernel"].T, f"{name}.weight")
+        check(found["params"][name]["bias"], f"{name}.bias")
+    if method == "FedRep":
+        check(kept["params"]["fc2"]["kernel"].transpose(0, 2, 1), "fc2.weight")
+        check(kept["params"]["fc2"]["bias"], "fc2.bias")
+    else:
+        check(kept["params"]["bn"]["scale"], "bn.weight")
+        check(kept["params"]["bn"]["bias"], "bn.bias")
+        check(kept["batch_stats"]["bn"]["mean"], "bn.running_mean")
+        check(kept["batch_stats"]["bn"]["var"], "bn.running_var")
+    start = layered_start(False)["params"]["fc1"]["kernel"]
+    assert np.abs(found["params"]["fc1"]["kernel"] - start).max() > 0.01
 
 
 CONVNET = models.convnet2(3, hidden=16)

@@ -7,7 +7,9 @@
 Three clients with 5, 9 and 8 examples, all of them in every round, batches of four in the order of
 the examples; logistic regression of 6 numbers into 3 classes, and its ConvNet2 for pictures of
 8 x 8, whose weights are set at the start. What the server ends with is stored for every method, of
-FedEM all models; of ConvNet2 every 37th number of every tensor.
+FedEM all models; of ConvNet2 every 37th number of every tensor. FedBN and FedRep have two layers
+and batches of five (a batch norm stops on one example), and the tensors that clients keep are
+stored of all clients.
 """
 
 import tempfile
@@ -22,7 +24,7 @@ from federatedscope.core.data import ClientData, StandaloneDataDict
 from federatedscope.cv.model.cnn import ConvNet2
 from federatedscope.register import register_model
 
-SIZES, INPUTS, CLASSES, ROUNDS, MODELS = (5, 9, 8), 6, 3, 3, 3
+SIZES, INPUTS, HIDDEN, CLASSES, ROUNDS, MODELS = (5, 9, 8), 6, 4, 3, 3, 3
 RATE, STRIDE = 0.3, 37
 METHODS = {
     "FedAvg": {},
@@ -41,6 +43,18 @@ METHODS = {
         "personalization.beta": 0.7,
     },
     "FedEM": {"federate.method": "FedEM", "model.model_num_per_trainer": MODELS},
+}
+
+LAYERED = {
+    "FedBN": {"personalization.local_param": ["bn"]},
+    "FedRep": {
+        "federate.method": "FedRep",
+        "personalization.local_param": ["fc2"],
+        "personalization.lr_feature": 0.2,
+        "personalization.lr_linear": 0.1,
+        "personalization.epoch_feature": 1,
+        "personalization.epoch_linear": 2,
+    },
 }
 
 
@@ -75,25 +89,43 @@ def make_config(method, options):
     return config
 
 
-def run(method, options):
-    """The kernels and biases of the server's models after the course."""
-    x, y, kernels, biases = draw()
-    config = make_config(method, options)
+def play(name, options, make, x, y):
+    """The original's course: the server's models at the end, and those of the clients.
+
+    Args:
+      name: of the model, of no other course.
+      options: settings that differ from those of `make_config`.
+      make: number of a model -> the model as it is at the start.
+      x: inputs.
+      y: labels.
+    """
+    config = make_config(name, options)
 
     def make_model(model_config, local_data):
         del local_data
-        if model_config.type != f"golden_{method}":
-            return None
-        model = torch.nn.Linear(INPUTS, CLASSES)
-        set_weights(model, kernels[0], biases[0])
-        return model
+        return make(0) if model_config.type == f"golden_{name}" else None
 
-    register_model(f"golden_{method}", make_model)
+    register_model(f"golden_{name}", make_model)
     runner = make_runner(config, x, y)
     models = getattr(runner.server, "models", None) or [runner.server.model]
     for number, model in enumerate(models):
-        set_weights(model, kernels[number], biases[number])
+        model.load_state_dict(make(number).state_dict())
     runner.run()
+    clients = [runner.client[number].model for number in range(1, len(SIZES) + 1)]
+    return models, clients
+
+
+def run(method, options):
+    """The kernels and biases of the server's models after the course."""
+    x, y, kernels, biases = draw()
+
+    def make(number):
+        model = torch.nn.Linear(INPUTS, CLASSES)
+        tensors = {"weight": kernels[number], "bias": biases[number]}
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+        return model
+
+    models, _ = play(method, options, make, x, y)
     ends = [[p.detach().numpy().copy() for p in model.parameters()] for model in models]
     return [np.stack(parts) for parts in zip(*ends, strict=True)]
 
@@ -113,13 +145,6 @@ def make_runner(config, x, y):
     )  # fmt: skip
 
 
-def set_weights(model, kernel, bias):
-    """Overwrites a linear layer."""
-    with torch.no_grad():
-        model.weight.copy_(torch.from_numpy(kernel))
-        model.bias.copy_(torch.from_numpy(bias))
-
-
 def draw_state(shapes, number):
     """Weights of a ConvNet2 by name."""
     rng = np.random.default_rng(number)
@@ -134,20 +159,7 @@ def draw_state(shapes, number):
 def run_convnet(method, options):
     """Every `STRIDE`th number of the tensors of the server's models, (models, numbers)."""
     x, y = draw_pictures()
-    config = make_config(f"convnet_{method}", options)
-
-    def make_model(model_config, local_data):
-        del local_data
-        if model_config.type == f"golden_convnet_{method}":
-            return make_convnet(0)
-        return None
-
-    register_model(f"golden_convnet_{method}", make_model)
-    runner = make_runner(config, x, y)
-    models = getattr(runner.server, "models", None) or [runner.server.model]
-    for number, model in enumerate(models):
-        model.load_state_dict(make_convnet(number).state_dict())
-    runner.run()
+    models, _ = play(f"convnet_{method}", options, make_convnet, x, y)
     return {
         f"convnet/{method}/{name}": np.stack(
             [model.state_dict()[name].numpy().ravel()[::STRIDE] for model in models]
@@ -174,6 +186,39 @@ def make_convnet(number):
     return model
 
 
+class Layered(torch.nn.Module):
+    """A body and a head, with a batch norm between them or without."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.fc1, self.fc2 = torch.nn.Linear(INPUTS, HIDDEN), torch.nn.Linear(HIDDEN, CLASSES)
+        self.bn = torch.nn.BatchNorm1d(HIDDEN) if norm else torch.nn.Identity()
+
+    def forward(self, x):
+        """Logits."""
+        return self.fc2(torch.tanh(self.bn(self.fc1(x))))
+
+
+def run_layered(method, options):
+    """The tensors of the server's model, and of the clients' those that they keep."""
+    x, y, _, _ = draw()
+
+    def make(number):
+        model = Layered(norm=method == "FedBN")
+        shapes = {n: tuple(v.shape) for n, v in model.state_dict().items() if v.ndim}
+        tensors = {n: torch.from_numpy(v) for n, v in draw_state(shapes, 5 + number).items()}
+        model.load_state_dict(tensors, strict=False)
+        return model
+
+    (server,), clients = play(method, {"dataloader.batch_size": 5, **options}, make, x, y)
+    own = options["personalization.local_param"][0]
+    found = {f"{method}/{name}": v.numpy() for name, v in server.state_dict().items()}
+    for name in [name for name in found if own in name]:
+        tensor = name.removeprefix(f"{method}/")
+        found[name] = np.stack([client.state_dict()[tensor].numpy() for client in clients])
+    return found
+
+
 def main():
     """Write the goldens."""
     x, y, kernels, biases = draw()
@@ -184,6 +229,8 @@ def main():
         print(method, kernel.shape, np.abs(kernel[0] - kernels[0]).max())
         if method != "FedOpt":  # it leaves the statistics of batch norms as they are
             found |= run_convnet(method, {**options, "train.optimizer.lr": 0.05})
+    for method, options in LAYERED.items():
+        found |= run_layered(method, options)
     np.savez_compressed(Path(__file__).with_name("federated_courses.npz"), **found)
 
 
