@@ -37,7 +37,13 @@ from jaxlab.federated.local import Limits
 from jaxlab.federated.monitoring import EarlyStop, mean_metrics
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import NUM_SAMPLE, init_server, make_server
-from jaxlab.federated.server_state import CourseConfig, Evaluation, ServerProgram, Update
+from jaxlab.federated.server_state import (
+    CourseConfig,
+    Evaluation,
+    ServerProgram,
+    ServerState,
+    Update,
+)
 from jaxlab.federated.simulation import Course, CourseState, start_course
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError
@@ -163,11 +169,7 @@ def make_simulation(
       ConfigError: (a ValueError) if the parts do not fit together.
     """
     sizes = np.asarray(data.sizes)
-    if len(sizes) != config.num_clients:
-        raise ConfigError(
-            f"num_clients={config.num_clients} and the data has {len(sizes)} clients; they must "
-            "be equal"
-        )
+    _check_clients(config, sizes)
     _check_devices(config, devices)
     _check_rounds(config, algorithm.rounds_per_step)
     forms = find_forms(algorithm, data, variables, schedule, splits or {})
@@ -178,8 +180,7 @@ def make_simulation(
         for device, size in zip(devices or [INSTANT] * len(sizes), sizes, strict=True)
     ]
     sampler = sampler or make_uniform_sampler()
-    discount = config.strategy.staleness_exponent if config.strategy.is_asynchronous else 0.0
-    rule = aggregator or weighted_mean(staleness_exponent=discount)
+    rule = aggregator or _default_rule(config)
     _check_rule(rule, config)
     if store is None:
         store = ClientStore(jax.device_get(algorithm.init_client(variables)), config.num_clients)
@@ -201,6 +202,44 @@ def make_simulation(
     )  # fmt: skip
     if isinstance(is_converged, EarlyStop):
         evaluations.check_metric(is_converged.metric, data)
+    server_program = _server_program(algorithm, executor, evaluations, rule, is_converged)
+    num_samples = [schedule.num_samples(int(size)) for size in sizes]
+    client_program = _client_program(executor, traffic, durations, num_samples, fails)
+    course = Course(
+        make_server(config, server_program, sampler),
+        make_client(client_program),
+        config.strategy.kind == "time_up",
+    )
+    idle = np.flatnonzero(np.asarray(schedule.num_steps(sizes)) == 0) + 1
+
+    def start() -> CourseState:
+        model = place(replicated(mesh), algorithm.init_server(variables))
+        server = init_server(config, model, sampler, (int(client) for client in idle))
+        return start_course(course, server, config.num_clients)
+
+    return Simulation(
+        course=course,
+        start=start,
+        variables=lambda state: algorithm.variables(state.server.model),
+        report=lambda state: _report(state.server, executor, traffic),
+        evaluate=lambda state: evaluations.by_client(state.server.model, state.server.round),
+        traffic=traffic,
+        executor=executor,
+        evaluations=evaluations,
+        forms=forms,
+        settings=_settings(config, schedule, rule, data, splits or {}, durations),
+        mesh=mesh,
+    )
+
+
+def _server_program(
+    algorithm: Algorithm,
+    executor: Executor,
+    evaluations: Evaluations,
+    rule: Aggregator,
+    is_converged: Callable[[Sequence[Evaluation]], bool],
+) -> ServerProgram:
+    """What the server learns with; clients are sent the number of a version of the model."""
     update_server = jax.jit(algorithm.update_server)
 
     def broadcast(server: Tree, version: int) -> int:
@@ -223,6 +262,34 @@ def make_simulation(
             return server, refused
         return update_server(server, result.update, np.float32(result.num_updates)), refused
 
+    return ServerProgram(
+        broadcast=broadcast,
+        aggregate=aggregate,
+        evaluation=evaluations.run,
+        merge=evaluations.merge,
+        final=lambda server: None,
+        discard=executor.discard,
+        is_converged=is_converged,
+    )
+
+
+def _client_program(
+    executor: Executor,
+    traffic: Traffic,
+    durations: Sequence[int],
+    num_samples: Sequence[int],
+    fails: Callable[[int, int], bool] | None,
+) -> ClientProgram:
+    """What clients do; they send the ticket of a training, which is computed when it is needed.
+
+    Args:
+      executor: trains.
+      traffic: counts.
+      durations: of an answer of every client, in microseconds.
+      num_samples: that every client goes through in a round.
+      fails: see `make_simulation`.
+    """
+
     def train(client: int, version: int, number: int) -> Answer | Failure:
         duration_us = durations[client - 1]
         dropped_out = fails is not None and fails(client, number)
@@ -231,62 +298,25 @@ def make_simulation(
             return Failure("dropped out", duration_us)
         return Answer(executor.ask(client, version), duration_us)
 
-    server_role = make_server(
-        config,
-        ServerProgram(
-            broadcast=broadcast,
-            aggregate=aggregate,
-            evaluation=evaluations.run,
-            merge=evaluations.merge,
-            final=lambda server: None,
-            discard=executor.discard,
-            is_converged=is_converged,
-        ),
-        sampler,
+    return ClientProgram(
+        train=train,
+        evaluate=lambda client, version, number: traffic.count_evaluation(),
+        info={NUM_SAMPLE: lambda client: num_samples[client - 1]},
     )
-    client_role = make_client(
-        ClientProgram(
-            train=train,
-            evaluate=lambda client, version, number: traffic.count_evaluation(),
-            info={NUM_SAMPLE: lambda client: schedule.num_samples(int(sizes[client - 1]))},
-        )
-    )
-    course = Course(server_role, client_role, config.strategy.kind == "time_up")
-    idle = np.flatnonzero(np.asarray(schedule.num_steps(sizes)) == 0) + 1
 
-    def start() -> CourseState:
-        model = place(replicated(mesh), algorithm.init_server(variables))
-        server = init_server(config, model, sampler, (int(client) for client in idle))
-        return start_course(course, server, config.num_clients)
 
-    def report(state: CourseState) -> dict[str, int | float]:
-        server, steps = state.server, executor.step_count
-        return {
-            "rounds": server.round,
-            "virtual_seconds": server.clock_us / 1e6,
-            "local_steps": steps.taken,
-            "padding_waste": steps.waste,
-            "excluded_clients": len(server.excluded),
-            **traffic.report(),
-            **dict(sorted(server.counts.items())),
-        }
-
-    def evaluate(state: CourseState) -> dict[str, dict[str, np.ndarray]]:
-        return evaluations.by_client(state.server.model, state.server.round)
-
-    return Simulation(
-        course=course,
-        start=start,
-        variables=lambda state: algorithm.variables(state.server.model),
-        report=report,
-        evaluate=evaluate,
-        traffic=traffic,
-        executor=executor,
-        evaluations=evaluations,
-        forms=forms,
-        settings=_settings(config, schedule, rule, data, splits or {}, durations),
-        mesh=mesh,
-    )
+def _report(server: ServerState, executor: Executor, traffic: Traffic) -> dict[str, int | float]:
+    """See `Simulation.report`."""
+    steps = executor.step_count
+    return {
+        "rounds": server.round,
+        "virtual_seconds": server.clock_us / 1e6,
+        "local_steps": steps.taken,
+        "padding_waste": steps.waste,
+        "excluded_clients": len(server.excluded),
+        **traffic.report(),
+        **dict(sorted(server.counts.items())),
+    }
 
 
 def find_forms(
@@ -332,6 +362,13 @@ def _limits(schedule: Schedule, sizes: np.ndarray) -> Limits:
     return Limits(max(1, int(sizes.max(initial=0))), schedule.max_epochs(sizes))
 
 
+def _default_rule(config: CourseConfig) -> LinearAggregator:
+    """The weighted mean, with the discount of the strategy."""
+    strategy = config.strategy
+    discount = strategy.staleness_exponent if strategy.is_asynchronous else 0.0
+    return weighted_mean(staleness_exponent=discount)
+
+
 def _check_rule(rule: Aggregator, config: CourseConfig) -> None:
     """A round of a time budget may bring any number of updates; others bring what they wait for."""
     if not isinstance(rule, StackAggregator) or config.strategy.kind == "time_up":
@@ -341,6 +378,14 @@ def _check_rule(rule: Aggregator, config: CourseConfig) -> None:
             f"{rule.name} needs {rule.min_updates} updates and a round of this course has "
             f"{config.strategy.num_updates}: nothing would ever be learned. Take a larger cohort, "
             "or a rule that withstands fewer hostile clients"
+        )
+
+
+def _check_clients(config: CourseConfig, sizes: np.ndarray) -> None:
+    if len(sizes) != config.num_clients:
+        raise ConfigError(
+            f"num_clients={config.num_clients} and the data has {len(sizes)} clients; they must "
+            "be equal"
         )
 
 

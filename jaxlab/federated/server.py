@@ -1,8 +1,9 @@
 """The server of a course: how it answers.
 
 The server does not know what is learned. A `ServerProgram` gives it functions (the content of a
-broadcast, the aggregation ...), and everything that concerns pace, staleness, who works, who fails
-and when the course ends is here. Its handlers take the state over, change it and give it back.
+broadcast, the aggregation ...), and everything that concerns pace, staleness, who works and who
+fails is here; evaluations, and with the last of them the end, are in `server_evaluation`. Its
+handlers take the state over, change it and give it back.
 
 What goes wrong on the way is not hidden: `ServerState.counts` holds
 
@@ -44,17 +45,19 @@ from jaxlab.federated.messages import (
 )
 from jaxlab.federated.roles import Event, Role
 from jaxlab.federated.samplers import Sampler
+from jaxlab.federated.server_evaluation import Examiner
 from jaxlab.federated.server_state import (
     Aggregation,
     CourseConfig,
-    Evaluating,
-    Evaluation,
+    Reaction,
     Received,
     Request,
     ServerProgram,
     ServerState,
     TooManyFailuresError,
     Update,
+    is_known,
+    make_request,
 )
 from jaxlab.federated.strategy import check_population
 
@@ -62,8 +65,6 @@ _logger = logging.getLogger(__name__)
 
 NUM_SAMPLE = "num_sample"
 """What a client tells of itself: the examples that it goes through in a round."""
-
-Reaction = tuple[ServerState, list[Message]]
 
 
 def init_server(
@@ -109,6 +110,7 @@ class _Server:
     def __init__(self, config: CourseConfig, program: ServerProgram, sampler: Sampler) -> None:
         self.config, self.program, self.sampler = config, program, sampler
         self.strategy = config.strategy
+        self.examiner = Examiner(config, program)
 
     def role(self) -> Role:
         role = Role("server")
@@ -116,7 +118,7 @@ class _Server:
         role = role.on(INFO, self.on_info)
         role = role.on(MODEL, self.on_update)
         role = role.on(FAILURE, self.on_failure)
-        role = role.on(METRICS, self.on_metrics)
+        role = role.on(METRICS, self.examiner.on_metrics)
         for event in self.events():
             role = role.when(event)
         return role
@@ -147,8 +149,8 @@ class _Server:
             *closes[self.strategy.kind],
             Event("refill", lambda s: s.refills > 0, self.refill, (MODEL,), (MODEL, FAILURE)),
             Event(
-                "all_metrics", self.has_all_metrics, self.end_evaluation, (CONVERGED, FINISH),
-                (METRICS, FAILURE),
+                "all_metrics", self.examiner.has_all_metrics, self.examiner.end_evaluation,
+                (CONVERGED, FINISH), (METRICS, FAILURE),
             ),
         ]  # fmt: skip
 
@@ -158,7 +160,7 @@ class _Server:
         client, sent = message.sender, []
         if client == UNASSIGNED:
             client = max(state.info, default=SERVER) + 1
-            sent.append(self._message(state, ASSIGN_ID, (UNASSIGNED,), client))
+            sent.append(make_request(state, ASSIGN_ID, (UNASSIGNED,), client))
         if not 1 <= client <= self.config.num_clients or client in state.info:
             reason = "has joined already" if client in state.info else "is unknown"
             _logger.warning("client %d %s: its %s is ignored", client, reason, JOIN)
@@ -166,11 +168,11 @@ class _Server:
             return state, []
         state.info[client] = {}
         if self.config.ask_on_join:
-            sent.append(self._message(state, ASK_INFO, (client,), list(self.config.ask_on_join)))
+            sent.append(make_request(state, ASK_INFO, (client,), list(self.config.ask_on_join)))
         return state, sent
 
     def on_info(self, state: ServerState, message: Message) -> Reaction:
-        if not self._is_known(state, message):
+        if not is_known(state, message):
             return state, []
         state.info[message.sender] = dict(message.content)
         if message.content.get(NUM_SAMPLE) == 0:
@@ -213,11 +215,7 @@ class _Server:
 
     def on_failure(self, state: ServerState, message: Message) -> Reaction:
         """A client cannot do what it was asked for; asynchronously another takes its place."""
-        evaluating = self._asked_by(state, message)
-        if evaluating is not None:
-            if self._is_known(state, message):
-                evaluating.silent.add(message.sender)
-                state.counts["failed_evaluations"] += 1
+        if self.examiner.take_failure(state, message):
             return state, []
         if not self._take_answer(state, message):
             return state, []
@@ -236,7 +234,7 @@ class _Server:
 
     def _take_answer(self, state: ServerState, message: Message) -> bool:
         """Whether the message answers what its sender works on; the sender is idle then."""
-        if not self._is_known(state, message):
+        if not is_known(state, message):
             return False
         if message.round > state.round:
             raise ValueError(
@@ -256,13 +254,6 @@ class _Server:
         state.timeouts_in_a_row = 0
         state.clock_us = max(state.clock_us, message.time_us)
         return True
-
-    def _is_known(self, state: ServerState, message: Message) -> bool:
-        if message.sender in state.info:
-            return True
-        _logger.warning("%s from the unknown client %d is ignored", message.type, message.sender)
-        state.counts["unknown_senders"] += 1
-        return False
 
     def _replace_earlier(self, state: ServerState, client: int) -> ServerState:
         """Forget what a client has sent in this round before."""
@@ -325,7 +316,7 @@ class _Server:
         is_last = state.round >= self.config.num_rounds
         every, sent = self.config.eval_every_rounds, []
         if is_last or (every and state.round % every == 0):
-            state, sent = self._evaluate(state)
+            state, sent = self.examiner.evaluate(state)
         if is_last or self.strategy.broadcast == "after_receiving":
             return state, sent
         count = self.strategy.cohort_size
@@ -359,7 +350,7 @@ class _Server:
         latest = state.clock_us - self.config.answer_timeout_us
         return not state.finished and (
             any(request.time_us <= latest for request in state.busy.values())
-            or any(self._waits_for(e) and e.time_us <= latest for e in state.evaluating)
+            or self.examiner.is_overdue(state, latest)
         )
 
     def give_up_waiting(self, state: ServerState) -> Reaction:
@@ -368,11 +359,7 @@ class _Server:
         The original clears what it has received and asks a whole cohort again.
         """
         latest = state.clock_us - self.config.answer_timeout_us
-        for evaluating in state.evaluating:
-            if evaluating.time_us <= latest:
-                silent = self._waits_for(evaluating)
-                evaluating.silent |= silent
-                state.counts["failed_evaluations"] += len(silent)
+        self.examiner.give_up_waiting(state, latest)
         overdue = {c: request for c, request in state.busy.items() if request.time_us <= latest}
         if not overdue:
             return state, []
@@ -393,9 +380,6 @@ class _Server:
         count = sum(request.round == state.round for request in overdue.values())
         answered = frozenset(received.client for received in state.fresh)
         return self._dispatch(state, count, answered) if self._is_open(state) else (state, [])
-
-    def _waits_for(self, evaluating: Evaluating) -> set[int]:
-        return set(self._everybody) - evaluating.metrics.keys() - evaluating.silent
 
     def refill(self, state: ServerState) -> Reaction:
         count, state.refills = state.refills, 0
@@ -424,70 +408,13 @@ class _Server:
         state.num_draws += 1
         receivers = tuple(int(client) for client in chosen)
         content = self.program.broadcast(state.model, state.round)
-        message = self._message(state, MODEL, receivers, content)
+        message = make_request(state, MODEL, receivers, content)
         request = Request(message.request, state.round, state.clock_us)
         state.busy |= dict.fromkeys(receivers, request)
         return state, [message]
 
     def _is_open(self, state: ServerState) -> bool:
         return state.started and not state.finished and state.round < self.config.num_rounds
-
-    # Evaluation and the end.
-
-    def _evaluate(self, state: ServerState) -> Reaction:
-        content = self.program.evaluation(state.model, state.round)
-        message = self._message(state, EVALUATE, self._everybody, content)
-        state.evaluating.append(Evaluating(state.round, state.clock_us, message.request))
-        return state, [message]
-
-    def _asked_by(self, state: ServerState, message: Message) -> Evaluating | None:
-        """The evaluation under way that a message answers, None if it answers none."""
-        return next((e for e in state.evaluating if e.request == message.request), None)
-
-    def on_metrics(self, state: ServerState, message: Message) -> Reaction:
-        if not self._is_known(state, message):
-            return state, []
-        evaluating = self._asked_by(state, message)
-        if evaluating is None:
-            state.counts["late_metrics"] += 1
-        elif message.sender in evaluating.metrics or message.sender in evaluating.silent:
-            state.counts["duplicate_metrics"] += 1
-        else:
-            evaluating.metrics[message.sender] = message.content
-        return state, []
-
-    def has_all_metrics(self, state: ServerState) -> bool:
-        """Whether the oldest evaluation is answered; they end in the order of the rounds."""
-        return bool(state.evaluating) and not self._waits_for(state.evaluating[0])
-
-    def end_evaluation(self, state: ServerState) -> Reaction:
-        ended = state.evaluating.pop(0)
-        merged = self.program.merge(state.model, ended.metrics, ended.round)
-        state.evaluations.append(Evaluation(ended.round, ended.time_us, merged))
-        is_last = ended.round >= self.config.num_rounds
-        sent: list[Message] = []
-        if not is_last and self.program.is_converged(state.evaluations):
-            is_last = True
-            sent.append(self._message(state, CONVERGED, self._everybody, None))
-        if is_last:
-            state.finished = True
-            state.evaluating = []
-            final = self.program.final(state.model)
-            sent.append(self._message(state, FINISH, self._everybody, final))
-        return state, sent
-
-    @property
-    def _everybody(self) -> tuple[int, ...]:
-        return tuple(range(1, self.config.num_clients + 1))
-
-    def _message(
-        self, state: ServerState, kind: str, receivers: Iterable[int], content: Any
-    ) -> Message:
-        state.num_requests += 1
-        return Message(
-            kind, SERVER, tuple(receivers), content, state.round, state.clock_us,
-            request=state.num_requests,
-        )  # fmt: skip
 
 
 def _trainable(config: CourseConfig, state: ServerState) -> np.ndarray:

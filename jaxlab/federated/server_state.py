@@ -7,11 +7,15 @@ References:
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxlab.federated.messages import SERVER, Message
 from jaxlab.federated.samplers import SamplerState
 from jaxlab.federated.strategy import ConfigError, Strategy, check_population
+
+_logger = logging.getLogger(__name__)
 
 
 class Received(NamedTuple):
@@ -262,3 +266,32 @@ class ServerState:
     aggregations: list[Aggregation] = dataclasses.field(default_factory=list)
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     finished: bool = False
+
+
+Reaction = tuple[ServerState, list[Message]]
+"""What a handler or an action of the server gives: the state and the messages to send."""
+
+
+def make_request(state: ServerState, kind: str, receivers: Iterable[int], content: Any) -> Message:
+    """A message of the server with a number of its own, which answers repeat.
+
+    Args:
+      state: the number is counted in it.
+      kind: type of the message.
+      receivers: ids.
+      content: what is sent.
+    """
+    state.num_requests += 1
+    return Message(
+        kind, SERVER, tuple(receivers), content, state.round, state.clock_us,
+        request=state.num_requests,
+    )  # fmt: skip
+
+
+def is_known(state: ServerState, message: Message) -> bool:
+    """Whether the sender has joined; strangers are counted."""
+    if message.sender in state.info:
+        return True
+    _logger.warning("%s from the unknown client %d is ignored", message.type, message.sender)
+    state.counts["unknown_senders"] += 1
+    return False

@@ -5,6 +5,8 @@ References:
   arXiv:2008.03606, algorithm 1.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -95,62 +97,18 @@ def mime(
       weighting: see `make_weigh`.
     """
     weigh = make_weigh(weighting)
-    _, move = make_server_update(None)
-
-    def send_gradient(
-        start: PyTree, received: Tree, view: ClientView, limits: Limits, key: Key[Array, ""]
-    ) -> tuple[Tree, Sums]:
-        grads = full_gradient(task, start, view, schedule.batch_size, key)
-        sums = evaluate_client(task, start, view, schedule.batch_size)
-        return {"variables": jax.tree.map(jnp.zeros_like, start), "grads": grads}, sums
-
-    def send_training(
-        start: PyTree, received: Tree, view: ClientView, limits: Limits, key: Key[Array, ""]
-    ) -> tuple[Tree, Sums]:
-        def corrected(grads: PyTree, params: PyTree, given: StepInput) -> PyTree:
-            def loss(params: PyTree) -> Array:
-                output = task.loss({**start, "params": params}, given.batch, given.key, True)
-                return masked_mean(output.per_example, given.mask)
-
-            there = jax.grad(loss)(start["params"])
-            return jax.tree.map(lambda g, h, c: g - h + c, grads, there, received["control"])
-
-        end = train_client(
-            task, _in_state(tx, received["opt_state"]), schedule, start, view, limits, key,
-            grad_transform=corrected,
-        )  # fmt: skip
-        still = jax.tree.map(jnp.zeros_like, start["params"])
-        return {"variables": difference(end.variables, start), "grads": still}, end.sums
 
     def local(
         received: Tree, state: Tree, view: ClientView, limits: Limits, key: Key[Array, ""]
     ) -> LocalResult:
-        start, given = received["variables"], (view, limits)
         update, sums = jax.lax.cond(
             received["trains"],
-            lambda: like(view.size, send_training(start, received, *given, key)),
-            lambda: like(view.size, send_gradient(start, received, *given, key)),
+            lambda: like(
+                view.size, _send_training(task, tx, schedule, received, view, limits, key)
+            ),
+            lambda: like(view.size, _send_gradient(task, schedule, received, view, key)),
         )
         return LocalResult(update, weigh(view, jnp.asarray(view.size)), state, sums)
-
-    def update_server(server: Tree, mean: Tree, num_updates: Float[Array, ""]) -> Tree:
-        trained, control = server["trains"], server["control"]
-        step = jax.tree.map(lambda d: server_rate * d, mean["variables"])
-        moved = move(server, step, num_updates)["variables"]
-        params = server["variables"]["params"]
-        _, opt_state = tx.update(control, server["opt_state"], params)
-
-        def choose(after_training: PyTree, after_gradients: PyTree) -> PyTree:
-            return jax.tree.map(
-                lambda a, b: jnp.where(trained, a, b), after_training, after_gradients
-            )
-
-        return {
-            "variables": choose(moved, server["variables"]),
-            "opt_state": choose(opt_state, server["opt_state"]),
-            "control": choose(control, mean["grads"]),
-            "trains": ~trained,
-        }
 
     return fed_avg(task, tx, schedule)._replace(
         init_server=lambda v: {
@@ -161,9 +119,73 @@ def mime(
         },
         broadcast=lambda server: server,
         local=local,
-        update_server=update_server,
+        update_server=functools.partial(_move_in_turns, tx, server_rate),
         rounds_per_step=2,
     )
+
+
+def _send_gradient(
+    task: Task, schedule: Schedule, received: Tree, view: ClientView, key: Key[Array, ""]
+) -> tuple[Tree, Sums]:
+    """What a client sends in the first of two rounds, and its metrics."""
+    start = received["variables"]
+    grads = full_gradient(task, start, view, schedule.batch_size, key)
+    sums = evaluate_client(task, start, view, schedule.batch_size)
+    return {"variables": jax.tree.map(jnp.zeros_like, start), "grads": grads}, sums
+
+
+def _send_training(
+    task: Task,
+    tx: optax.GradientTransformation,
+    schedule: Schedule,
+    received: Tree,
+    view: ClientView,
+    limits: Limits,
+    key: Key[Array, ""],
+) -> tuple[Tree, Sums]:
+    """What a client sends in the second of two rounds, and its metrics."""
+    start = received["variables"]
+
+    def corrected(grads: PyTree, params: PyTree, given: StepInput) -> PyTree:
+        def loss(params: PyTree) -> Array:
+            output = task.loss({**start, "params": params}, given.batch, given.key, True)
+            return masked_mean(output.per_example, given.mask)
+
+        there = jax.grad(loss)(start["params"])
+        return jax.tree.map(lambda g, h, c: g - h + c, grads, there, received["control"])
+
+    end = train_client(
+        task, _in_state(tx, received["opt_state"]), schedule, start, view, limits, key,
+        grad_transform=corrected,
+    )  # fmt: skip
+    still = jax.tree.map(jnp.zeros_like, start["params"])
+    return {"variables": difference(end.variables, start), "grads": still}, end.sums
+
+
+def _move_in_turns(
+    tx: optax.GradientTransformation,
+    server_rate: float,
+    server: Tree,
+    mean: Tree,
+    num_updates: Float[Array, ""],
+) -> Tree:
+    """The server after a round: it has a new control variate, or a new model, by turns."""
+    trained, control = server["trains"], server["control"]
+    _, move = make_server_update(None)
+    step = jax.tree.map(lambda d: server_rate * d, mean["variables"])
+    moved = move(server, step, num_updates)["variables"]
+    params = server["variables"]["params"]
+    _, opt_state = tx.update(control, server["opt_state"], params)
+
+    def choose(after_training: PyTree, after_gradients: PyTree) -> PyTree:
+        return jax.tree.map(lambda a, b: jnp.where(trained, a, b), after_training, after_gradients)
+
+    return {
+        "variables": choose(moved, server["variables"]),
+        "opt_state": choose(opt_state, server["opt_state"]),
+        "control": choose(control, mean["grads"]),
+        "trains": ~trained,
+    }
 
 
 def _in_state(tx: optax.GradientTransformation, opt_state: PyTree) -> optax.GradientTransformation:

@@ -5,6 +5,7 @@ References:
   algorithm 1; `federatedscope/core/trainers/trainer_pFedMe.py` of FederatedScope 0.3.0.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -50,6 +51,26 @@ class Pair(NamedTuple):
     own: TrainCarry
 
 
+class Inner(NamedTuple):
+    """How theta is trained, and how w follows it.
+
+    Attributes:
+      task: the learning problem.
+      tx: optimizer of theta.
+      schedule: how much a client trains in a round.
+      num_steps: K, of theta on a batch.
+      regularisation: lambda, with which theta is held at w.
+      rate: how far w moves towards theta: lambda times eta.
+    """
+
+    task: Task
+    tx: optax.GradientTransformation
+    schedule: Schedule
+    num_steps: int
+    regularisation: float
+    rate: float
+
+
 def pfedme(
     task: Task,
     personal_tx: optax.GradientTransformation,
@@ -83,64 +104,20 @@ def pfedme(
     Raises:
       ConfigError: (a ValueError) if a number is out of range, or there is no such `outer`.
     """
-    if min(num_inner_steps, learning_rate, regularisation) <= 0 or not 0 < beta:
-        raise ConfigError(
-            f"num_inner_steps={num_inner_steps}, learning_rate={learning_rate}, "
-            f"regularisation={regularisation} and beta={beta} must be positive"
-        )
-    if outer not in ("batch", "epoch"):
-        raise ConfigError(f"outer={outer!r} must be 'batch' or 'epoch'")
+    _check_numbers(num_inner_steps, learning_rate, regularisation, beta, outer)
+    rate = regularisation * learning_rate
+    inner = Inner(task, personal_tx, schedule, num_inner_steps, regularisation, rate)
     base, weigh = fed_avg(task, personal_tx, schedule), make_weigh("processed")
-    tuning = Schedule(schedule.batch_size, num_inner_steps, "step", shuffle=schedule.shuffle)
-
-    def follow(shared: PyTree, own: PyTree) -> PyTree:
-        rate = regularisation * learning_rate
-        return jax.tree.map(lambda w, t: w - rate * (w - t), shared, own)
-
-    def inner_step(pair: Pair, given: StepInput) -> Pair:
-        penalty = pull_towards(pair.shared, regularisation)
-        return pair._replace(own=make_sgd_step(task, personal_tx, penalty=penalty)(pair.own, given))
-
-    def batch_step(pair: Pair, given: StepInput) -> Pair:
-        start = pair.own._replace(
-            variables={**pair.own.variables, "params": pair.shared},
-            opt_state=personal_tx.init(pair.shared),
-        )
-
-        def inner(number: Array, pair: Pair) -> Pair:
-            return inner_step(pair, given._replace(key=jax.random.fold_in(given.key, number)))
-
-        pair = jax.lax.fori_loop(0, num_inner_steps, inner, pair._replace(own=start))
-        return pair._replace(shared=follow(pair.shared, pair.own.variables["params"]))
-
-    def run_epochs(pair: Pair, view: ClientView, limits: Limits, key: Key[Array, ""]) -> Pair:
-        order_key, step_key = jax.random.split(key)
-        num_epochs = num_inner_steps * limits.max_epochs
-        orders = shuffle_epochs(order_key, view.size, num_epochs, limits.max_size)
-        length = jnp.maximum(schedule.num_batches(view.size), 1)
-        num_steps = _count_steps(schedule, view.size, num_inner_steps)
-
-        def body(index: Array, pair: Pair) -> Pair:
-            epoch, place = _find_batch(index, length, num_inner_steps)
-            order = orders[epoch] if schedule.shuffle else None
-            batch, mask = take_batch(view, place * schedule.batch_size, schedule.batch_size, order)
-            given = StepInput(batch, mask, jax.random.fold_in(step_key, index), index)
-            pair = inner_step(pair, given)
-            is_end = ((index + 1) % length == 0) | (index + 1 == num_steps)
-            moved = follow(pair.shared, pair.own.variables["params"])
-            shared = jax.tree.map(lambda new, old: jnp.where(is_end, new, old), moved, pair.shared)
-            return pair._replace(shared=shared)
-
-        return jax.lax.fori_loop(0, num_steps, body, like(view.size, pair))
 
     def local(
         received: Tree, state: Tree, view: ClientView, limits: Limits, key: Key[Array, ""]
     ) -> LocalResult:
         pair = Pair(received["params"], start_carry(task, personal_tx, received, view))
         if outer == "batch":
-            pair = run_steps(batch_step, pair, view, schedule, limits, key)
+            step = functools.partial(_batch_step, inner)
+            pair = run_steps(step, pair, view, schedule, limits, key)
         else:
-            pair = run_epochs(pair, view, limits, key)
+            pair = _run_epochs(inner, pair, view, limits, key)
         end = {**pair.own.variables, "params": pair.shared}
         num_samples = pair.own.num_samples / num_inner_steps
         weight = weigh(view, num_samples)
@@ -150,16 +127,87 @@ def pfedme(
         return base.update_server(server, jax.tree.map(lambda d: beta * d, mean), num_updates)
 
     def evaluate(received: Tree, state: Tree, given: EvaluationInput) -> Sums:
-        own = train_client(
-            task, personal_tx, tuning, received, given.train, given.limits.at_least(tuning),
-            given.key, penalty=pull_towards(received["params"], regularisation),
-        )  # fmt: skip
-        batch_size = given.batch_size or schedule.batch_size
-        sums = evaluate_client(task, own.variables, given.view, batch_size)
-        shared = evaluate_client(task, received, given.view, batch_size)
-        return sums | {f"global/{name}": value for name, value in shared.items()}
+        return _evaluate(inner, received, given)
 
     return base._replace(local=local, update_server=update_server, evaluate=evaluate)
+
+
+def _check_numbers(
+    num_inner_steps: int, learning_rate: float, regularisation: float, beta: float, outer: str
+) -> None:
+    if min(num_inner_steps, learning_rate, regularisation) <= 0 or not 0 < beta:
+        raise ConfigError(
+            f"num_inner_steps={num_inner_steps}, learning_rate={learning_rate}, "
+            f"regularisation={regularisation} and beta={beta} must be positive"
+        )
+    if outer not in ("batch", "epoch"):
+        raise ConfigError(f"outer={outer!r} must be 'batch' or 'epoch'")
+
+
+def _follow(inner: Inner, shared: PyTree, own: PyTree) -> PyTree:
+    """Where w is after it has moved towards theta."""
+    return jax.tree.map(lambda w, t: w - inner.rate * (w - t), shared, own)
+
+
+def _inner_step(inner: Inner, pair: Pair, given: StepInput) -> Pair:
+    """One step of theta."""
+    penalty = pull_towards(pair.shared, inner.regularisation)
+    step = make_sgd_step(inner.task, inner.tx, penalty=penalty)
+    return pair._replace(own=step(pair.own, given))
+
+
+def _batch_step(inner: Inner, pair: Pair, given: StepInput) -> Pair:
+    """K steps of theta from w on one batch, and w after them."""
+    start = pair.own._replace(
+        variables={**pair.own.variables, "params": pair.shared},
+        opt_state=inner.tx.init(pair.shared),
+    )
+
+    def step(number: Array, pair: Pair) -> Pair:
+        return _inner_step(inner, pair, given._replace(key=jax.random.fold_in(given.key, number)))
+
+    pair = jax.lax.fori_loop(0, inner.num_steps, step, pair._replace(own=start))
+    return pair._replace(shared=_follow(inner, pair.shared, pair.own.variables["params"]))
+
+
+def _run_epochs(
+    inner: Inner, pair: Pair, view: ClientView, limits: Limits, key: Key[Array, ""]
+) -> Pair:
+    """The round of a client as in the original: w moves at the end of every epoch."""
+    schedule = inner.schedule
+    order_key, step_key = jax.random.split(key)
+    num_epochs = inner.num_steps * limits.max_epochs
+    orders = shuffle_epochs(order_key, view.size, num_epochs, limits.max_size)
+    length = jnp.maximum(schedule.num_batches(view.size), 1)
+    num_steps = _count_steps(schedule, view.size, inner.num_steps)
+
+    def body(index: Array, pair: Pair) -> Pair:
+        epoch, place = _find_batch(index, length, inner.num_steps)
+        order = orders[epoch] if schedule.shuffle else None
+        batch, mask = take_batch(view, place * schedule.batch_size, schedule.batch_size, order)
+        given = StepInput(batch, mask, jax.random.fold_in(step_key, index), index)
+        pair = _inner_step(inner, pair, given)
+        is_end = ((index + 1) % length == 0) | (index + 1 == num_steps)
+        moved = _follow(inner, pair.shared, pair.own.variables["params"])
+        shared = jax.tree.map(lambda new, old: jnp.where(is_end, new, old), moved, pair.shared)
+        return pair._replace(shared=shared)
+
+    return jax.lax.fori_loop(0, num_steps, body, like(view.size, pair))
+
+
+def _evaluate(inner: Inner, received: Tree, given: EvaluationInput) -> Sums:
+    """Metrics of theta, which is K steps from the received model, and of that model."""
+    tuning = Schedule(
+        inner.schedule.batch_size, inner.num_steps, "step", shuffle=inner.schedule.shuffle
+    )
+    own = train_client(
+        inner.task, inner.tx, tuning, received, given.train, given.limits.at_least(tuning),
+        given.key, penalty=pull_towards(received["params"], inner.regularisation),
+    )  # fmt: skip
+    batch_size = given.batch_size or inner.schedule.batch_size
+    sums = evaluate_client(inner.task, own.variables, given.view, batch_size)
+    shared = evaluate_client(inner.task, received, given.view, batch_size)
+    return sums | {f"global/{name}": value for name, value in shared.items()}
 
 
 def _count_steps(schedule: Schedule, size: Array, factor: int) -> Array:
