@@ -124,6 +124,29 @@ def test_a_course_of_broken_clients_ends_with_the_right_model_and_says_what_it_s
     assert report["local_steps"] >= received and 0 <= report["padding_waste"] < 1
 
 
+def test_clients_that_are_of_no_use_might_as_well_not_be_there(learn):
+    """10 % send NaN, 30 % drop out, all messages come thrice: the model is that of the others."""
+    data, num_rounds = clients([8] * NUM_CLIENTS, broken=(3, 11)), 5
+    data.examples["y"] += np.repeat(np.arange(NUM_CLIENTS), 8).astype(np.float32)  # all differ
+    gone = {2, 5, 8, 14, 17, 20}
+    everybody = Strategy(cohort_size=NUM_CLIENTS)
+    weights, server, report = learn(
+        everybody, data, num_rounds, change_client=repeated, eval_every_rounds=0,
+        fails=lambda client, number: client in gone,
+    )  # fmt: skip
+    useless = np.isin(np.arange(1, NUM_CLIENTS + 1), [3, 11, *gone])
+    others = data.replace(sizes=np.where(useless, 0, data.sizes))
+    alone, plain, quiet = learn(Strategy(cohort_size=12), others, num_rounds, eval_every_rounds=0)
+    np.testing.assert_allclose(weights, alone, rtol=1e-6)
+    assert np.abs(weights - TRUTH).max() > 0.01  # far from where any course would end
+    assert {a.rejected for a in server.aggregations} == {(3, 11)}
+    assert report["rejected_updates"] == 2 * num_rounds
+    assert report["failed_clients"] == 6 * num_rounds
+    # Twice at once and once later, which after the last round nobody waits for.
+    assert 20 * num_rounds <= report["duplicate_updates"] <= 2 * 20 * num_rounds
+    assert plain.counts == {} and quiet["excluded_clients"] == 8
+
+
 def test_a_median_learns_the_truth_from_a_majority_of_honest_clients(learn):
     data = clients(SIZES)
     for client in (2, 5):  # two say the opposite, loudly: a third of a cohort at most
