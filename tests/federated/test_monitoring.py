@@ -110,6 +110,16 @@ def test_the_root_stands_beside_the_mean_square():
     assert mean_metrics("test", {"mse": pairs([18, 1], [0, 1])}) == {"test/mse": 9, "test/rmse": 3}
 
 
+def test_the_improvement_over_a_base_stands_beside_errors_and_shares_of_right_answers():
+    sums = {"correct": np.array([[3.0, 4.0], [1.0, 4.0]]), "global/mse": np.array([[1.0, 2.0]] * 2)}
+    found = Report(("weighted_avg", "avg"), base=0.5)("test", sums)
+    assert found["test/improvement"] == found["test/avg/improvement"] == 0.0  # 1 - 4/8 is the base
+    assert found["test/global/improvement"] == 0.0 and found["test/global/mse"] == 0.5
+    assert "test/improvement" not in Report(("weighted_avg",))("test", sums)
+    server = Report(("avg",), base=0.2)("test_server", sums)
+    assert server["test_server/improvement"] == pytest.approx(-150)
+
+
 def test_groups_are_of_consecutive_clients_and_the_last_may_be_missing():
     values = np.array([1.0, np.nan, 3.0])
     assert group_means(values, [2, 3, 4]) == {1: 1.0, 2: 3.0}
@@ -216,6 +226,7 @@ def test_many_clients_stop_as_each_would_alone():
         (lambda: EarlyStop("val/loss", mode="last"), "mode='last'"),
         (lambda: Report(("median",)), r"forms=\('median',\) must be some of weighted_avg"),
         (lambda: Report(("group_avg",)), "needs group_sizes"),
+        (lambda: Report(base=0.0), "base=0.0 must be positive"),
     ],
 )
 def test_settings_out_of_range_are_told(make, wrong):
