@@ -148,6 +148,7 @@ from jaxlab.federated.monitoring import (
     is_larger_better,
     mean_metrics,
     metric_values,
+    performance_drop,
 )
 from jaxlab.federated.results_log import append_row, read_rows
 from jaxlab.federated.robust import (
@@ -332,6 +333,7 @@ __all__ = [
     "pack",
     "pack_message",
     "packed_size",
+    "performance_drop",
     "pfedme",
     "q_fed_avg",
     "quantize",

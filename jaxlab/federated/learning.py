@@ -34,7 +34,7 @@ from jaxlab.federated.devices import Device, answer_time_us
 from jaxlab.federated.evaluation import Evaluations, Summarize
 from jaxlab.federated.executor import Executor
 from jaxlab.federated.local import Limits
-from jaxlab.federated.monitoring import EarlyStop, mean_metrics
+from jaxlab.federated.monitoring import EarlyStop, convergence, mean_metrics
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import NUM_SAMPLE, init_server, make_server
 from jaxlab.federated.server_state import CourseConfig, Evaluation, ServerProgram, Update
@@ -82,7 +82,8 @@ class Simulation(NamedTuple):
       start: makes the state before the first message.
       variables: `state -> variables` of the model.
       report: `state -> name -> number`: rounds, virtual seconds, bytes, what was computed and
-        wasted, and whatever `ServerState.counts` has seen.
+        wasted, where an ended course has converged (see `convergence`), and whatever
+        `ServerState.counts` has seen.
       evaluate: `state -> split -> name -> (clients, 2)`, sums and counts of every client, of the
         model it would use now.
       traffic: bytes of every client and round.
@@ -259,6 +260,14 @@ def make_simulation(
         server = init_server(config, model, sampler, (int(client) for client in idle))
         return start_course(course, server, config.num_clients)
 
+    def converged(evaluations: Sequence[Evaluation]) -> dict[str, int | float]:
+        if not isinstance(is_converged, EarlyStop):
+            return convergence(evaluations, config.num_rounds)
+        return convergence(
+            evaluations, config.num_rounds, is_converged.metric,
+            larger_is_better=is_converged.larger_is_better,
+        )  # fmt: skip
+
     def report(state: CourseState) -> dict[str, int | float]:
         server, steps = state.server, executor.step_count
         return {
@@ -267,6 +276,7 @@ def make_simulation(
             "local_steps": steps.taken,
             "padding_waste": steps.waste,
             "excluded_clients": len(server.excluded),
+            **(converged(server.evaluations) if server.finished else {}),
             **traffic.report(),
             **dict(sorted(server.counts.items())),
         }

@@ -365,6 +365,88 @@ def best_evaluation(
     return best
 
 
+def convergence(
+    evaluations: Sequence[Evaluation],
+    num_rounds: int,
+    metric: str | None = None,
+    *,
+    larger_is_better: bool | None = None,
+) -> dict[str, int | float]:
+    """Where a course that has ended has converged, for its report.
+
+    That is where it ended early, else where the metric was best.
+
+    Args:
+      evaluations: those of the course, in order.
+      num_rounds: aggregations after which it was to end.
+      metric: None tells nothing of a course that went on to its end.
+      larger_is_better: None tells by the name, see `is_larger_better`.
+
+    Returns:
+      `convergence_round`, aggregations before, and `convergence_seconds` of virtual time; `{}` if
+      nothing is known.
+
+    Example:
+      >>> row = [Evaluation(2, 500_000, {"val/loss": 1.0}), Evaluation(4, 900_000, {"val/loss": 2})]
+      >>> convergence(row, 4, "val/loss")
+      {'convergence_round': 2, 'convergence_seconds': 0.5}
+    """
+    found = None
+    if evaluations and evaluations[-1].round < num_rounds:
+        found = evaluations[-1]
+    elif metric is not None:
+        found = best_evaluation(evaluations, metric, larger_is_better=larger_is_better)
+    if found is None:
+        return {}
+    return {"convergence_round": found.round, "convergence_seconds": found.time_us / 1e6}
+
+
+def performance_drop(
+    metric: str, delta: float = 0.0, *, larger_is_better: bool | None = None
+) -> Callable[[Sequence[Evaluation]], bool]:
+    """Tells when a metric has become worse from one evaluation to the next.
+
+    ::
+
+        has_dropped = performance_drop("test/fairness/correct_min", 0.1)  # of the worst client
+        run_course(..., on_round=lambda s: has_dropped(s.server.evaluations) and tell(s))
+
+    As the `is_converged` of a course it ends it. Clients one by one are those of
+    `Report(keep_raw=...)`.
+
+    Args:
+      metric: such as `val/loss`.
+      delta: by how much more it must be worse, 0 or more.
+      larger_is_better: None tells by the name, see `is_larger_better`.
+
+    Returns:
+      `evaluations so far -> whether the last one is a drop`; one that is not finite after one that
+      is counts as a drop.
+
+    Raises:
+      ConfigError: (a ValueError) if delta is negative, or the name tells nothing; from the
+        function, if an evaluation has no such metric.
+
+    Example:
+      >>> values = [Evaluation(n, 0, {"val/correct": x}) for n, x in enumerate([0.5, 0.75, 0.25])]
+      >>> [performance_drop("val/correct", 0.25)(values[:n]) for n in (1, 2, 3)]
+      [False, False, True]
+    """
+    if not delta >= 0:
+        raise ConfigError(f"delta={delta} must be 0 or more: it is a loss of {metric!r}")
+    sign = _sign(metric, larger_is_better)
+
+    def has_dropped(evaluations: Sequence[Evaluation]) -> bool:
+        for evaluation in evaluations[-2:]:
+            check_metric(metric, evaluation.metrics)
+        values = [sign * evaluation.metrics[metric] for evaluation in evaluations[-2:]]
+        if len(values) < 2 or not math.isfinite(values[0]):
+            return False
+        return not values[1] >= values[0] - delta
+
+    return has_dropped
+
+
 class StopState(NamedTuple):
     """What an early stop remembers, of one course or of many clients; larger is better.
 
