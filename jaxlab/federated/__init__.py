@@ -54,10 +54,10 @@ Example:
 
 Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
 `strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
-time); `tasks`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms`
-(a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`, `compression`; `cohort`,
-`padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes), and
-`learning`, which puts them together; `checkpoint` (of a whole course), `records`; `monitoring`
+time); `tasks`, `rankings`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`,
+`algorithms` (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`, `compression`;
+`cohort`, `padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes),
+and `learning`, which puts them together; `checkpoint` (of a whole course), `records`; `monitoring`
 (reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`,
 `baselines` (clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift`
 (who holds what), and the packages `datasets`, `models` and `deployment` (real machines), imported
@@ -148,6 +148,7 @@ from jaxlab.federated.monitoring import (
     is_larger_better,
     mean_metrics,
     metric_values,
+    performance_drop,
 )
 from jaxlab.federated.results_log import append_row, read_rows
 from jaxlab.federated.robust import (
@@ -191,7 +192,14 @@ from jaxlab.federated.splitters import (
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.system_metrics import ModelCost, count_flops, measure_model
-from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
+from jaxlab.federated.tasks import (
+    LossOutput,
+    Task,
+    classification,
+    multi_label,
+    regression,
+    supervised,
+)
 from jaxlab.federated.traffic import MessageSizes, Traffic, message_sizes
 from jaxlab.federated.trust import fl_trust
 from jaxlab.federated.width import use_cpu_cores
@@ -317,6 +325,7 @@ __all__ = [
     "mime",
     "mime_lite",
     "multi_krum",
+    "multi_label",
     "name_leaves",
     "named",
     "nearest",
@@ -324,6 +333,7 @@ __all__ = [
     "pack",
     "pack_message",
     "packed_size",
+    "performance_drop",
     "pfedme",
     "q_fed_avg",
     "quantize",

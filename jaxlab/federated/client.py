@@ -79,11 +79,13 @@ class ClientState:
       id: its number, -1 before it has one.
       finished: whether the course has ended for it.
       converged_round: the server's round when it said that the course has converged.
+      converged_us: when that was, in virtual microseconds.
     """
 
     id: int = UNASSIGNED
     finished: bool = False
     converged_round: int | None = None
+    converged_us: int | None = None
 
 
 def make_client(program: ClientProgram) -> Role:
@@ -122,7 +124,7 @@ def make_client(program: ClientProgram) -> Role:
         return state, [message.reply(METRICS, metrics)]
 
     def on_converged(state: ClientState, message: Message) -> tuple[ClientState, list[Message]]:
-        state.converged_round = message.round
+        state.converged_round, state.converged_us = message.round, message.time_us
         return state, []
 
     def on_finish(state: ClientState, message: Message) -> tuple[ClientState, list[Message]]:

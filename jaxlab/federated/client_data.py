@@ -45,6 +45,18 @@ class ClientData:
         return self.sizes.shape[0]
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A number that programs are compiled for.
+
+    Attributes:
+      value: None if there is none.
+    """
+
+    value: int | None = None
+
+
 class ClientView(NamedTuple):
     """One client's part of the data.
 
@@ -52,16 +64,26 @@ class ClientView(NamedTuple):
       examples: those of all clients.
       offset: where its own begin.
       size: how many it has.
+      bound: no client has more; without one no client has more than all have together.
     """
 
     examples: Mapping[str, Array | np.ndarray]
     offset: Int[Array, ""]
     size: Int[Array, ""]
+    bound: Bound = Bound()
+
+    @property
+    def max_size(self) -> int:
+        """Examples that no client has more of, which a program can be compiled for."""
+        rows = next(iter(self.examples.values())).shape[0]
+        return rows if self.bound.value is None else min(rows, self.bound.value)
 
 
-def view_client(data: ClientData, client: Int[Array, ""]) -> ClientView:
-    """A client's part of the data; `client` counts from 0."""
-    return ClientView(data.examples, data.offsets[client], data.sizes[client])
+def view_client(
+    data: ClientData, client: Int[Array, ""], max_size: int | None = None
+) -> ClientView:
+    """A client's part of the data; `client` counts from 0, and none has more than `max_size`."""
+    return ClientView(data.examples, data.offsets[client], data.sizes[client], Bound(max_size))
 
 
 def gather_clients(examples: Mapping[str, np.ndarray], clients: Sequence[np.ndarray]) -> ClientData:

@@ -206,6 +206,7 @@ def make_evaluate(
     mesh: Mesh,
     width: int = 1,
     batch_size: int | None = None,
+    max_size: int | None = None,
 ) -> Callable[[Tree, Cohort, ClientData, ClientData], StackedSums]:
     """A program that evaluates a cohort.
 
@@ -215,6 +216,7 @@ def make_evaluate(
       mesh: the devices; the cohort is split over its axis `data`.
       width: clients of a device that are computed at once.
       batch_size: examples of a forward pass; None leaves it to the algorithm.
+      max_size: most examples of a client that is evaluated; None knows no bound but all examples.
 
     Returns:
       `(evaluation tree, cohort, training data, data) -> sums`, every leaf (cohort, 2); zeros for
@@ -223,7 +225,7 @@ def make_evaluate(
 
     def one(received: Tree, client: Cohort, train: ClientData, data: ClientData) -> Sums:
         given = EvaluationInput(
-            _view(client, data), _view(client, train), limits, client.keys, batch_size
+            _view(client, data, max_size), _view(client, train), limits, client.keys, batch_size
         )
         return algorithm.evaluate(received, client.states, given)
 
@@ -296,9 +298,9 @@ def _make_one(
     return one
 
 
-def _view(client: Cohort, data: ClientData) -> ClientView:
+def _view(client: Cohort, data: ClientData, max_size: int | None = None) -> ClientView:
     """A client's examples; none if it is not active."""
-    view = view_client(data, client.clients)
+    view = view_client(data, client.clients, max_size)
     return view._replace(size=jnp.where(client.active, view.size, 0))
 
 

@@ -33,7 +33,7 @@ from jaxlab.federated.monitoring import (
 )
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.tasks import Sums
+from jaxlab.federated.tasks import OF_CLIENT, Sums
 from jaxlab.parallel import DATA_AXIS, place, replicated
 
 SERVER_EVALUATION = 2
@@ -77,12 +77,16 @@ def make_server_evaluation(
       algorithm: what is learned.
       variables: what the course starts from.
       splits: name -> examples; of how many clients does not matter, see `merge_clients`.
-      mesh: the devices; each takes an equal part.
+      mesh: the devices; each takes an equal part, but for scores of all examples at once, which one
+        device computes.
       batch_size: examples of a forward pass.
     """
     num_parts = mesh.shape[DATA_AXIS]
     program = make_evaluate(algorithm, Limits(1, 1), mesh, batch_size=batch_size)
-    held = {name: place(replicated(mesh), _cut(data, num_parts)) for name, data in splits.items()}
+    held = {
+        name: place(replicated(mesh), _cut(data, num_parts, _is_whole(algorithm, variables, data)))
+        for name, data in splits.items()
+    }
     first = jax.device_get(algorithm.init_client(variables))
     states = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (num_parts, *np.shape(leaf))), first)
     parts = jnp.arange(num_parts, dtype=jnp.int32)
@@ -262,9 +266,16 @@ class Evaluations:
         return (split, self._is_seen), (f"{split}{UNSEEN_SUFFIX}", ~self._is_seen)
 
 
-def _cut(data: ClientData, num_parts: int) -> ClientData:
-    """The examples of all clients in equal parts."""
+def _is_whole(algorithm: Algorithm, variables: PyTree, data: ClientData) -> bool:
+    """Whether an evaluation has numbers that must see all examples at once."""
+    return any(name.endswith(OF_CLIENT) for name in evaluated_names(algorithm, variables, data))
+
+
+def _cut(data: ClientData, num_parts: int, is_whole: bool = False) -> ClientData:
+    """The examples of all clients in equal parts, or all of them in the first."""
     whole = merge_clients(data)
     bounds = np.arange(num_parts + 1) * int(whole.sizes[0]) // num_parts
+    if is_whole:
+        bounds = np.where(np.arange(num_parts + 1) > 0, whole.sizes[0], 0)
     offsets, sizes = bounds[:-1].astype(np.int32), np.diff(bounds).astype(np.int32)
     return dataclasses.replace(whole, offsets=offsets, sizes=sizes)

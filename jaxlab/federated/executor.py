@@ -213,8 +213,12 @@ class Executor:
         if not self._store.is_empty:
             # A client's state is what it is after all that it has been asked for.
             self.compute(tuple(self._asked))
-        cohort, places = self._cohort(clients, np.asarray(data.sizes), EVALUATE, number)
-        evaluate = make_evaluate(self._algorithm, self._limits, self._mesh, self._width.width)
+        sizes = np.asarray(data.sizes)
+        cohort, places = self._cohort(clients, sizes, EVALUATE, number)
+        evaluate = make_evaluate(
+            self._algorithm, self._limits, self._mesh, self._width.width,
+            max_size=max(1, int(sizes.max(initial=0))),
+        )  # fmt: skip
         sums = to_host(evaluate(tree, cohort, self._data, data))
         return {name: value[places] for name, value in sums.items()}
 

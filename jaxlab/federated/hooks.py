@@ -1,20 +1,34 @@
 """Functions of one's own at the points of local training, for any algorithm.
 
-They are pure and are composed by wrapping: the one wrapped last sees a batch first. Evaluation and
-tuning have their own when they are made with a task of their own.
+They are pure and are composed by wrapping: of functions of a batch, or before a round, the one
+wrapped last comes first; of functions of a loss, or after a round, it comes last.
 
 =====================  ============================================================
 point of the original  here
 =====================  ============================================================
 `on_fit_start`         `hook_rounds(before=)`
+`on_epoch_start`       `train_client(grad_transform=)` in a `local` of one's own, where
+                       `given.step % schedule.num_batches(view.size)` is 0
 `on_batch_start`       `hook_task(batch=)`: from a batch to the one that is used
 `on_batch_forward`     `hook_task(loss=)`: from losses and scores to others
 `on_batch_backward`    a transform of gradients, `optax.chain(mine, tx)`
 `on_batch_end`         a transform of steps, `optax.chain(tx, mine)`
+`on_epoch_end`         as `on_epoch_start`, where it is `num_batches - 1`
 `on_fit_end`           `hook_rounds(after=)`
 =====================  ============================================================
 
-What needs the number of the epoch counts the steps in the state of such a transform.
+The original has three lists of named functions, for training, evaluation and fine-tuning. Here the
+functions of a task are told whether it trains (`train`), and `fine_tuned` takes an algorithm of a
+task and an optimizer of its own. What a list does by position or by name, a list does::
+
+    hooks = [("flip", flip), ("scale", scale)]
+    hooks.insert(1, ("noise", noise))  # register_hook_in_train(insert_pos=1)
+    hooks = [(name, crop if name == "flip" else f) for name, f in hooks]  # replace_hook_in_train
+    hooks = [(name, f) for name, f in hooks if name != "scale"]  # reset_hook_in_train
+    for _, function in reversed(hooks):
+        task = hook_task(task, batch=function)
+
+and with transforms of gradients `optax.named_chain(*hooks)` is the optimizer.
 
 References:
   `federatedscope/core/trainers/trainer.py` (`HOOK_TRIGGER`) of FederatedScope 0.3.0.

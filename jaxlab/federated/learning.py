@@ -34,7 +34,7 @@ from jaxlab.federated.devices import Device, answer_time_us
 from jaxlab.federated.evaluation import Evaluations, Summarize
 from jaxlab.federated.executor import Executor
 from jaxlab.federated.local import Limits
-from jaxlab.federated.monitoring import EarlyStop, mean_metrics
+from jaxlab.federated.monitoring import EarlyStop, convergence, mean_metrics
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import NUM_SAMPLE, init_server, make_server
 from jaxlab.federated.server_state import (
@@ -88,7 +88,8 @@ class Simulation(NamedTuple):
       start: makes the state before the first message.
       variables: `state -> variables` of the model.
       report: `state -> name -> number`: rounds, virtual seconds, bytes, what was computed and
-        wasted, and whatever `ServerState.counts` has seen.
+        wasted, where an ended course has converged (see `convergence`), and whatever
+        `ServerState.counts` has seen.
       evaluate: `state -> split -> name -> (clients, 2)`, sums and counts of every client, of the
         model it would use now.
       traffic: bytes of every client and round.
@@ -221,7 +222,9 @@ def make_simulation(
         course=course,
         start=start,
         variables=lambda state: algorithm.variables(state.server.model),
-        report=lambda state: _report(state.server, executor, traffic),
+        report=lambda state: _report(
+            state.server, executor, traffic, _convergence(state.server, config, is_converged)
+        ),
         evaluate=lambda state: evaluations.by_client(state.server.model, state.server.round),
         traffic=traffic,
         executor=executor,
@@ -305,7 +308,12 @@ def _client_program(
     )
 
 
-def _report(server: ServerState, executor: Executor, traffic: Traffic) -> dict[str, int | float]:
+def _report(
+    server: ServerState,
+    executor: Executor,
+    traffic: Traffic,
+    converged: Mapping[str, int | float],
+) -> dict[str, int | float]:
     """See `Simulation.report`."""
     steps = executor.step_count
     return {
@@ -314,9 +322,26 @@ def _report(server: ServerState, executor: Executor, traffic: Traffic) -> dict[s
         "local_steps": steps.taken,
         "padding_waste": steps.waste,
         "excluded_clients": len(server.excluded),
+        **converged,
         **traffic.report(),
         **dict(sorted(server.counts.items())),
     }
+
+
+def _convergence(
+    server: ServerState,
+    config: CourseConfig,
+    is_converged: Callable[[Sequence[Evaluation]], bool],
+) -> dict[str, int | float]:
+    """Where an ended course has converged, by the metric of its early stop if it has one."""
+    if not server.finished:
+        return {}
+    if not isinstance(is_converged, EarlyStop):
+        return convergence(server.evaluations, config.num_rounds)
+    return convergence(
+        server.evaluations, config.num_rounds, is_converged.metric,
+        larger_is_better=is_converged.larger_is_better,
+    )  # fmt: skip
 
 
 def find_forms(

@@ -22,7 +22,15 @@ from jaxlab.federated.client_data import (
     shuffle_epochs,
     take_batch,
 )
-from jaxlab.federated.tasks import Batch, Sums, Task, masked_mean, masked_sums
+from jaxlab.federated.tasks import (
+    OF_CLIENT,
+    Batch,
+    LossOutput,
+    Sums,
+    Task,
+    masked_mean,
+    masked_sums,
+)
 
 Carry = TypeVar("Carry")
 Penalty = Callable[[PyTree], Float[Array, ""]]
@@ -179,12 +187,18 @@ def start_carry(
       variables: what the client starts from.
       view: its examples.
     """
-    first, _ = take_batch(view, jnp.int32(0), 1)
-    output = jax.eval_shape(
-        lambda v, b: task.loss(v, b, jax.random.key(0), False), variables, first
-    )
-    sums = {name: jnp.zeros(2, jnp.float32) for name in ("loss", *output.scores)}
+    sums = _zero_sums(_output_shapes(task, variables, view))
     return TrainCarry(variables, tx.init(variables["params"]), jnp.float32(0.0), sums)
+
+
+def _output_shapes(task: Task, variables: PyTree, view: ClientView) -> LossOutput:
+    """Shapes of what an evaluation of one example gives."""
+    first, _ = take_batch(view, jnp.int32(0), 1)
+    return jax.eval_shape(lambda v, b: task.loss(v, b, jax.random.key(0), False), variables, first)
+
+
+def _zero_sums(shapes: LossOutput) -> Sums:
+    return {name: jnp.zeros(2, jnp.float32) for name in ("loss", *shapes.scores)}
 
 
 def train_client(
@@ -241,21 +255,43 @@ def squared_norm(tree: PyTree) -> Float[Array, ""]:
 def evaluate_client(task: Task, variables: PyTree, view: ClientView, batch_size: int) -> Sums:
     """Sums and counts of loss and scores over all examples of a client.
 
+    A score of all examples at once (`Task.score_all`) has a name that ends in `@client` and counts
+    as if every example had it, so that the mean over clients is weighted by their examples; a
+    client that has no such number has the count 0.
+
     Args:
       task: the learning problem.
       variables: the model.
       view: the client's examples.
       batch_size: rows of a forward pass.
     """
-    carry = start_carry(task, optax.identity(), variables, view).sums
+    shapes = _output_shapes(task, variables, view)
+    max_rows = -(-view.max_size // batch_size) * batch_size
+    rows = {
+        name: jnp.zeros((max_rows, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in ((shapes.kept or {}) if task.score_all is not None else {}).items()
+    }
 
-    def body(index: Array, sums: Sums) -> Sums:
-        batch, mask = take_batch(view, index * batch_size, batch_size)
+    def body(index: Array, carry: tuple[Sums, dict[str, Array]]) -> tuple[Sums, dict[str, Array]]:
+        start = index * batch_size
+        batch, mask = take_batch(view, start, batch_size)
         output = task.loss(variables, batch, jax.random.key(0), False)
-        return jax.tree.map(jnp.add, sums, masked_sums(output, mask))
+        sums = jax.tree.map(jnp.add, carry[0], masked_sums(output, mask))
+        return sums, {
+            name: jax.lax.dynamic_update_slice_in_dim(before, (output.kept or {})[name], start, 0)
+            for name, before in carry[1].items()
+        }
 
     num_batches = (view.size + batch_size - 1) // batch_size
-    return jax.lax.fori_loop(0, num_batches, body, like(view.size, carry))
+    begin = like(view.size, (_zero_sums(shapes), rows))
+    sums, rows = jax.lax.fori_loop(0, num_batches, body, begin)
+    if task.score_all is None:
+        return sums
+    found = task.score_all(rows, jnp.arange(max_rows) < view.size)
+    return sums | {
+        f"{name}{OF_CLIENT}": jnp.where(pair[1] > 0, view.size * pair, 0.0)
+        for name, pair in found.items()
+    }
 
 
 def like(witness: Array, tree: Carry) -> Carry:

@@ -32,6 +32,7 @@ from jaxtyping import Bool, Float, Int, Num
 
 from jaxlab.federated.server_state import Evaluation
 from jaxlab.federated.strategy import ConfigError
+from jaxlab.federated.tasks import OF_CLIENT
 
 FORMS = ("weighted_avg", "avg", "fairness", "group_avg")
 """Forms of a report: over all examples, over clients, how it is spread, and over groups."""
@@ -70,7 +71,9 @@ def metric_values(sums: ClientSums) -> dict[str, Metric]:
     """Means from sums and counts, and what is derived from them.
 
     The F1 scores of classes, `f1@3`, become their mean over the classes that occur or are
-    predicted, `f1`; beside `mse` stands its root, `rmse`.
+    predicted, `f1`, and shares of right answers to several questions, `correct@3`, their mean over
+    the questions, `correct`. Numbers of clients, such as `roc_auc@client`, lose what their names
+    end with. Beside `mse` stands its root, `rmse`.
 
     Args:
       sums: name -> sums and counts.
@@ -86,10 +89,11 @@ def metric_values(sums: ClientSums) -> dict[str, Metric]:
         total, count = np.moveaxis(np.asarray(pairs, np.float64), -1, 0)
         mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
         prefix, slash, last = name.rpartition("/")
-        if last.startswith("f1@"):
-            classes.setdefault(f"{prefix}{slash}f1", []).append(mean)
+        base = last.partition("@")[0]
+        if last.startswith(("f1@", "correct@")):
+            classes.setdefault(f"{prefix}{slash}{base}", []).append(mean)
             continue
-        found[name] = Metric(mean, count > 0)
+        found[name.removesuffix(OF_CLIENT)] = Metric(mean, count > 0)
         if last == "mse":
             found[f"{prefix}{slash}rmse"] = Metric(np.sqrt(mean), count > 0)
     for name, scores in classes.items():
@@ -181,22 +185,28 @@ class Report:
       group_sizes: of the form `group_avg`, see `group_means`; not for clients that never train.
       keep_raw: called with the split and name -> value of every client (NaN for one without
         examples) at every evaluation, for files of what each client has.
+      base: what `improvement` is measured from, beside `mse` and `correct`, see `improvement`; None
+        leaves it out.
     """
 
     forms: tuple[str, ...] = ("weighted_avg", "avg", "fairness")
     group_sizes: tuple[int, ...] = ()
     keep_raw: Callable[[str, dict[str, np.ndarray]], None] | None = None
+    base: float | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
 
         Raises:
-          ConfigError: (a ValueError) if there is no such form, or no group sizes for `group_avg`.
+          ConfigError: (a ValueError) if there is no such form, no group sizes for `group_avg`, or
+            the base is not positive.
         """
         if not self.forms or not set(self.forms) <= set(FORMS):
             raise ConfigError(f"Report: forms={self.forms} must be some of {', '.join(FORMS)}")
         if "group_avg" in self.forms and not self.group_sizes:
             raise ConfigError("Report: the form group_avg needs group_sizes, clients of each group")
+        if self.base is not None:
+            improvement(0.0, self.base)
 
     def __call__(self, split: str, sums: ClientSums) -> dict[str, float]:
         """The metrics of an evaluation.
@@ -206,13 +216,27 @@ class Report:
           sums: name -> (clients, 2), sums and counts.
         """
         if split.endswith(SERVER_SUFFIX):
-            return mean_metrics(split, sums)
-        rows = metric_values(sums)
+            return self._over_examples(split, sums)
+        rows = self._improved(metric_values(sums))
         if self.keep_raw is not None:
             self.keep_raw(split, {name: metric.values for name, metric in rows.items()})
-        found = mean_metrics(split, sums) if "weighted_avg" in self.forms else {}
+        found = self._over_examples(split, sums) if "weighted_avg" in self.forms else {}
         for name, metric in rows.items():
             found |= self._over_clients(split, name, metric)
+        return found
+
+    def _over_examples(self, split: str, sums: ClientSums) -> dict[str, float]:
+        return _named(split, self._improved(_mean_values(sums)))
+
+    def _improved(self, metrics: dict[str, Metric]) -> dict[str, Metric]:
+        """With `improvement` beside mean squared errors and shares of right answers."""
+        found, base = dict(metrics), self.base
+        for name, (values, known) in metrics.items():
+            prefix, slash, last = name.rpartition("/")
+            if base is not None and last in ("mse", "correct"):
+                errors = values if last == "mse" else 1.0 - values
+                better = np.asarray(improvement(errors, base))
+                found[f"{prefix}{slash}improvement"] = Metric(better, known)
         return found
 
     def _over_clients(self, split: str, name: str, metric: Metric) -> dict[str, float]:
@@ -235,9 +259,16 @@ def mean_metrics(split: str, sums: ClientSums) -> dict[str, float]:
       split: name of the examples.
       sums: name -> (clients, 2), sums and counts.
     """
+    return _named(split, _mean_values(sums))
+
+
+def _mean_values(sums: ClientSums) -> dict[str, Metric]:
     totals = {name: np.asarray(pairs, np.float64).sum(axis=0) for name, pairs in sums.items()}
-    found = metric_values(totals)
-    return {f"{split}/{name}": float(value) for name, (value, known) in found.items() if known}
+    return metric_values(totals)
+
+
+def _named(split: str, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    return {f"{split}/{name}": float(value) for name, (value, known) in metrics.items() if known}
 
 
 def is_larger_better(metric: str) -> bool:
@@ -269,7 +300,9 @@ def is_larger_better(metric: str) -> bool:
     )
 
 
-def improvement(value: float, base: float) -> float:
+def improvement(
+    value: Float[np.ndarray, "..."] | float, base: float
+) -> Float[np.ndarray, "..."] | float:
     """By how many percent a number that should be small is below a base: `(base - x) / base`.
 
     Args:
@@ -330,6 +363,88 @@ def best_evaluation(
         if math.isfinite(value) and value > best_value:
             best, best_value = evaluation, value
     return best
+
+
+def convergence(
+    evaluations: Sequence[Evaluation],
+    num_rounds: int,
+    metric: str | None = None,
+    *,
+    larger_is_better: bool | None = None,
+) -> dict[str, int | float]:
+    """Where a course that has ended has converged, for its report.
+
+    That is where it ended early, else where the metric was best.
+
+    Args:
+      evaluations: those of the course, in order.
+      num_rounds: aggregations after which it was to end.
+      metric: None tells nothing of a course that went on to its end.
+      larger_is_better: None tells by the name, see `is_larger_better`.
+
+    Returns:
+      `convergence_round`, aggregations before, and `convergence_seconds` of virtual time; `{}` if
+      nothing is known.
+
+    Example:
+      >>> row = [Evaluation(2, 500_000, {"val/loss": 1.0}), Evaluation(4, 900_000, {"val/loss": 2})]
+      >>> convergence(row, 4, "val/loss")
+      {'convergence_round': 2, 'convergence_seconds': 0.5}
+    """
+    found = None
+    if evaluations and evaluations[-1].round < num_rounds:
+        found = evaluations[-1]
+    elif metric is not None:
+        found = best_evaluation(evaluations, metric, larger_is_better=larger_is_better)
+    if found is None:
+        return {}
+    return {"convergence_round": found.round, "convergence_seconds": found.time_us / 1e6}
+
+
+def performance_drop(
+    metric: str, delta: float = 0.0, *, larger_is_better: bool | None = None
+) -> Callable[[Sequence[Evaluation]], bool]:
+    """Tells when a metric has become worse from one evaluation to the next.
+
+    ::
+
+        has_dropped = performance_drop("test/fairness/correct_min", 0.1)  # of the worst client
+        run_course(..., on_round=lambda s: has_dropped(s.server.evaluations) and tell(s))
+
+    As the `is_converged` of a course it ends it. Clients one by one are those of
+    `Report(keep_raw=...)`.
+
+    Args:
+      metric: such as `val/loss`.
+      delta: by how much more it must be worse, 0 or more.
+      larger_is_better: None tells by the name, see `is_larger_better`.
+
+    Returns:
+      `evaluations so far -> whether the last one is a drop`; one that is not finite after one that
+      is counts as a drop.
+
+    Raises:
+      ConfigError: (a ValueError) if delta is negative, or the name tells nothing; from the
+        function, if an evaluation has no such metric.
+
+    Example:
+      >>> values = [Evaluation(n, 0, {"val/correct": x}) for n, x in enumerate([0.5, 0.75, 0.25])]
+      >>> [performance_drop("val/correct", 0.25)(values[:n]) for n in (1, 2, 3)]
+      [False, False, True]
+    """
+    if not delta >= 0:
+        raise ConfigError(f"delta={delta} must be 0 or more: it is a loss of {metric!r}")
+    sign = _sign(metric, larger_is_better)
+
+    def has_dropped(evaluations: Sequence[Evaluation]) -> bool:
+        for evaluation in evaluations[-2:]:
+            check_metric(metric, evaluation.metrics)
+        values = [sign * evaluation.metrics[metric] for evaluation in evaluations[-2:]]
+        if len(values) < 2 or not math.isfinite(values[0]):
+            return False
+        return not values[1] >= values[0] - delta
+
+    return has_dropped
 
 
 class StopState(NamedTuple):

@@ -7,6 +7,7 @@ The last batch of a client may be padded. Losses and scores leave padded rows ou
 normalises over the batch must do so too, and is given the mask of the rows (`masked`).
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +17,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from jaxlab.federated.rankings import rank_classes, rank_columns
 from jaxlab.federated.strategy import ConfigError
 
 MASK = "mask"
@@ -24,6 +26,9 @@ MASK = "mask"
 Batch = Mapping[str, Any]
 Sums = dict[str, Float[Array, " two"]]
 """Name -> (sum, count), so that batches, clients and devices add up to means."""
+
+OF_CLIENT = "@client"
+"""What the names of sums end with whose mean over examples is a number of a client as a whole."""
 
 
 class LossOutput(NamedTuple):
@@ -34,11 +39,17 @@ class LossOutput(NamedTuple):
       model_state: the other variables after the forward pass, such as `batch_stats`.
       scores: per example, metric name -> number, such as `correct`; or (sum, count) where a mean is
         not over examples, such as the F1 score of a class.
+      kept: per example, what `Task.score_all` takes of it.
     """
 
     per_example: Float[Array, " batch"]
     model_state: dict[str, Any]
     scores: dict[str, Float[Array, "batch *pair"]]
+    kept: Mapping[str, Array] | None = None
+
+
+ScoreAll = Callable[[Mapping[str, Array], Bool[Array, " examples"]], Sums]
+"""From what was kept of all examples of a client to scores, see `Task.score_all`."""
 
 
 class Task(NamedTuple):
@@ -50,11 +61,15 @@ class Task(NamedTuple):
         examples, `train` is static.
       mix: `(variables of models, every leaf (models, ...); shares (models,); batch) -> LossOutput`
         of the mixture of their predictions; None if there is none.
+      score_all: `(LossOutput.kept of all examples of a client, which of them are examples) -> name
+        -> (number, 1), or (0, 0) if there is none`: scores that are no sums over examples, such as
+        the area under a ROC curve. Evaluations have them, trainings have not.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
     loss: Callable[[PyTree, Batch, Key[Array, ""], bool], LossOutput]
     mix: Callable[[PyTree, Float[Array, " models"], Batch], LossOutput] | None = None
+    score_all: ScoreAll | None = None
 
 
 Score = Callable[
@@ -74,6 +89,7 @@ def supervised(
     prepare: Callable[[Array], Array] = lambda x: x,
     masked: bool = False,
     combine: Combine | None = None,
+    score_all: Callable[[Array, Array, Array], Sums] | None = None,
 ) -> Task:
     """A module that is called with `x`, and a loss of its output.
 
@@ -86,7 +102,14 @@ def supervised(
       masked: the module is also called with `mask=`, True for rows that are examples.
       combine: from the outputs of several models to that of their mixture; None for a task that
         mixes none.
+      score_all: `(outputs, y, mask) -> name -> pair` of all examples of a client at once, see
+        `Task.score_all`.
     """
+
+    def describe(output: Array, batch: Batch, model_state: dict[str, Any]) -> LossOutput:
+        losses, scores = score(output, batch)
+        kept = None if score_all is None else {"output": output, "y": batch["y"]}
+        return LossOutput(losses, model_state, scores, kept)
 
     def init(key: Key[Array, ""]) -> PyTree:
         inputs = jnp.zeros((1, *example.shape), example.dtype)
@@ -95,8 +118,7 @@ def supervised(
     def loss(variables: PyTree, batch: Batch, key: Key[Array, ""], train: bool) -> LossOutput:
         mask = batch[MASK] if masked else None
         output, model_state = apply(module, variables, prepare(batch["x"]), key, train, mask)
-        losses, scores = score(output, batch)
-        return LossOutput(losses, model_state, scores)
+        return describe(output, batch, model_state)
 
     def mix(models: PyTree, shares: Float[Array, " models"], batch: Batch) -> LossOutput:
         mask, inputs = batch[MASK] if masked else None, prepare(batch["x"])
@@ -104,10 +126,17 @@ def supervised(
         def one(variables: PyTree) -> Array:
             return apply(module, variables, inputs, jax.random.key(0), False, mask)[0]
 
-        losses, scores = score(cast(Combine, combine)(jax.vmap(one)(models), shares), batch)
-        return LossOutput(losses, {}, scores)
+        return describe(cast(Combine, combine)(jax.vmap(one)(models), shares), batch, {})
 
-    return Task(init, loss, mix if combine is not None else None)
+    def over_all(kept: Mapping[str, Array], mask: Array) -> Sums:
+        return cast(Any, score_all)(kept["output"], kept["y"], mask)
+
+    return Task(
+        init,
+        loss,
+        mix if combine is not None else None,
+        over_all if score_all is not None else None,
+    )
 
 
 def classification(
@@ -128,15 +157,13 @@ def classification(
       prepare: from `x` of the batch to the input of the module, on the device.
       masked: the module is also called with `mask=`, True for rows that are examples.
       scores: `correct`, 1 where the largest logit is the class; `hits@n`, 1 where fewer than n
-        others are larger; `f1`, as scores of the classes, see `metric_values`.
+        others are larger; `f1`, as scores of the classes, see `metric_values`; `roc_auc` and
+        `average_precision`, of all examples of a client, see `rankings.rank_classes`.
 
     Raises:
       ConfigError: (a ValueError) if there is no such score.
     """
-    for name in scores:
-        kind, _, number = name.partition("@")
-        if name not in ("correct", "f1") and not (kind == "hits" and number.isdecimal()):
-            raise ConfigError(f"the score {name!r} is not one of correct, f1, hits@1, hits@2 ...")
+    _check_scores(scores, is_also=lambda name: name[:5] == "hits@" and name[5:].isdecimal())
 
     def score(logits: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
         logits, labels = logits.astype(jnp.float32), batch["y"]
@@ -147,7 +174,63 @@ def classification(
         weighted = jax.nn.log_softmax(logits.astype(jnp.float32)) + jnp.log(shares)[:, None, None]
         return jax.nn.logsumexp(weighted, axis=0)
 
-    return supervised(module, example, score, prepare=prepare, masked=masked, combine=combine)
+    ranked = tuple(name for name in scores if name in RANKED)
+    return supervised(
+        module, example, score, prepare=prepare, masked=masked, combine=combine,
+        score_all=functools.partial(rank_classes, names=ranked) if ranked else None,
+    )  # fmt: skip
+
+
+def multi_label(
+    module: nn.Module,
+    example: jax.ShapeDtypeStruct,
+    prepare: Callable[[Array], Array] = lambda x: x,
+    *,
+    masked: bool = False,
+    scores: Sequence[str] = ("correct",),
+) -> Task:
+    """Several questions of yes or no about `x`; `y` (questions,) is 1, 0, or NaN if not known.
+
+    The loss of an example is the mean cross entropy of its questions whose answer is known. Scores
+    are means over the questions, each over the examples whose answer to it is known. A mixture of
+    models is that of their probabilities.
+
+    Args:
+      module: called with `(x, train=...)`, gives a logit a question; see `supervised`.
+      example: shape and type of one `x`, as `prepare` gives it, without the batch axis.
+      prepare: from `x` of the batch to the input of the module, on the device.
+      masked: the module is also called with `mask=`, True for rows that are examples.
+      scores: of `correct`, `f1` (of the answer yes), `roc_auc` and `average_precision`.
+
+    Raises:
+      ConfigError: (a ValueError) if there is no such score.
+    """
+    _check_scores(scores)
+    ranked = tuple(name for name in scores if name in RANKED)
+
+    def score(logits: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        logits, labels = logits.astype(jnp.float32), batch["y"].astype(jnp.float32)
+        known, is_so, is_said = ~jnp.isnan(labels), labels == 1, logits > 0
+        losses = jnp.where(known, optax.sigmoid_binary_cross_entropy(logits, is_so * 1.0), 0.0)
+        found = {}
+        for number in range(logits.shape[-1]):
+            said, so, told = is_said[:, number], is_so[:, number], known[:, number]
+            if "correct" in scores:
+                found[f"correct@{number}"] = jnp.stack([told & (said == so), told], axis=-1) * 1.0
+            if "f1" in scores:
+                pair = jnp.stack([2 * (said & so), said * 1 + so], axis=-1)
+                found[f"f1@{number}"] = jnp.where(told[:, None], pair * 1.0, 0.0)
+        return losses.sum(axis=-1) / jnp.maximum(known.sum(axis=-1), 1), found
+
+    def combine(logits: Array, shares: Float[Array, " models"]) -> Array:
+        logits, weights = logits.astype(jnp.float32), jnp.log(shares)[:, None, None]
+        yes = jax.nn.logsumexp(jax.nn.log_sigmoid(logits) + weights, axis=0)
+        return yes - jax.nn.logsumexp(jax.nn.log_sigmoid(-logits) + weights, axis=0)
+
+    return supervised(
+        module, example, score, prepare=prepare, masked=masked, combine=combine,
+        score_all=functools.partial(rank_columns, names=ranked) if ranked else None,
+    )  # fmt: skip
 
 
 def regression(
@@ -181,6 +264,19 @@ def regression(
     return supervised(module, example, score, masked=masked, combine=combine)
 
 
+SCORES, RANKED = ("correct", "f1"), ("roc_auc", "average_precision")
+"""Scores of examples, and of all examples of a client."""
+
+
+def _check_scores(names: Sequence[str], is_also: Callable[[str], bool] | None = None) -> None:
+    wrong = [n for n in names if n not in SCORES + RANKED and not (is_also and is_also(n))]
+    if wrong:
+        others = ", hits@1, hits@2 ..." if is_also else ""
+        raise ConfigError(
+            f"the score {wrong[0]!r} is not one of {', '.join(SCORES + RANKED)}{others}"
+        )
+
+
 def _score_classes(
     logits: Float[Array, "batch classes"], labels: Array, names: Sequence[str]
 ) -> dict[str, Array]:
@@ -196,7 +292,7 @@ def _score_classes(
                 is_said, is_so = predicted == number, labels == number
                 pair = jnp.stack([2 * (is_said & is_so), is_said * 1 + is_so], axis=-1)
                 found[f"f1@{number}"] = pair.astype(jnp.float32)
-        else:
+        elif name not in RANKED:
             found[name] = (rank < int(name.partition("@")[2])).astype(jnp.float32)
     return found
 

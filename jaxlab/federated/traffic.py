@@ -1,8 +1,10 @@
 """The bytes that a course sends, to the byte.
 
 What clients and server tell each other has the same shapes in every round, so that the size of a
-message follows from the algorithm: it is that of the bytes that `wire` makes of it, headers
-included. A simulation counts those of every client and round, though it copies nothing.
+message follows from the algorithm: it is that of the bytes that `wire` makes of its content,
+headers included. A simulation counts those of every client and round, though it copies nothing;
+what a deployment sends are the same contents, made by the functions here. Who asks whom, and when,
+is told beside the content, in some hundred bytes that only a deployment counts.
 
 The original counts the sizes of Python objects, 3,864 "bytes" for a model of 92,000 parameters, and
 nothing that clients send in a simulation (`federatedscope/core/monitors/monitor.py`, 0.3.0).
@@ -17,20 +19,30 @@ from jaxtyping import Int
 from jaxlab.federated.algorithm import LocalResult, Tree
 from jaxlab.federated.wire import name_leaves, packed_size
 
+TREE, UPDATE, WEIGHT, SUMS = "tree", "update", "weight", "sums"
+"""Keys of the contents of messages."""
+
 
 def broadcast_content(sent: Tree) -> dict[str, Any]:
-    """What a client is sent: name -> array, see `wire.name_leaves`."""
-    return name_leaves(sent)
+    """What a client is sent, to train or to evaluate: name -> array, see `wire.name_leaves`."""
+    return {TREE: name_leaves(sent)}
 
 
-def answer_content(result: LocalResult) -> dict[str, Any]:
-    """What a client answers: its update, what it counts by, and its training metrics.
+def answer_content(update: Tree, weight: Tree) -> dict[str, Any]:
+    """What a client answers: its update, and what it counts by.
 
-    What it keeps (`client_state`) stays with it.
+    What it keeps (`client_state`) stays with it, and so do its training metrics (`sums`).
+
+    Args:
+      update: of its training.
+      weight: an array of float32: whatever the number, it has four bytes.
     """
-    return {
-        "update": name_leaves(result.update), "weight": result.weight, "sums": dict(result.sums)
-    }  # fmt: skip
+    return {UPDATE: name_leaves(update), WEIGHT: weight}
+
+
+def metrics_content(sums: Tree) -> dict[str, Any]:
+    """What a client answers to an evaluation: split -> name -> (sum, count)."""
+    return {SUMS: sums}
 
 
 class MessageSizes(NamedTuple):
@@ -60,10 +72,12 @@ def message_sizes(
       evaluation: what a client is sent to evaluate.
       sums: split -> what an evaluation gives; None or empty if nothing is evaluated.
     """
-    down, up = packed_size(broadcast_content(sent)), packed_size(answer_content(result))
+    down = packed_size(broadcast_content(sent))
+    up = packed_size(answer_content(result.update, result.weight))
     if not sums:
         return MessageSizes(down, up)
-    return MessageSizes(down, up, packed_size(broadcast_content(evaluation)), packed_size(sums))
+    evaluated = packed_size(broadcast_content(evaluation))
+    return MessageSizes(down, up, evaluated, packed_size(metrics_content(sums)))
 
 
 class Traffic:

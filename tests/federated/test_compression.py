@@ -34,7 +34,7 @@ from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.simulation import run_course
 from jaxlab.federated.strategy import ConfigError, Strategy
 from jaxlab.federated.tasks import regression
-from jaxlab.federated.traffic import answer_content, broadcast_content
+from jaxlab.federated.traffic import answer_content, broadcast_content, metrics_content
 from jaxlab.federated.trust import fl_trust
 from jaxlab.federated.wire import name_leaves, pack, unpack
 from jaxlab.parallel import make_mesh
@@ -254,11 +254,12 @@ def test_a_compressed_course_learns_refuses_what_is_not_finite_and_counts_every_
     kept = algorithm.init_client(variables)
     local = jax.jit(lambda sent: algorithm.local(sent, kept, view, limits, new_key()))
     result = local(algorithm.broadcast(server))
-    up = len(pack(jax.device_get(answer_content(result))))
+    up = len(pack(jax.device_get(answer_content(result.update, result.weight))))
     given = EvaluationInput(view, view, limits, new_key())
     evaluate = jax.jit(lambda sent: algorithm.evaluate(sent, kept, given))
     sums = {"test": evaluate(algorithm.evaluation(server))}
-    assert simulation.traffic.sizes == (down, up, down, len(pack(jax.device_get(sums))))
+    answered = len(pack(jax.device_get(metrics_content(sums))))
+    assert simulation.traffic.sizes == (down, up, down, answered)
 
     exchanges = simulation.traffic.exchanges
     asked, failed = len(exchanges), int((exchanges[:, 1] == 5).sum())

@@ -185,6 +185,8 @@ def test_a_course_ends_early_when_it_has_converged(play):
     state = play(Strategy(cohort_size=2), 4, 9, is_converged=lambda found: len(found) == 3)
     assert state.server.finished and state.server.round == len(state.server.evaluations) == 3
     assert {client.converged_round for client in state.clients.values()} == {3}
+    time_us = state.server.evaluations[-1].time_us
+    assert {client.converged_us for client in state.clients.values()} == {time_us}
     assert all(client.finished for client in state.clients.values())
 
 

@@ -254,6 +254,9 @@ def test_a_course_ends_when_its_metric_has_stopped_improving(learn):
     best = best_evaluation(server.evaluations, "val/loss")
     assert best is not None and best.metrics["val/loss"] == min(losses)
     assert best.metrics["val/fairness/loss_max"] > best.metrics["val/avg/loss"]
+    last = server.evaluations[-1]
+    assert report["convergence_round"] == last.round
+    assert report["convergence_seconds"] == last.time_us / 1e6
 
 
 def test_the_server_evaluates_its_own_examples_and_those_of_clients_as_one(learn):

@@ -9,11 +9,13 @@ from jaxlab.federated.monitoring import (
     EarlyStop,
     Report,
     best_evaluation,
+    convergence,
     fairness,
     group_means,
     is_larger_better,
     mean_metrics,
     metric_values,
+    performance_drop,
 )
 from jaxlab.federated.server_state import Evaluation
 from jaxlab.federated.strategy import ConfigError
@@ -110,6 +112,16 @@ def test_the_root_stands_beside_the_mean_square():
     assert mean_metrics("test", {"mse": pairs([18, 1], [0, 1])}) == {"test/mse": 9, "test/rmse": 3}
 
 
+def test_the_improvement_over_a_base_stands_beside_errors_and_shares_of_right_answers():
+    sums = {"correct": np.array([[3.0, 4.0], [1.0, 4.0]]), "global/mse": np.array([[1.0, 2.0]] * 2)}
+    found = Report(("weighted_avg", "avg"), base=0.5)("test", sums)
+    assert found["test/improvement"] == found["test/avg/improvement"] == 0.0  # 1 - 4/8 is the base
+    assert found["test/global/improvement"] == 0.0 and found["test/global/mse"] == 0.5
+    assert "test/improvement" not in Report(("weighted_avg",))("test", sums)
+    server = Report(("avg",), base=0.2)("test_server", sums)
+    assert server["test_server/improvement"] == pytest.approx(-150)
+
+
 def test_groups_are_of_consecutive_clients_and_the_last_may_be_missing():
     values = np.array([1.0, np.nan, 3.0])
     assert group_means(values, [2, 3, 4]) == {1: 1.0, 2: 3.0}
@@ -136,6 +148,29 @@ def test_the_best_evaluation_brings_all_that_was_measured_with_it():
     assert best_evaluation(found, "val/loss", larger_is_better=True) == found[0]
     assert best_evaluation([], "val/loss") is None
     assert best_evaluation(evaluations([math.nan, math.inf]), "val/loss") is None
+
+
+def test_a_course_has_converged_where_it_ended_early_or_was_best():
+    row = evaluations([3.0, 1.0, 2.0])
+    assert convergence(row, 4) == {"convergence_round": 3, "convergence_seconds": 0.003}
+    best = {"convergence_round": 2, "convergence_seconds": 0.002}
+    assert convergence(row, 3, "val/loss") == best
+    assert convergence(evaluations([1, 2, 1], "mine"), 3, "mine", larger_is_better=True) == best
+    assert convergence(row, 3) == convergence([], 3) == convergence([], 3, "val/loss") == {}
+
+
+def test_a_drop_is_a_fall_by_more_than_delta_from_one_evaluation_to_the_next():
+    def drops(values, *options, **named):
+        has_dropped = performance_drop(*options, **named)
+        row = evaluations(values, options[0])
+        return [has_dropped(row[:count]) for count in range(len(row) + 1)]
+
+    assert drops([2, 3, 3.5, 1, 1.6], "val/loss", 0.5) == [False] * 2 + [True, False, False, True]
+    assert drops([0.5, 0.4, 0.4, 0.5], "val/correct") == [False] * 2 + [True, False, False]
+    assert drops([1, 2], "mine", larger_is_better=False)[-1]
+    assert drops([1, math.nan, math.nan, 2], "val/loss")[2:] == [True, False, False]
+    with pytest.raises(ConfigError, match="'val/f1' is not among those of an evaluation: test/cor"):
+        performance_drop("val/f1")(evaluations([1]))
 
 
 def test_a_metric_that_is_not_measured_is_told_with_those_that_are():
@@ -216,6 +251,8 @@ def test_many_clients_stop_as_each_would_alone():
         (lambda: EarlyStop("val/loss", mode="last"), "mode='last'"),
         (lambda: Report(("median",)), r"forms=\('median',\) must be some of weighted_avg"),
         (lambda: Report(("group_avg",)), "needs group_sizes"),
+        (lambda: Report(base=0.0), "base=0.0 must be positive"),
+        (lambda: performance_drop("val/loss", -1.0), "delta=-1.0 must be 0 or more"),
     ],
 )
 def test_settings_out_of_range_are_told(make, wrong):

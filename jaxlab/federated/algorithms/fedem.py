@@ -76,7 +76,7 @@ def fed_em(
         models = {name: value for name, value in variables.items() if name != "mixture"}
         return mix(models, variables["mixture"], batch)
 
-    mixed = Task(task.init, mixture_loss)
+    mixed = Task(task.init, mixture_loss, score_all=task.score_all)
 
     def local(
         received: Tree, state: Tree, view: ClientView, limits: Limits, key: Key[Array, ""]

@@ -15,9 +15,6 @@ from jaxlab.federated.server import NUM_SAMPLE
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.strategy import ConfigError
 
-TREE, UPDATE, WEIGHT, SUMS = "tree", "update", "weight", "sums"
-"""Keys of the contents of messages."""
-
 
 class Agreement(NamedTuple):
     """What the server and all nodes of a course agree on; each makes its own of the same settings.

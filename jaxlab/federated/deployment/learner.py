@@ -24,10 +24,6 @@ from jaxlab.federated.aggregators import (
 )
 from jaxlab.federated.algorithm import Tree, is_finite
 from jaxlab.federated.deployment.agreement import (
-    SUMS,
-    TREE,
-    UPDATE,
-    WEIGHT,
     Agreement,
     Forms,
     find_forms,
@@ -39,6 +35,7 @@ from jaxlab.federated.roles import Role
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import init_server, make_server
 from jaxlab.federated.server_state import Evaluation, ServerProgram, ServerState, Update
+from jaxlab.federated.traffic import SUMS, UPDATE, WEIGHT, broadcast_content
 
 _logger = logging.getLogger(__name__)
 
@@ -117,12 +114,15 @@ def make_learner(
             answers, config.num_clients - config.num_unseen, summarize or mean_metrics
         )
 
+    def sent(tree: Tree) -> dict[str, Any]:
+        return broadcast_content(on_host(tree))
+
     program = ServerProgram(
-        broadcast=lambda server, version: {TREE: name_on_host(algorithm.broadcast(server))},
+        broadcast=lambda server, version: sent(algorithm.broadcast(server)),
         aggregate=aggregate,
-        evaluation=lambda server, version: {TREE: name_on_host(algorithm.evaluation(server))},
+        evaluation=lambda server, version: sent(algorithm.evaluation(server)),
         merge=merge,
-        final=lambda server: {TREE: name_on_host(algorithm.evaluation(server))},
+        final=lambda server: sent(algorithm.evaluation(server)),
         is_converged=is_converged,
     )
 
@@ -139,8 +139,12 @@ def make_learner(
 
 def name_on_host(tree: Tree) -> dict[str, np.ndarray]:
     """The leaves of a tree by the names of their places, fetched from the devices at once."""
-    named = wire.name_leaves(jax.device_get(tree))
-    return {name: np.asarray(leaf) for name, leaf in named.items()}
+    return wire.name_leaves(on_host(tree))
+
+
+def on_host(tree: Tree) -> Tree:
+    """The tree with NumPy arrays as leaves, fetched from the devices at once."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
 def combine(trees: Sequence[Tree], weights: np.ndarray, staleness: np.ndarray, rule: Rule) -> Tree:
@@ -201,7 +205,7 @@ def check_answer(message: Message, forms: Forms, asked: Sequence[str]) -> None:
         _check_keys(content, (UPDATE, WEIGHT), "an update")
         wire.restore_leaves(content[UPDATE], forms.update, "the update")
         weight = content[WEIGHT]
-        if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
+        if not _is_number(weight) or not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"the update has the weight {weight!r}; wanted a number, 0 or more")
     elif message.type == METRICS:
         _check_keys(content, (SUMS,), "an answer to an evaluation")
@@ -211,6 +215,11 @@ def check_answer(message: Message, forms: Forms, asked: Sequence[str]) -> None:
         wrong = {key: content[key] for key in asked if not isinstance(content[key], int | float)}
         if wrong:
             raise ValueError(f"a client that joins tells {wrong}; wanted numbers")
+
+
+def _is_number(value: Any) -> bool:
+    is_scalar = isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "fiu"
+    return is_scalar or isinstance(value, int | float)
 
 
 def _check_keys(content: Any, keys: Sequence[str], what: str) -> None:
@@ -236,7 +245,7 @@ def _restore(forms: Forms, update: Update) -> Tree:
 
 def _weights(updates: Sequence[Update]) -> tuple[np.ndarray, np.ndarray]:
     """Weights of updates, and whether all their numbers are finite."""
-    weights = np.asarray([update.content[WEIGHT] for update in updates], np.float64)
+    weights = np.asarray([float(update.content[WEIGHT]) for update in updates], np.float64)
     finite = [bool(is_finite(update.content[UPDATE])) for update in updates]
     return weights, np.asarray(finite, bool)
 

@@ -19,10 +19,6 @@ from jaxlab.federated.client import Answer, ClientProgram, Failure, join_message
 from jaxlab.federated.client_data import ClientData
 from jaxlab.federated.cohort import Cohort, Stacked, client_keys, make_evaluate, make_stack
 from jaxlab.federated.deployment.agreement import (
-    SUMS,
-    TREE,
-    UPDATE,
-    WEIGHT,
     Agreement,
     Forms,
     find_forms,
@@ -34,6 +30,7 @@ from jaxlab.federated.local import Limits
 from jaxlab.federated.messages import FAILURE, JOIN, UNASSIGNED, Message
 from jaxlab.federated.roles import Role
 from jaxlab.federated.server import NUM_SAMPLE
+from jaxlab.federated.traffic import TREE, answer_content, metrics_content
 from jaxlab.parallel import make_mesh
 
 _logger = logging.getLogger(__name__)
@@ -173,7 +170,7 @@ class Learning:
         first = jax.tree.map(lambda leaf: leaf[0], stacked)
         if jax.tree.leaves(self._forms.client):
             self._kept.keep_state(training, before, first.states)
-        return Answer({UPDATE: _arrays(first.update), WEIGHT: float(first.weight)})
+        return Answer(answer_content(_on_host(first.update), np.asarray(first.weight)))
 
     def evaluate(self, client: int, content: Any, number: int) -> dict[str, Any]:
         """Sums over every split, of the model that the client would use."""
@@ -183,7 +180,7 @@ class Learning:
         for name, split in self._splits.items():
             found = jax.device_get(self._evaluate(received, cohort, self._data, split))
             sums[name] = {key: np.asarray(value[0]) for key, value in found.items()}
-        return {SUMS: sums}
+        return metrics_content(sums)
 
     def finish(self, client: int, content: Any) -> None:
         """Keep what the course has learned."""
@@ -208,5 +205,5 @@ class Learning:
         return Cohort(jnp.zeros(1, jnp.int32), jnp.ones(1, bool), keys, states)
 
 
-def _arrays(tree: Tree) -> dict[str, np.ndarray]:
-    return {name: np.asarray(leaf) for name, leaf in wire.name_leaves(tree).items()}
+def _on_host(tree: Tree) -> Tree:
+    return jax.tree.map(np.asarray, tree)

@@ -19,7 +19,8 @@ class BatchNorm(nn.Module):
 
     While training, the statistics are those of the rows that the mask keeps, and the running ones
     (collection `batch_stats`) move a tenth towards them; the running variance takes the unbiased
-    variance, as torch does and flax does not. A batch without rows moves nothing.
+    variance, as torch does and flax does not. A batch without rows moves nothing. The `BatchNorm`
+    of `jaxlab.layers` knows no mask, but groups of devices and narrower types.
 
     Attributes:
       affine: have a scale and a bias.

@@ -81,17 +81,20 @@ class World:
             }
         return dict(self.made[made])
 
-    def simulate(self, agreement, **options):
+    def simulation(self, agreement, **options):
         def together(parts):
             joined = {k: np.concatenate([p[k] for p in parts]) for k in ("x", "y")}
             ends = np.cumsum([len(p["y"]) for p in parts])
             return gather_clients(joined, np.split(np.arange(ends[-1]), ends[:-1]))
 
-        simulation = make_simulation(
+        return make_simulation(
             agreement.config, agreement.algorithm, together(self.train), agreement.variables,
             agreement.schedule, mesh=make_mesh(devices=jax.devices()[:1]),
             splits={"test": together(self.test)}, **options,
         )  # fmt: skip
+
+    def simulate(self, agreement, **options):
+        simulation = self.simulation(agreement, **options)
         return run_course(simulation.course, simulation.start()).server
 
 

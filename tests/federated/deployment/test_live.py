@@ -1,6 +1,8 @@
 """A course in real time goes as it does in simulation, whatever nodes do."""
 
+import collections
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -8,16 +10,27 @@ import optax
 import pytest
 
 from jaxlab.federated.compression import compressed, quantize
-from jaxlab.federated.deployment.codec import Packed
+from jaxlab.federated.deployment.codec import Packed, Packer, unpack
 from jaxlab.federated.deployment.learner import make_learner
 from jaxlab.federated.deployment.live import LiveConfig, LiveState, NotJoinedError
 from jaxlab.federated.deployment.server_checkpoint import ServerCheckpoint
 from jaxlab.federated.devices import Device
 from jaxlab.federated.fedavg import fed_avg
-from jaxlab.federated.messages import EVALUATE, METRICS, MODEL, Message
+from jaxlab.federated.messages import (
+    ASK_INFO,
+    EVALUATE,
+    FINISH,
+    INFO,
+    JOIN,
+    METRICS,
+    MODEL,
+    Message,
+)
 from jaxlab.federated.server_state import TooManyFailuresError
+from jaxlab.federated.simulation import run_course
 from jaxlab.federated.strategy import ConfigError, Strategy
 
+MAX_BYTES = 10**6
 FEDBUFF = Strategy(
     kind="goal_achieved", cohort_size=3, min_updates=2, max_staleness=5, staleness_exponent=0.5,
     broadcast="after_receiving",
@@ -47,6 +60,37 @@ def test_a_deployed_course_is_the_simulated_one(world, keeping, deploy, simulate
         assert ours.round == theirs.round
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-5)
     assert deployed.counts["bytes_up"] > 0 and deployed.counts["bytes_down"] > 0
+
+
+def test_a_simulation_counts_the_bytes_that_are_sent(world, keeping, deploy, make_grid):
+    agreement = world.agreement(keeping, eval_every_rounds=2)
+    grid, contents = make_grid(agreement), collections.defaultdict(list)
+    send = grid.send
+
+    def weigh(node, kind, messages):
+        for packed in messages:
+            message = unpack(packed, MAX_BYTES)
+            contents[message.type, message.round, node - 100].append(len(packed.content))
+        return send(node, kind, messages)
+
+    def weigh_answers(node, answers):
+        for message in answers:
+            size = len(Packer()(message).content)
+            contents[message.type, message.round, node - 100].append(size)
+        return answers
+
+    grid.send, grid.change = weigh, weigh_answers
+    deploy(agreement, grid)
+    simulation = world.simulation(agreement)
+    run_course(simulation.course, simulation.start())
+    counted, sizes = simulation.traffic.exchanges, simulation.traffic.sizes
+    assert len(counted) == 12
+    for number, client, down, up in counted.tolist():
+        assert contents.pop((MODEL, number, client)) == [down, up]
+    for number, client in itertools.product((2, 4), (1, 2, 3)):
+        assert contents.pop((EVALUATE, number, client)) == [sizes.evaluation_down]
+        assert contents.pop((METRICS, number, client)) == [sizes.evaluation_up]
+    assert {kind for kind, _, _ in contents} == {JOIN, ASK_INFO, INFO, FINISH}
 
 
 def test_compressed_updates_travel_small_and_are_read_as_in_simulation(world, deploy):
