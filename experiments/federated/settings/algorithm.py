@@ -41,6 +41,9 @@ PLAIN_SGD = ("scaffold", "fed_nova", "q_fed_avg", "local_entropy")
 WITH_SERVER_OPTIMIZER = ("fed_avg", "fed_nova", "local_entropy", "fed_rep", "ditto", "fed_em")
 """Algorithms whose server may step by an optimizer."""
 
+PERSONAL = ("fed_rep", "ditto", "pfedme", "fed_em")
+"""Algorithms whose clients evaluate with models of their own."""
+
 KEEPS_ENTRIES = ("fed_avg", "fed_rep", "ditto", "pfedme", "fed_em")
 """Algorithms of which some entries of the model can stay with the clients."""
 
@@ -122,3 +125,8 @@ class AlgorithmConfig:
         if not 0 < self.mean_rate <= 1:
             problems.append(f"mean_rate={self.mean_rate} must be in (0, 1]")
         refuse(problems)
+
+    @property
+    def num_mixed(self) -> int:
+        """Models that are mixed: those of FedEM; 0 where there is one, which is no mixture."""
+        return self.num_models if self.name == "fed_em" else 0

@@ -5,6 +5,9 @@ from typing import Literal
 
 from experiments.federated.settings.checks import below, negative, refuse
 
+SPLITS = ("train", "val", "test")
+"""What evaluations may go over."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
@@ -12,7 +15,10 @@ class EvaluationConfig:
 
     Attributes:
       every_rounds: aggregations between two evaluations; the last model is always evaluated.
-      splits: examples of the clients that evaluations go over, of `val` and `test`.
+      splits: examples that every client evaluates on, of `val` and `test`; () if `by_server` tells
+        all.
+      by_server: examples of all clients that the server evaluates the shared model on by itself, as
+        one set and in large batches; found under `test_server`.
       target: value of `metric` whose first time is reported; 0 reports none.
       metric: what `target`, `early_stop` and the best round are told by; `auto` takes the accuracy,
         or the loss, of the last of `splits`.
@@ -22,6 +28,7 @@ class EvaluationConfig:
 
     every_rounds: int = 1
     splits: tuple[str, ...] = ("test",)
+    by_server: tuple[str, ...] = ()
     target: float = 0.0
     metric: str = "auto"
     report: tuple[str, ...] = ("weighted_avg", "avg", "fairness")
@@ -34,8 +41,10 @@ class EvaluationConfig:
             problems.append(
                 f"report={self.report} must be weighted_avg, and perhaps avg and fairness"
             )
-        if not self.splits or set(self.splits) - {"train", "val", "test"}:
-            problems.append(f"splits={self.splits} must be some of train, val, test")
+        if set(self.splits) - set(SPLITS) or not (self.splits or self.by_server):
+            problems.append(f"splits={self.splits} must be some of {', '.join(SPLITS)}")
+        if set(self.by_server) - set(SPLITS):
+            problems.append(f"by_server={self.by_server} must be some of {', '.join(SPLITS)}")
         refuse(problems)
 
 
@@ -43,12 +52,14 @@ class EvaluationConfig:
 class EarlyStopConfig:
     """When a course ends before its last round, by `evaluation.metric`.
 
+    In the baseline `local` every client stops by its own metric.
+
     Attributes:
       patience: evaluations without an improvement that are waited for; 0 waits for ever.
       delta: what counts as one.
       mode: `best`, better than the best so far; `mean`, better than the mean of the last `patience`
         evaluations.
-      at_target: end when `evaluation.target` is reached.
+      at_target: end when `evaluation.target` is reached; not in the baseline `local`.
     """
 
     patience: int = 0

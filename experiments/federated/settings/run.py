@@ -1,6 +1,7 @@
 """Settings of a run: all others, and what only together contradicts itself."""
 
 import dataclasses
+from typing import Literal
 
 from experiments.federated.settings.additions import (
     AveragingConfig,
@@ -10,6 +11,7 @@ from experiments.federated.settings.additions import (
 from experiments.federated.settings.aggregator import AggregatorConfig
 from experiments.federated.settings.algorithm import (
     KEEPS_ENTRIES,
+    PERSONAL,
     PLAIN_SGD,
     WITH_SERVER_OPTIMIZER,
     AlgorithmConfig,
@@ -26,10 +28,12 @@ from experiments.federated.settings.pace import (
 )
 from experiments.federated.settings.steps import LocalConfig, ServerConfig
 
+Baseline = Literal["local", "global"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A course, and perhaps a second one beside it.
+    """A course, and perhaps a second one beside it, and what they are compared with.
 
     Attributes:
       num_rounds: aggregations after which the course ends.
@@ -37,6 +41,9 @@ class RunConfig:
       seed: of model, draws of clients, and training.
       width: clients of a device that are computed at once; 0 chooses what is fastest.
       save_every_rounds: aggregations between two checkpoints; 0 saves at the end only.
+      baselines: what is run afterwards on the same data, with the same model and plain steps of
+        `local`: `local`, every client alone, and `global`, all training examples in one place.
+      baseline_rounds: their length; everybody trains in each. 0 takes num_rounds.
       data: the examples, and who holds them.
       model: what is learned.
       local: how clients train.
@@ -59,6 +66,8 @@ class RunConfig:
     seed: int = 0
     width: int = 0
     save_every_rounds: int = 10
+    baselines: tuple[Baseline, ...] = ()
+    baseline_rounds: int = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     local: LocalConfig = LocalConfig()
@@ -78,9 +87,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that contradicts itself."""
         problems = below(self, num_rounds=1) + negative(
-            self, "num_unseen", "width", "save_every_rounds"
+            self, "num_unseen", "width", "save_every_rounds", "baseline_rounds"
         )
         problems += self._pace_problems() + self._algorithm_problems()
+        problems += self._comparison_problems()
         if self.averaging.start_round >= self.num_rounds:
             problems.append(
                 f"averaging.start_round={self.averaging.start_round} must be below num_rounds="
@@ -94,6 +104,27 @@ class RunConfig:
                 "no client that trains"
             )
         refuse(problems)
+
+    def _comparison_problems(self) -> list[str]:
+        problems, by_server, personal = [], self.evaluation.by_server, self.personal
+        if len(set(self.baselines)) < len(self.baselines):
+            problems.append(f"baselines={self.baselines} names one twice; name each once")
+        if self.baseline_rounds and not self.baselines:
+            problems.append(
+                f"baseline_rounds={self.baseline_rounds} changes nothing without baselines"
+            )
+        own = {
+            f"algorithm.name={self.algorithm.name!r}": self.algorithm.name in PERSONAL,
+            "personal.local_norms=True": personal.local_norms,
+            f"personal.local_entries={personal.local_entries}": personal.local_entries,
+            f"personal.tune_amount={personal.tune_amount}": personal.tune_amount,
+        }
+        if by_server and (reasons := [name for name, given in own.items() if given]):
+            problems.append(
+                f"evaluation.by_server={by_server} with {' and '.join(reasons)}: clients evaluate "
+                "with models of their own, which the server does not have; set it to ()"
+            )
+        return problems
 
     def _pace_problems(self) -> list[str]:
         problems = []
