@@ -1,32 +1,35 @@
 """One course of a run: simulated with progress, checkpoints and a log, and what comes out of it.
 
-A course has a folder of its own in the folder of the run: `metrics.jsonl` and TensorBoard (a record
-an evaluation, with nothing in it that depends on the clock), `checkpoints/`, and at the end
-`model.safetensors`, `clients.csv` (every client's own numbers) and `course.json`, with which a run
-that is started again passes it over.
+A course, or a baseline, has a folder of its own in the folder of the run: `metrics.jsonl` and
+TensorBoard (a record an evaluation, with nothing in it that depends on the clock), `checkpoints/`,
+and at the end `model.safetensors` (not of clients that train alone), `clients.csv` (every client's
+own numbers) and `course.json`, with which a run that is started again passes it over.
 """
 
 import csv
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from jax.sharding import Mesh
 
+from experiments.federated.metrics import (
+    ClientNumbers,
+    baseline_metric,
+    is_reached,
+    watched_metric,
+)
 from experiments.federated.progress import CourseProgress
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import MODEL, Plan, Problem, make_simulation, save_variables
 from jaxlab import training
 from jaxlab.federated import (
-    ConfigError,
     CourseState,
     EarlyStop,
     Evaluation,
-    Report,
     Simulation,
     is_larger_better,
     run_course,
@@ -41,7 +44,6 @@ from jaxlab.training.workdir import read_json, write_json
 logger = logging.getLogger(__name__)
 
 COURSE, CLIENTS, CHECKPOINTS = "course.json", "clients.csv", "checkpoints"
-_SHOWN = {"correct": "accuracy"}  # names of sums -> names of their means
 
 
 class Point(NamedTuple):
@@ -64,7 +66,7 @@ class Outcome(NamedTuple):
     Attributes:
       name: of the course.
       points: its evaluations.
-      counts: what `Simulation.report` tells.
+      counts: what `counts_of` tells.
       num_timed: clients whose update was aggregated in the second half of the rounds, when programs
         are compiled.
       seconds: that these rounds took.
@@ -95,86 +97,6 @@ class Outcome(NamedTuple):
         return max(finite, key=lambda p: sign * p.metrics[metric], default=self.points[-1])
 
 
-def is_reached(metric: str, value: float, target: float) -> bool:
-    """Whether a metric is as good as a target."""
-    return value >= target if is_larger_better(metric) else value <= target
-
-
-class ClientNumbers:
-    """Turns the sums of all clients into metrics, and keeps what every client had by itself.
-
-    Attributes:
-      values: split -> name -> value of every client at the last evaluation, NaN where it is not
-        known.
-
-    Args:
-      forms: of the report.
-    """
-
-    def __init__(self, forms: Sequence[str]) -> None:
-        self.values: dict[str, dict[str, np.ndarray]] = {}
-        self._report = Report(tuple(forms), keep_raw=self.values.__setitem__)
-
-    def summarize(self, split: str, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Metrics of a split: `test/accuracy`, `test/global/accuracy`, `test/avg/loss` ..."""
-        return self._report(split, {shown_name(name): rows for name, rows in sums.items()})
-
-
-def shown_name(name: str) -> str:
-    """The name under which the mean of a sum is shown, `global/accuracy` for `global/correct`."""
-    prefix, slash, last = name.rpartition("/")
-    return f"{prefix}{slash}{_SHOWN.get(last, last)}"
-
-
-def spread(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """How metrics are spread over clients, as rows of a table.
-
-    Args:
-      metrics: names and numbers of an evaluation.
-
-    Returns:
-      `split/name` -> heading -> number, of the metrics of which the mean over clients is known.
-    """
-    rows: dict[str, dict[str, float]] = {}
-    for name in metrics:
-        split, is_mean, metric = name.partition("/avg/")
-        if is_mean:
-            whole = f"{split}/{metric}"
-            rows[whole] = {"all examples": metrics[whole], "mean of clients": metrics[name]}
-            start = f"{split}/fairness/{metric}_"
-            rows[whole] |= {
-                key.removeprefix(start).replace("_", " "): value
-                for key, value in metrics.items()
-                if key.startswith(start)
-            }
-    return rows
-
-
-def watched_metric(config: RunConfig, problem: Problem) -> str:
-    """The metric that targets and early stopping look at.
-
-    Args:
-      config: the settings of the run.
-      problem: tells whether there is an accuracy.
-
-    Raises:
-      ConfigError: (a ValueError) if evaluations have no such metric, listing those that they have.
-    """
-    score = "loss" if problem.data.info.num_classes is None else "accuracy"
-    given, splits = config.evaluation.metric, config.evaluation.splits
-    if given == "auto":
-        return f"{splits[-1]}/{score}"
-    known = [f"{split}/{name}" for split in splits for name in dict.fromkeys((score, "loss"))]
-    plain = re.sub("_unseen/|/(global|untuned|avg)/", "/", given)
-    if plain not in known:
-        raise ConfigError(
-            f"evaluation.metric={given!r} is not measured; there are {', '.join(known)}, and such "
-            "as test_unseen/, test/avg/, test/global/ and test/untuned/ where there are unseen "
-            "clients and other models"
-        )
-    return given
-
-
 def make_is_converged(config: RunConfig, metric: str) -> Callable[[Sequence[Evaluation]], bool]:
     """Whether a course ends early.
 
@@ -194,6 +116,18 @@ def make_is_converged(config: RunConfig, metric: str) -> Callable[[Sequence[Eval
     return is_converged
 
 
+def metric_of(config: RunConfig, problem: Problem, kind: str) -> str:
+    """The metric that is watched of a course or of a baseline.
+
+    Args:
+      config: the settings of the run.
+      problem: what its courses share.
+      kind: of the plan.
+    """
+    metric = watched_metric(config, problem.data.info.num_classes)
+    return metric if kind == "course" else baseline_metric(metric)
+
+
 def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Mesh) -> Outcome:
     """Simulates a course, or reads what came out of it before.
 
@@ -208,7 +142,7 @@ def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Me
     if (done := read_outcome(folder)) is not None:
         logger.info("%s: the course in %s has ended and is not run again", plan.name, folder)
         return done
-    metric = watched_metric(config, problem)
+    metric = metric_of(config, problem, plan.kind)
     numbers = ClientNumbers(config.evaluation.report)
     simulation = make_simulation(
         problem, plan, mesh, width=config.width or AUTO, summarize=numbers.summarize,
@@ -248,21 +182,35 @@ def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Me
     save_course(folder / CHECKPOINTS, simulation, state)
     if not numbers.values:  # the last evaluation was before the checkpoint that this went on from
         evaluate_clients(simulation, state, plan, numbers)
-    num_models = config.algorithm.num_models if config.algorithm.name == "fed_em" else 0
-    save_variables(
-        folder / MODEL, problem.module, problem.example, simulation.variables(state), num_models
-    )
-    write_clients(folder / CLIENTS, problem, plan, numbers)
+    if plan.kind != "local":  # whose models are those of the clients, in the checkpoint
+        num_models = config.algorithm.num_mixed if plan.kind == "course" else 0
+        variables = simulation.variables(state)
+        save_variables(folder / MODEL, problem.module, problem.example, variables, num_models)
+    write_clients(folder / CLIENTS, plan, numbers)
     outcome = Outcome(
         plan.name,
         [Point(e.round, e.time_us / 1e6, dict(e.metrics)) for e in state.server.evaluations],
-        simulation.report(state),
+        counts_of(simulation, state, plan),
         *progress.timed,
     )
     write_json(
         folder / COURSE, outcome._asdict() | {"points": [p._asdict() for p in outcome.points]}
     )
     return outcome
+
+
+def counts_of(simulation: Simulation, state: CourseState, plan: Plan) -> dict[str, float]:
+    """What a simulation tells of a course; not of time and bytes where nobody sends anything.
+
+    Args:
+      simulation: the course.
+      state: where it stands.
+      plan: tells whether it is a baseline.
+    """
+    counts = simulation.report(state)
+    if plan.kind == "course":
+        return counts
+    return {name: n for name, n in counts.items() if not re.search("bytes|bits|virtual", name)}
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -274,13 +222,12 @@ def read_outcome(folder: Path) -> Outcome | None:
     return Outcome(**found)
 
 
-def write_clients(path: Path, problem: Problem, plan: Plan, numbers: ClientNumbers) -> None:
+def write_clients(path: Path, plan: Plan, numbers: ClientNumbers) -> None:
     """Writes a line for every client and split: examples, and its own metrics.
 
     Args:
       path: a CSV file.
-      problem: names the clients.
-      plan: tells who never trains.
+      plan: names the clients, and tells who never trains.
       numbers: of the last evaluation.
     """
     names = list(dict.fromkeys(name for rows in numbers.values.values() for name in rows))
@@ -289,12 +236,13 @@ def write_clients(path: Path, problem: Problem, plan: Plan, numbers: ClientNumbe
         writer = csv.writer(file)
         writer.writerow(["client", "split", "examples", *names])
         for split, rows in numbers.values.items():
-            first = seen if split.endswith(UNSEEN_SUFFIX) else 0
-            sizes = plan.splits[split.removesuffix(UNSEEN_SUFFIX)].sizes
+            is_whole = split in plan.splits
+            first = 0 if is_whole else seen
+            sizes = plan.splits[split if is_whole else split.removesuffix(UNSEEN_SUFFIX)].sizes
             for place, values in enumerate(zip(*(rows[name] for name in names), strict=True)):
                 client = first + place
                 shown = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
-                writer.writerow([problem.data.names[client], split, int(sizes[client]), *shown])
+                writer.writerow([plan.clients[client], split, int(sizes[client]), *shown])
 
 
 def restore(simulation: Simulation, folder: Path) -> CourseState | None:

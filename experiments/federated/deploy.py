@@ -26,6 +26,7 @@ from experiments.federated.deployed import (
     PROGRESS,
     WORKDIR,
     Settings,
+    deployable,
     make_course,
     write_settings,
 )
@@ -68,6 +69,8 @@ def main(config: RunConfig, workdir: Path) -> None:
     if not (keys / CA).exists():
         raise FileNotFoundError(f"{keys / CA} does not exist; make_keys makes certificates")
     course = make_course(settings)
+    if left_out := deployable(config)[1]:
+        logger.warning("a deployed course leaves out %s", ", ".join(left_out))
     make_learner(course.agreement, **course.learner_options)  # whatever is wrong is told here
     workdir = open_workdir(workdir)
     with training.lock_workdir(workdir):

@@ -17,10 +17,11 @@ import jax
 import numpy as np
 
 from experiments.common.configs import run_config
-from experiments.federated.courses import ClientNumbers, make_is_converged, watched_metric
+from experiments.federated.courses import make_is_converged
+from experiments.federated.metrics import ClientNumbers, watched_metric
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import MODEL, Problem, make_problem, plan_course, save_variables
-from jaxlab.federated import ClientData, deployment
+from jaxlab.federated import ClientData, ConfigError, deployment
 from jaxlab.training.workdir import RESULTS, write_json
 
 WORKDIR, SETTINGS = "JAXLAB_DEPLOY_WORKDIR", "settings"
@@ -85,8 +86,42 @@ class Course(NamedTuple):
     metric: str
 
 
+def deployable(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """The settings without what only a simulation does, and what that is.
+
+    Args:
+      config: the settings of a run.
+
+    Returns:
+      The settings, and a clause for everything that they had and a deployment leaves out.
+
+    Raises:
+      ConfigError: (a ValueError) if nothing would be evaluated.
+    """
+    evaluation = config.evaluation
+    if not evaluation.splits:
+        raise ConfigError(
+            "evaluation.splits=() and the server of a deployed course holds no examples; name what "
+            "clients evaluate on, such as ('test',)"
+        )
+    left_out = {
+        f"devices.kind={config.devices.kind!r} (time is real)": config.devices.kind != "none",
+        f"devices.failure_rate={config.devices.failure_rate}": config.devices.failure_rate,
+        "beside (deploy it by itself)": config.beside is not None,
+        f"baselines={config.baselines} (simulate them)": config.baselines,
+        f"evaluation.by_server={evaluation.by_server} (the server holds no examples)": (
+            evaluation.by_server
+        ),
+    }
+    kept = dataclasses.replace(
+        config, beside=None, baselines=(), baseline_rounds=0,
+        evaluation=dataclasses.replace(evaluation, by_server=()),
+    )  # fmt: skip
+    return kept, [name for name, given in left_out.items() if given]
+
+
 def make_course(settings: Settings) -> Course:
-    """The course of the settings; clients answer when they do, so that devices do not matter.
+    """The course of the settings, without what only a simulation does.
 
     Args:
       settings: of the server.
@@ -94,7 +129,7 @@ def make_course(settings: Settings) -> Course:
     Raises:
       ValueError: if they contradict each other, or data is missing.
     """
-    config = settings.config
+    config, _ = deployable(settings.config)
     problem = make_problem(config)
     plan = plan_course(config, problem)
     examples = problem.data.train.examples
@@ -103,7 +138,7 @@ def make_course(settings: Settings) -> Course:
         plan.algorithm, problem.variables, problem.schedule,
         {n: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for n, v in examples.items()},
     )  # fmt: skip
-    metric = watched_metric(config, problem)
+    metric = watched_metric(config, problem.data.info.num_classes)
     options = {
         "aggregator": plan.aggregator,
         "sampler": plan.sampler,
@@ -259,8 +294,9 @@ def make_writer(
         server = state.server
         variables = course.agreement.algorithm.variables(server.model)
         config, problem = settings.config, course.problem
-        num_models = config.algorithm.num_models if config.algorithm.name == "fed_em" else 0
-        save_variables(workdir / MODEL, problem.module, problem.example, variables, num_models)
+        save_variables(
+            workdir / MODEL, problem.module, problem.example, variables, config.algorithm.num_mixed
+        )
         metrics = dict(server.evaluations[-1].metrics) if server.evaluations else {}
         counts = {name: float(count) for name, count in sorted(server.counts.items())}
         numbers = {"rounds": server.round, "seconds": server.clock_us / 1e6}

@@ -13,12 +13,15 @@ are spread; DIR gets `evaluation.json` with that and `evaluation.csv` with every
 import logging
 from pathlib import Path
 
+import jax
 from absl import flags
+from jax.sharding import Mesh
 
-from experiments.common import print_grid, run
+from experiments.common import print_grid, print_results, run
 from experiments.federated import courses
 from experiments.federated.cores import start_devices
-from experiments.federated.courses import ClientNumbers, evaluate_clients, spread, write_clients
+from experiments.federated.courses import evaluate_clients, write_clients
+from experiments.federated.metrics import ClientNumbers, spread
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import (
     Plan,
@@ -26,9 +29,11 @@ from experiments.federated.tasks import (
     load_variables,
     make_problem,
     make_simulation,
-    plan_course,
+    plan_run,
 )
 from jaxlab.federated import CourseState, Simulation
+from jaxlab.federated.evaluation import make_server_evaluation
+from jaxlab.federated.monitoring import SERVER_SUFFIX
 from jaxlab.federated.width import AUTO
 from jaxlab.training.workdir import open_workdir, write_json
 
@@ -41,7 +46,10 @@ _CHECKPOINT = flags.DEFINE_string(
     "Checkpoint of FederatedScope, or model.safetensors of a run, to evaluate in place of the run.",
 )  # fmt: skip
 _COURSE = flags.DEFINE_string(
-    "course", None, "Which course of the run: sync, async or beside; by default the main one."
+    "course",
+    None,
+    "Which course of the run: sync, async, beside, or a baseline, local or global; by default the "
+    "main one.",
 )
 
 
@@ -60,11 +68,35 @@ def main(config: RunConfig, workdir: Path) -> None:
     else:
         state = finished_state(simulation, workdir / plan.name)
     metrics = evaluate_clients(simulation, state, plan, numbers)
-    write_json(workdir / NUMBERS, metrics)
-    write_clients(workdir / CLIENTS, problem, plan, numbers)
-    title = f"{_CHECKPOINT.value or workdir / plan.name}, over the clients"
-    print_grid(spread(metrics), title=title)
+    by_server = evaluate_by_server(config, plan, state, mesh, numbers)
+    write_json(workdir / NUMBERS, metrics | by_server)
+    write_clients(workdir / CLIENTS, plan, numbers)
+    title = str(_CHECKPOINT.value or workdir / plan.name)
+    if rows := spread(metrics):
+        print_grid(rows, title=f"{title}, over the clients")
+    if by_server:
+        print_results(by_server, title=f"{title}, by the server")
     print(f"Every client: {workdir / CLIENTS}")
+
+
+def evaluate_by_server(
+    config: RunConfig, plan: Plan, state: CourseState, mesh: Mesh, numbers: ClientNumbers
+) -> dict[str, float]:
+    """Metrics of the shared model over the examples that the server evaluates on by itself.
+
+    Args:
+      config: the settings of the run.
+      plan: the course.
+      state: where it stands.
+      mesh: the devices.
+      numbers: makes metrics of sums.
+    """
+    evaluate = make_server_evaluation(plan.algorithm, plan.variables, plan.server_splits, mesh)
+    sums = evaluate(plan.algorithm.evaluation(state.server.model), jax.random.key(config.seed))
+    metrics: dict[str, float] = {}
+    for split, each in sums.items():
+        metrics |= numbers.summarize(f"{split}{SERVER_SUFFIX}", each)
+    return metrics
 
 
 def with_variables(config: RunConfig, problem: Problem, path: str) -> Problem:
@@ -75,8 +107,7 @@ def with_variables(config: RunConfig, problem: Problem, path: str) -> Problem:
       problem: tells which model the file should have.
       path: a checkpoint of the original or `model.safetensors`.
     """
-    num_models = config.algorithm.num_models if config.algorithm.name == "fed_em" else 0
-    variables = load_variables(path, problem.module, problem.example, num_models)
+    variables = load_variables(path, problem.module, problem.example, config.algorithm.num_mixed)
     return problem._replace(variables=variables)
 
 
@@ -91,13 +122,11 @@ def chosen_plan(config: RunConfig, problem: Problem, name: str | None) -> Plan:
     Raises:
       ValueError: if the run has no such course.
     """
-    plans = [plan_course(config, problem)]
-    if config.beside is not None:
-        plans.append(plan_course(config, problem, config.beside))
-    named = {plan.name: plan for plan in plans}
+    named = {plan.name: plan for plan in plan_run(config, problem)}
     if name is not None and name not in named:
         raise ValueError(f"--course={name} is not in this run; it has {', '.join(named)}")
-    return named[name or plans[0].name]
+    main = [plan.name for plan in named.values() if plan.kind == "course"][-1]
+    return named[name or main]
 
 
 def finished_state(simulation: Simulation, folder: Path) -> CourseState:

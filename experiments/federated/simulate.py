@@ -2,13 +2,12 @@
 
     python -m experiments.federated.simulate --config=configs/federated/tiny.py --workdir=DIR
 
-DIR gets a folder a course, `sync` or `async` (see `courses`), `accuracy.png` with the accuracy
-against virtual time, `results.json` with the numbers that matter and `report.json` with all of
-them. Run again, it goes on where it was.
+DIR gets a folder a course, `sync` or `async`, and a baseline, `local` or `global` (see `courses`),
+`accuracy.png` with the accuracy against virtual time, `results.json` with the numbers that matter
+and `report.json` with all of them. Run again, it goes on where it was.
 """
 
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,16 +19,16 @@ from experiments.common.axes import Axis
 from experiments.common.pictures import save_png
 from experiments.common.plots import Plot, Series, draw_plots
 from experiments.federated.cores import start_devices
-from experiments.federated.courses import Outcome, play, spread, watched_metric
+from experiments.federated.courses import Outcome, metric_of, play
+from experiments.federated.metrics import SPREAD, baseline_metric, spread
 from experiments.federated.settings import RunConfig
-from experiments.federated.tasks import Problem, make_problem, plan_course
+from experiments.federated.tasks import Problem, make_problem, plan_run
 from jaxlab import training
 from jaxlab.training.workdir import check_config, open_workdir, save_config, write_json
 
 logger = logging.getLogger(__name__)
 
 PICTURE, REPORT = "accuracy.png", "report.json"
-SPREAD = re.compile("/(avg|fairness)/")
 
 
 def main(config: RunConfig, workdir: Path) -> None:
@@ -41,14 +40,13 @@ def main(config: RunConfig, workdir: Path) -> None:
     with training.lock_workdir(workdir):
         check_config(workdir, config)
         problem = make_problem(config)
-        plans = [plan_course(config, problem)]
-        if config.beside is not None:
-            plans.insert(0, plan_course(config, problem, config.beside))
-        metric = watched_metric(config, problem)
+        plans = plan_run(config, problem)
+        metric = metric_of(config, problem, "course")
         save_config(workdir, config)
         describe(problem)
         outcomes = [play(config, problem, plan, workdir / plan.name, mesh) for plan in plans]
-        report(config, outcomes, metric, workdir)
+        split = len(plans) - len(config.baselines)
+        report(config, outcomes[:split], outcomes[split:], metric, workdir)
     print(f"Results: {workdir / 'results.json'}, {time.monotonic() - started:.0f} s")
 
 
@@ -65,28 +63,39 @@ def describe(problem: Problem) -> None:
         logger.warning("%d clients have no training examples and are never asked", empty)
 
 
-def report(config: RunConfig, outcomes: Sequence[Outcome], metric: str, workdir: Path) -> None:
+def report(
+    config: RunConfig,
+    outcomes: Sequence[Outcome],
+    baselines: Sequence[Outcome],
+    metric: str,
+    workdir: Path,
+) -> None:
     """Writes and prints what came out.
 
     Args:
       config: the settings of the run.
       outcomes: of its courses, the main one last.
+      baselines: what they are compared with.
       metric: what is compared.
       workdir: folder of the run.
     """
-    results = headline(config, outcomes, metric)
+    results = headline(config, outcomes, baselines, metric)
     write_json(workdir / training.workdir.RESULTS, results)
-    details = {outcome.name: all_numbers(outcome, metric) for outcome in outcomes}
+    metrics = dict.fromkeys((each.name for each in outcomes), metric)
+    metrics |= dict.fromkeys((each.name for each in baselines), baseline_metric(metric))
+    everything = [*outcomes, *baselines]
+    details = {each.name: all_numbers(each, metrics[each.name]) for each in everything}
     write_json(workdir / REPORT, details)
-    shown = {name: shown_numbers(numbers, metric) for name, numbers in details.items()}
+    shown = {name: shown_numbers(found, metrics[name]) for name, found in details.items()}
     print_grid(transposed(shown), title="Courses")
-    for outcome in outcomes:
-        if rows := spread(outcome.final):
+    for outcome in everything:
+        rows = spread(outcome.final)
+        if rows and outcome.name != "global":  # which has no clients to differ
             print_grid(rows, title=f"{outcome.name}: the last model over the clients")
     print_results(
         {name: value for name, value in results.items() if value is not None}, title=str(workdir)
     )
-    save_png(workdir / PICTURE, draw_course(config, outcomes, metric))
+    save_png(workdir / PICTURE, draw_course(config, outcomes, baselines, metric))
     print(f"Picture: {workdir / PICTURE}")
 
 
@@ -127,22 +136,20 @@ def transposed(columns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str
 
 
 def headline(
-    config: RunConfig, outcomes: Sequence[Outcome], metric: str
+    config: RunConfig, outcomes: Sequence[Outcome], baselines: Sequence[Outcome], metric: str
 ) -> dict[str, float | None]:
     """The numbers of `results.json`: scores of the main course, times to the target, speed.
 
     Args:
       config: the settings of the run.
       outcomes: of its courses, the main one last.
+      baselines: whose scores have their names before them.
       metric: what is compared.
     """
-    final = outcomes[-1].final
-    score = "accuracy" if any(name.endswith("/accuracy") for name in final) else "loss"
-    results: dict[str, float | None] = {
-        name: value
-        for name, value in final.items()
-        if name.rpartition("/")[2] == score and not SPREAD.search(name)
-    }
+    results: dict[str, float | None] = dict(scores(outcomes[-1].final))
+    for outcome in baselines:
+        found = scores(outcome.final)
+        results |= {f"{outcome.name}/{name}": value for name, value in found.items()}
     if config.evaluation.target:
         for outcome in outcomes:
             point = outcome.reached(metric, config.evaluation.target)
@@ -160,18 +167,31 @@ def headline(
     return results
 
 
+def scores(final: Mapping[str, float]) -> dict[str, float]:
+    """The accuracies of an evaluation over all examples, or the losses where there are none."""
+    score = "accuracy" if any(name.endswith("/accuracy") for name in final) else "loss"
+    return {
+        name: value
+        for name, value in final.items()
+        if name.rpartition("/")[2] == score and not SPREAD.search(name)
+    }
+
+
 def speed(outcomes: Sequence[Outcome]) -> float:
     """Updates a second, of the second halves of the courses."""
     seconds = sum(outcome.seconds for outcome in outcomes)
     return sum(outcome.num_timed for outcome in outcomes) / seconds if seconds else 0.0
 
 
-def draw_course(config: RunConfig, outcomes: Sequence[Outcome], metric: str) -> Image.Image:
+def draw_course(
+    config: RunConfig, outcomes: Sequence[Outcome], baselines: Sequence[Outcome], metric: str
+) -> Image.Image:
     """A metric against virtual time, or against rounds where answers take none.
 
     Args:
       config: the settings of the run.
       outcomes: of its courses.
+      baselines: whose last number is a line: they have no virtual time, and rounds of their own.
       metric: what is drawn.
     """
     timed = config.devices.kind != "none"
@@ -181,11 +201,14 @@ def draw_course(config: RunConfig, outcomes: Sequence[Outcome], metric: str) -> 
         x = [point.virtual_seconds if timed else point.round for point in points]
         y = [point.metrics[metric] for point in points]
         series.append(Series(outcome.name, x, y, markers=len(points) < 40))
-    if config.evaluation.target:
-        ends = [0.0, max(max(each.x) for each in series)]
-        series.append(
-            Series("target", ends, [config.evaluation.target] * 2, markers=False, dashed=True)
-        )
+    levels = {each.name: each.final.get(baseline_metric(metric)) for each in baselines}
+    levels |= {"target": config.evaluation.target or None}
+    ends = [0.0, max(max(each.x) for each in series)]
+    series += [
+        Series(name, ends, [level] * 2, markers=False, dashed=True)
+        for name, level in levels.items()
+        if level is not None
+    ]
     axis = Axis("virtual time", kind="seconds") if timed else Axis("round")
     kind = "percent" if metric.endswith("/accuracy") else "number"
     plot = Plot(series, axis, Axis(metric, kind=kind))

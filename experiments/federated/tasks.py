@@ -1,17 +1,18 @@
 """A course from its settings: data, task, algorithm, devices, and the server's rules.
 
-`make_problem` is what all courses of a run share, `plan_course` what one of them is. Commands that
-simulate, deploy or evaluate put the same parts together::
+`make_problem` is what all courses of a run share, `plan_course` and `plan_baseline` what one of
+them is. Commands that simulate, deploy or evaluate put the same parts together::
 
     problem = make_problem(config)
     plan = plan_course(config, problem)
     simulation = make_simulation(problem, plan, mesh)
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from experiments.federated.data import load_data
-from experiments.federated.methods import make_algorithm
+from experiments.federated.methods import make_algorithm, make_optimizer
+from experiments.federated.metrics import own_metric, watched_metric
+from experiments.federated.rules import (
+    make_aggregator,
+    make_devices,
+    make_failures,
+    make_sampler,
+)
 from experiments.federated.settings import (
     BesideConfig,
     ModelConfig,
@@ -35,6 +43,7 @@ from jaxlab.federated import (
     ConfigError,
     CourseConfig,
     Device,
+    EarlyStop,
     Evaluation,
     Sampler,
     Schedule,
@@ -43,7 +52,7 @@ from jaxlab.federated import (
     datasets,
     models,
 )
-from jaxlab.federated.aggregators import Aggregator, StackAggregator
+from jaxlab.federated.aggregators import Aggregator
 from jaxlab.federated.datasets import FederatedData
 from jaxlab.federated.datasets.image_files import (
     CIFAR10_MEAN,
@@ -51,14 +60,15 @@ from jaxlab.federated.datasets.image_files import (
     MNIST_MEAN,
     MNIST_STD,
 )
-from jaxlab.federated.learning import Summarize
+from jaxlab.federated.evaluation import Summarize
+from jaxlab.federated.monitoring import UNSEEN_SUFFIX
 from jaxlab.federated.width import AUTO
 
 MODEL = "model.safetensors"
 """What a course leaves: the shared model, with the names of the original."""
 
-INIT, TRUST = 0, 1
-"""Purposes of the keys that are made of a run's seed."""
+INIT = 0
+"""Purpose of a key that is made of a run's seed, beside that of `rules`."""
 
 Prepare = Callable[[Array], Array]
 
@@ -91,20 +101,33 @@ class Plan(NamedTuple):
     """One course.
 
     Attributes:
-      name: `sync` or `async`, by its pace; the one beside another of its kind is `beside`.
+      name: `sync` or `async`, by its pace; the one beside another of its kind is `beside`; that of
+        a baseline is its kind.
       config: length and pace.
       algorithm: what is computed.
-      sampler: who is asked.
+      clients: their names.
+      train: their training examples.
+      variables: what the course starts from.
+      splits: what clients evaluate on.
+      server_splits: what the server evaluates on by itself.
+      sampler: who is asked; None is uniform.
       aggregator: what is made of the updates; None is the weighted mean.
-      splits: what evaluations go over.
+      kind: `course`, or which baseline it is.
+      early_stop: when a client of the baseline `local` stops; None lets all go on.
     """
 
     name: str
     config: CourseConfig
     algorithm: Algorithm
-    sampler: Sampler
-    aggregator: Aggregator | None
+    clients: Sequence[str]
+    train: ClientData
+    variables: PyTree
     splits: dict[str, ClientData]
+    server_splits: dict[str, ClientData]
+    sampler: Sampler | None = None
+    aggregator: Aggregator | None = None
+    kind: Literal["course", "local", "global"] = "course"
+    early_stop: EarlyStop | None = None
 
 
 def make_problem(
@@ -126,7 +149,7 @@ def make_problem(
     module, prepare = make_model(config.model, data), make_prepare(config.data.name, data)
     example = example_shape(data, prepare)
     task = make_task(module, example, prepare, data)
-    num_models = config.algorithm.num_models if config.algorithm.name == "fed_em" else 0
+    num_models = config.algorithm.num_mixed
 
     def init() -> PyTree:
         key = jax.random.fold_in(jax.random.key(config.seed), INIT)
@@ -140,6 +163,22 @@ def make_problem(
         data, module, example, task, variables, config.local.schedule,
         make_devices(config, data.num_clients), make_failures(config),
     )  # fmt: skip
+
+
+def plan_run(config: RunConfig, problem: Problem) -> list[Plan]:
+    """All courses of a run in the order in which they run: the main one is the last of its kind.
+
+    Args:
+      config: the settings of the run.
+      problem: what its courses share.
+
+    Raises:
+      ConfigError: (a ValueError) with the numbers, if one cannot be run.
+    """
+    courses = [plan_course(config, problem)]
+    if config.beside is not None:
+        courses.insert(0, plan_course(config, problem, config.beside))
+    return courses + [plan_baseline(config, problem, kind) for kind in config.baselines]
 
 
 def plan_course(config: RunConfig, problem: Problem, beside: BesideConfig | None = None) -> Plan:
@@ -171,18 +210,73 @@ def plan_course(config: RunConfig, problem: Problem, beside: BesideConfig | None
     name = "async" if strategy.is_asynchronous else "sync"
     if beside is not None and config.strategy.kind == beside.strategy.kind:
         name = "beside"
-    parts = {"train": problem.data.train, **problem.data.splits}
-    missing = [split for split in config.evaluation.splits if split not in parts]
-    if missing:
-        raise ConfigError(
-            f"evaluation.splits={config.evaluation.splits}: the data has no examples for "
-            f"{', '.join(missing)}; it has {', '.join(parts)}. Set data.shares, or other splits"
-        )
-    splits = {split: parts[split] for split in config.evaluation.splits}
     return Plan(
-        name, course, algorithm, make_sampler(config, problem),
-        make_aggregator(config, problem, course, algorithm), splits,
+        name, course, algorithm, problem.data.names, problem.data.train, problem.variables,
+        _parts(config, problem, "splits"), _parts(config, problem, "by_server"),
+        make_sampler(config, problem.devices, problem.variables),
+        make_aggregator(config, strategy, algorithm, problem.data.train, problem.variables),
     )  # fmt: skip
+
+
+def plan_baseline(config: RunConfig, problem: Problem, kind: Literal["local", "global"]) -> Plan:
+    """What the courses of a run are compared with: plain local steps, and nobody sends anything.
+
+    Args:
+      config: the settings of the run.
+      problem: what its courses share.
+      kind: `local`, every client by itself, or `global`, one that has the training examples of all
+        clients that train.
+
+    Raises:
+      ConfigError: (a ValueError) if the data has no examples for an evaluation.
+    """
+    evaluation, stop = config.evaluation, config.early_stop
+    algorithm = federated.fed_avg(problem.task, make_optimizer(config.local), problem.schedule)
+    variables, num_clients = problem.variables, problem.data.num_clients
+    if config.algorithm.num_mixed:
+        variables = jax.tree.map(lambda leaf: leaf[0], variables)
+    splits = _parts(config, problem, "splits") | _parts(config, problem, "by_server")
+    course = CourseConfig(
+        num_clients, config.baseline_rounds or config.num_rounds, num_unseen=config.num_unseen,
+        eval_every_rounds=evaluation.every_rounds, seed=config.seed,
+    )  # fmt: skip
+    names, train, seen = problem.data.names, problem.data.train, num_clients - config.num_unseen
+    if kind == "local":
+        metric = own_metric(watched_metric(config, problem.data.info.num_classes))
+        early_stop = EarlyStop(metric, stop.patience, stop.delta, stop.mode)
+        return Plan(
+            kind, course, algorithm, names, train, variables, splits, {}, kind=kind,
+            early_stop=early_stop if stop.patience else None,
+        )  # fmt: skip
+    merged = {name: _merged(part, 0, seen) for name, part in splits.items()}
+    if config.num_unseen:
+        merged |= {
+            f"{name}{UNSEEN_SUFFIX}": _merged(part, seen, num_clients)
+            for name, part in splits.items()
+        }
+    course = dataclasses.replace(course, num_clients=1, num_unseen=0)
+    return Plan(
+        kind, course, algorithm, ("all",), _merged(train, 0, seen), variables, merged, {},
+        kind=kind,
+    )  # fmt: skip
+
+
+def _parts(config: RunConfig, problem: Problem, name: str) -> dict[str, ClientData]:
+    """The examples that a setting of the evaluation names."""
+    parts = {"train": problem.data.train, **problem.data.splits}
+    wanted = getattr(config.evaluation, name)
+    if missing := [split for split in wanted if split not in parts]:
+        raise ConfigError(
+            f"evaluation.{name}={wanted}: the data has no examples for {', '.join(missing)}; it "
+            f"has {', '.join(parts)}. Set data.shares, or other splits"
+        )
+    return {split: parts[split] for split in wanted}
+
+
+def _merged(data: ClientData, first: int, last: int) -> ClientData:
+    """The examples of consecutive clients as those of one."""
+    some = dataclasses.replace(data, offsets=data.offsets[first:last], sizes=data.sizes[first:last])
+    return federated.merge_clients(some)
 
 
 def make_simulation(
@@ -202,13 +296,25 @@ def make_simulation(
       mesh: the devices.
       width: clients of a device that are computed at once; `auto` chooses.
       summarize: from the sums of all clients to metrics.
-      is_converged: whether the course ends early.
+      is_converged: whether the course ends early; clients that train alone stop by themselves.
     """
-    options: dict[str, Any] = {} if summarize is None else {"summarize": summarize}
-    return federated.make_simulation(
-        plan.config, plan.algorithm, problem.data.train, problem.variables, problem.schedule,
-        mesh=mesh, devices=problem.devices, fails=problem.fails, aggregator=plan.aggregator,
-        sampler=plan.sampler, splits=plan.splits, is_converged=is_converged, width=width,
+    parts = (plan.algorithm, plan.train, plan.variables, problem.schedule)
+    options: dict[str, Any] = {"mesh": mesh, "splits": plan.splits, "width": width}
+    options |= {} if summarize is None else {"summarize": summarize}
+    if plan.kind == "course":
+        return federated.make_simulation(
+            plan.config, *parts, devices=problem.devices, fails=problem.fails,
+            aggregator=plan.aggregator, sampler=plan.sampler, server_splits=plan.server_splits,
+            is_converged=is_converged, **options,
+        )  # fmt: skip
+    course = plan.config
+    options |= {"num_rounds": course.num_rounds, "eval_every_rounds": course.eval_every_rounds}
+    if plan.kind == "global":
+        return federated.make_global_simulation(
+            *parts, seed=course.seed, is_converged=is_converged, **options
+        )
+    return federated.make_local_simulation(
+        *parts, seed=course.seed, early_stop=plan.early_stop, num_unseen=course.num_unseen,
         **options,
     )  # fmt: skip
 
@@ -352,109 +458,3 @@ def save_variables(
 
 def _is_float(examples: Mapping[str, Any]) -> bool:
     return bool(jnp.issubdtype(examples["x"].dtype, jnp.floating))
-
-
-# The server's rules, and the clients' devices.
-
-
-def make_devices(config: RunConfig, num_clients: int) -> tuple[Device, ...] | None:
-    """What every client runs on; None if answers take no time.
-
-    Args:
-      config: the settings.
-      num_clients: clients.
-
-    Raises:
-      FileNotFoundError: if the file of profiles is missing.
-      ConfigError: (a ValueError) if it has an entry that is no profile.
-    """
-    given = config.devices
-    rng = np.random.default_rng(given.seed)
-    if given.kind == "none":
-        return None
-    if given.kind == "file":
-        profiles = federated.load_devices(given.path)
-        return federated.assign_devices(profiles, num_clients, rng)
-    speeds = given.compute_ms * np.exp(given.compute_spread * rng.standard_normal(num_clients))
-    widths = given.bandwidth_kbps * np.exp(
-        given.bandwidth_spread * rng.standard_normal(num_clients)
-    )
-    return tuple(Device(float(c), float(b)) for c, b in zip(speeds, widths, strict=True))
-
-
-def make_failures(config: RunConfig) -> Callable[[int, int], bool] | None:
-    """Whether a client does not answer in a round, drawn from both numbers and the seed."""
-    rate, seed = config.devices.failure_rate, config.devices.seed
-    if not rate:
-        return None
-    return lambda client, number: np.random.default_rng((seed, client, number)).random() < rate
-
-
-def make_sampler(config: RunConfig, problem: Problem) -> Sampler:
-    """Who is asked."""
-    if config.sampler.name == "uniform":
-        return federated.make_uniform_sampler()
-    assert problem.devices is not None, "checked by RunConfig"
-    leaves = jax.tree.leaves(problem.variables)
-    size = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
-    slowness = {
-        client: federated.slowness(device, size)
-        for client, device in enumerate(problem.devices, start=1)
-    }
-    if config.sampler.name == "group":
-        return federated.make_group_sampler(slowness, config.sampler.num_groups)
-    return federated.make_responsiveness_sampler(slowness)
-
-
-def make_aggregator(
-    config: RunConfig, problem: Problem, course: CourseConfig, algorithm: Algorithm
-) -> Aggregator | None:
-    """What is made of the updates; None for the mean that the course takes by itself.
-
-    Args:
-      config: the settings.
-      problem: data and task.
-      course: length and pace.
-      algorithm: what clients do.
-
-    Raises:
-      ConfigError: (a ValueError) if fewer updates come than the rule needs.
-    """
-    given, strategy = config.aggregator, course.strategy
-    if given.name == "mean":
-        if not given.ignore_weight:
-            return None
-        discount = strategy.staleness_exponent if strategy.is_asynchronous else 0.0
-        return federated.weighted_mean(ignore_weight=True, staleness_exponent=discount)
-    if given.name == "fl_trust":
-        return _trust(config, problem, algorithm)
-    rules: dict[str, Callable[[], StackAggregator]] = {
-        "median": federated.median,
-        "trimmed_mean": lambda: federated.trimmed_mean(given.ratio),
-        "krum": lambda: federated.krum(given.num_byzantine, compat=given.compat),
-        "multi_krum": lambda: federated.multi_krum(
-            given.num_byzantine, given.num_selected, compat=given.compat
-        ),
-        "bulyan": lambda: federated.bulyan(given.num_byzantine, compat=given.compat),
-        "norm_bounding": lambda: federated.norm_bounding(given.bound),
-        "geometric_median": federated.geometric_median,
-        "centered_clipping": lambda: federated.centered_clipping(given.radius),
-    }
-    rule = rules[given.name]()
-    if strategy.kind != "time_up" and strategy.num_updates < rule.min_updates:
-        raise ConfigError(
-            f"aggregator.name={given.name!r} with num_byzantine={given.num_byzantine} needs "
-            f"{rule.min_updates} updates, and the course aggregates {strategy.num_updates}; raise "
-            "strategy.min_updates and cohort_size, or lower num_byzantine"
-        )
-    return rule
-
-
-def _trust(config: RunConfig, problem: Problem, algorithm: Algorithm) -> Aggregator:
-    """FLTrust with some of the training examples, drawn from all clients, at the server."""
-    examples, wanted = problem.data.train.examples, config.aggregator.server_examples
-    size = len(examples["y"])
-    chosen = np.random.default_rng(config.seed).permutation(size)[:wanted]
-    held = {name: np.asarray(values)[chosen] for name, values in examples.items()}
-    key = jax.random.fold_in(jax.random.key(config.seed), TRUST)
-    return federated.fl_trust(algorithm, problem.schedule, held, problem.variables, key=key)

@@ -124,7 +124,7 @@ def make_local_simulation(
     eval_every_rounds: int = 1,
     seed: int = 0,
     store: ClientStore | None = None,
-    width: int = 1,
+    width: int | str | None = 1,
 ) -> Simulation:
     """A course in which every client trains alone.
 
@@ -145,7 +145,7 @@ def make_local_simulation(
       seed: of the course.
       store: where clients keep their models, made with the `init_client` of `train_alone(algorithm,
         early_stop)`; `store.rows()["server"]` holds all of them. None keeps them in memory.
-      width: clients of a device that are computed at once.
+      width: clients of a device that are computed at once; `auto` (or None) chooses.
 
     Raises:
       ConfigError: (a ValueError) if the parts do not fit together.

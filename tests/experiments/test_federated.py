@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.common import run_config, to_config_dict
-from experiments.federated import courses, data, methods, simulate, tasks
+from experiments.federated import courses, data, methods, metrics, rules, simulate, tasks
 from experiments.federated.courses import Outcome, Point
 from experiments.federated.settings import (
     AggregatorConfig,
@@ -21,6 +21,7 @@ from experiments.federated.settings import (
     CompressionConfig,
     DataConfig,
     DevicesConfig,
+    EarlyStopConfig,
     EvaluationConfig,
     LocalConfig,
     ModelConfig,
@@ -146,8 +147,41 @@ def test_evaluating_a_finished_run_gives_its_last_numbers(run_program, finished)
     assert (finished / "evaluation.csv").read_text() == (finished / "sync/clients.csv").read_text()
     assert_one_error(
         run_program("federated.evaluate", CONFIG, f"--workdir={finished}", "--course=late"),
-        "--course=late is not in this run; it has async, sync",
+        "--course=late is not in this run; it has sync, async",
     )
+
+
+@pytest.mark.smoke
+def test_with_one_client_the_baselines_and_the_server_have_its_numbers(run_program, tmp_path):
+    settings = (
+        "beside=None", "num_unseen=0", "num_rounds=3", "data.num_clients=1", "devices.kind=none",
+        "strategy.kind=synchronous", "strategy.cohort_size=1", "strategy.min_updates=0",
+        "strategy.max_staleness=0", "strategy.broadcast=after_aggregating",
+        "evaluation.every_rounds=1", "evaluation.splits=('test',)",
+        "evaluation.by_server=('test',)", "baselines=('local','global')",
+    )  # fmt: skip
+    arguments = (CONFIG, f"--workdir={tmp_path}", *(f"--config.{each}" for each in settings))
+    code, output, errors = run_program("federated.simulate", *arguments)
+    assert code == 0, errors
+    found, results = (read_json(tmp_path / name) for name in ("report.json", "results.json"))
+    assert found.keys() == {"sync", "local", "global"}
+    scores = {f"{place}test/accuracy" for place in ("", "local/", "global/")}
+    assert results.keys() >= scores | {"test_server/accuracy"}
+    assert len({results[name] for name in scores}) == 1
+    loss = pytest.approx(found["sync"]["test/loss"], rel=1e-6)
+    assert found["sync"]["test_server/loss"] == loss
+    for kind in ("local", "global"):
+        assert found[kind]["test/loss"] == loss
+        assert "bytes_up" not in found[kind] and found[kind]["rounds"] == 3
+    assert "global" in output and not (tmp_path / "local/model.safetensors").exists()
+    written = (tmp_path / "local/course.json").stat().st_mtime_ns
+    code, _, errors = run_program("federated.simulate", *arguments)
+    assert code == 0, errors
+    assert (tmp_path / "local/course.json").stat().st_mtime_ns == written
+    code, _, errors = run_program("federated.evaluate", *arguments)
+    assert code == 0, errors
+    evaluated = read_json(tmp_path / "evaluation.json")
+    assert evaluated["test/loss"] == evaluated["test_server/loss"] == loss
 
 
 def guide_commands(verb):
@@ -226,6 +260,16 @@ def assert_one_error(ended, *parts):
         ),
         (("averaging.start_round=30",), "averaging.start_round=30 must be below num_rounds=24"),
         (("data.name=femnist", "data.num_clients=0"), "path is missing: name='femnist' needs it"),
+        (("baselines=('locla',)",), "baselines[0]='locla' is not one of 'local', 'global'; the"),
+        (("baselines=('local','local')",), "baselines=('local', 'local') names one twice"),
+        (("baseline_rounds=3",), "baseline_rounds=3 changes nothing without baselines"),
+        (("evaluation.splits=()",), "splits=() must be some of train, val, test"),
+        (("evaluation.by_server=('dev',)",), "by_server=('dev',) must be some of train, val, test"),
+        (
+            ("evaluation.by_server=('test',)", "algorithm.name=ditto"),
+            "evaluation.by_server=('test',) with algorithm.name='ditto': clients evaluate with "
+            "models of their own, which the server does not have; set it to ()",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(run_program, tmp_path, settings, sentence):
@@ -344,6 +388,28 @@ def test_what_travels_can_be_compressed(problem):
         CompressionConfig(rotate=True)
 
 
+def test_baselines_train_on_those_who_train_and_start_from_one_model(problem):
+    config = dataclasses.replace(
+        SMALL, num_unseen=2, strategy=StrategyConfig(cohort_size=2), baselines=("local", "global"),
+        algorithm=AlgorithmConfig(name="fed_em"), early_stop=EarlyStopConfig(patience=3),
+        evaluation=EvaluationConfig(metric="test_unseen/avg/accuracy"),
+    )  # fmt: skip
+    models = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, leaf]), problem.variables)
+    of_three = problem._replace(variables=models)
+    course, alone, whole = tasks.plan_run(config, of_three)
+    assert (course.name, alone.name, whole.name) == ("sync", "local", "global")
+    for plan in (alone, whole):
+        jax.tree.map(np.testing.assert_array_equal, plan.variables, problem.variables)
+    train, test = problem.data.train.sizes, problem.data.test.sizes
+    assert whole.train.sizes.tolist() == [train[:4].sum()]
+    sizes = {name: part.sizes.tolist() for name, part in whole.splits.items()}
+    assert sizes == {"test": [test[:4].sum()], "test_unseen": [test[4:].sum()]}
+    assert alone.config.num_unseen == 2 and alone.early_stop.metric == "test/correct"
+    # What they are made of is checked when they are put together.
+    for plan in (alone, whole):
+        tasks.make_simulation(of_three, plan, make_mesh(devices=jax.devices()[:1]))
+
+
 RULES = (
     "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "norm_bounding", "geometric_median",
     "centered_clipping", "fl_trust",
@@ -365,12 +431,12 @@ def test_shares_of_clients_are_those_of_the_clients_that_train():
 
 def test_devices_and_failures_are_drawn_from_their_seed():
     config = RunConfig(devices=DevicesConfig(kind="drawn", failure_rate=0.3, seed=1))
-    one, two = (tasks.make_devices(config, 2000) for _ in range(2))
+    one, two = (rules.make_devices(config, 2000) for _ in range(2))
     assert one == two
     compute = np.log([device.compute_ms for device in one])
     assert compute.mean() == pytest.approx(np.log(20), abs=0.1)
     assert compute.std() == pytest.approx(1, abs=0.1)
-    fails = tasks.make_failures(config)
+    fails = rules.make_failures(config)
     assert np.mean([fails(client, 3) for client in range(500)]) == pytest.approx(0.3, abs=0.06)
     assert [fails(7, n) for n in range(20)] == [fails(7, n) for n in range(20)]
 
@@ -410,15 +476,15 @@ def test_the_target_is_reached_at_the_first_evaluation_that_is_as_good():
 
 
 def test_sums_of_clients_become_means_and_their_spread():
-    numbers = courses.ClientNumbers(("weighted_avg", "avg", "fairness"))
+    numbers = metrics.ClientNumbers(("weighted_avg", "avg", "fairness"))
     sums = {
         "correct": np.array([[1.0, 4.0], [9.0, 12.0], [0.0, 0.0]]),
         "global/correct": np.array([[2.0, 4.0], [6.0, 12.0], [0.0, 0.0]]),
     }
-    metrics = numbers.summarize("test", sums)
-    assert metrics["test/accuracy"] == pytest.approx(10 / 16)
-    assert metrics["test/global/accuracy"] == pytest.approx(8 / 16)
-    row = courses.spread(metrics)["test/accuracy"]
+    found = numbers.summarize("test", sums)
+    assert found["test/accuracy"] == pytest.approx(10 / 16)
+    assert found["test/global/accuracy"] == pytest.approx(8 / 16)
+    row = metrics.spread(found)["test/accuracy"]
     assert row["mean of clients"] == pytest.approx(0.5)
     assert (row["min"], row["max"], row["std"]) == pytest.approx((0.25, 0.75, 0.25))
 

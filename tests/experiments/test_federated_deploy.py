@@ -13,12 +13,16 @@ from experiments.federated import deployed
 from experiments.federated.flower_app import pipe
 from experiments.federated.join import Resident, serve
 from experiments.federated.settings import (
+    BesideConfig,
     DataConfig,
+    DevicesConfig,
+    EvaluationConfig,
     LocalConfig,
     RunConfig,
     StrategyConfig,
 )
 from experiments.federated.superlink import end_leftovers, flower_environment
+from jaxlab.federated import ConfigError
 from jaxlab.federated.deployment import LiveConfig, flower
 from jaxlab.federated.deployment.codec import Packer, unpack
 from jaxlab.federated.messages import ASK_INFO, EVALUATE, INFO, JOIN, METRICS, SERVER, Message
@@ -46,6 +50,25 @@ def test_settings_cross_the_wire_and_are_checked():
     assert deployed.read_settings(text) == SETTINGS
     with pytest.raises(ValueError, match="num_rond does not exist; the nearest valid key is"):
         deployed.read_settings(text.replace("num_rounds", "num_rond"))
+
+
+def test_what_only_a_simulation_does_is_left_out_and_told():
+    given = dataclasses.replace(
+        SETTINGS.config, baselines=("local",), beside=BesideConfig(strategy=StrategyConfig()),
+        devices=DevicesConfig(kind="drawn", failure_rate=0.5),
+        evaluation=EvaluationConfig(by_server=("test",)),
+    )  # fmt: skip
+    config, left_out = deployed.deployable(given)
+    assert config == dataclasses.replace(
+        SETTINGS.config, devices=given.devices, evaluation=EvaluationConfig()
+    )
+    assert [clause.split()[0].split("=")[0] for clause in left_out] == [
+        "devices.kind", "devices.failure_rate", "beside", "baselines", "evaluation.by_server"
+    ]  # fmt: skip
+    assert deployed.deployable(SETTINGS.config) == (SETTINGS.config, [])
+    by_server = EvaluationConfig(splits=(), by_server=("test",))
+    with pytest.raises(ConfigError, match=r"evaluation.splits=\(\) and the server of a deployed"):
+        deployed.deployable(dataclasses.replace(given, evaluation=by_server))
 
 
 def test_every_client_has_its_own_part(course):
