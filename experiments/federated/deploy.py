@@ -30,13 +30,15 @@ from experiments.federated.deployed import (
     make_course,
     write_settings,
 )
-from experiments.federated.make_keys import CA
 from experiments.federated.settings import RunConfig
 from experiments.federated.superlink import (
     SuperLink,
+    check_count,
+    check_keys,
     register_nodes,
     run_app,
     run_status,
+    split_address,
     start_superlink,
 )
 from jaxlab import training
@@ -63,12 +65,10 @@ def main(config: RunConfig, workdir: Path) -> None:
     """Start, wait, report."""
     live = LiveConfig(_POLL.value, _JOIN.value, _FINISH.value, fixed_nodes=True)
     settings, keys = Settings(config, live, _ANSWER.value), Path(_KEYS.value).absolute()
-    host, _, port = _LISTEN.value.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"listen={_LISTEN.value!r} is no host:port, such as 0.0.0.0:9092")
-    if not (keys / CA).exists():
-        raise FileNotFoundError(f"{keys / CA} does not exist; make_keys makes certificates")
+    host, port = split_address("listen", _LISTEN.value)
+    check_keys(keys)
     course = make_course(settings)
+    check_count(keys, course.agreement.config.num_clients)
     if left_out := deployable(config)[1]:
         logger.warning("a deployed course leaves out %s", ", ".join(left_out))
     make_learner(course.agreement, **course.learner_options)  # whatever is wrong is told here
@@ -79,7 +79,7 @@ def main(config: RunConfig, workdir: Path) -> None:
         if not read_json(workdir / OUTCOME):
             variables = {WORKDIR: str(workdir)}
             (workdir / ERROR).unlink(missing_ok=True)
-            with start_superlink(workdir, keys, host, int(port), **variables) as superlink:
+            with start_superlink(workdir, keys, host, port, **variables) as superlink:
                 count = register_nodes(superlink, keys)
                 number = run_app(superlink, write_settings(settings))
                 logger.info(

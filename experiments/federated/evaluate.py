@@ -55,6 +55,10 @@ _COURSE = flags.DEFINE_string(
 
 def main(config: RunConfig, workdir: Path) -> None:
     """Load, evaluate, report."""
+    if _CHECKPOINT.value is None and not workdir.expanduser().is_dir():
+        raise FileNotFoundError(
+            f"--workdir={workdir} is no folder; give that of a run of simulate, or --checkpoint"
+        )
     mesh = start_devices()
     workdir = open_workdir(workdir)
     problem = make_problem(config, is_abstract=_CHECKPOINT.value is not None)

@@ -25,10 +25,16 @@ from typing import Any
 from absl import flags
 
 from experiments.common import run
+from experiments.common.program import is_for_user
 from experiments.federated import deployed
 from experiments.federated.flower_app import pipe
 from experiments.federated.make_keys import CA, key_file
-from experiments.federated.superlink import end_leftovers, flower_environment, program
+from experiments.federated.superlink import (
+    end_leftovers,
+    flower_environment,
+    program,
+    split_address,
+)
 from jaxlab import training
 from jaxlab.federated import deployment
 from jaxlab.training.workdir import open_workdir
@@ -51,9 +57,19 @@ def main(workdir: Path) -> None:
     if _CLIENT.value is None:
         raise ValueError("--client is missing; give the id of the client, from 1")
     own, keys = Path(_DATA.value) if _DATA.value else None, Path(_KEYS.value).absolute()
-    for path in (keys / CA, key_file(keys, _CLIENT.value), *([own] if own else [])):
+    split_address("server", _SERVER.value)
+    for path in (keys / CA, key_file(keys, _CLIENT.value)):
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; make_keys makes certificates and keys")
+            raise FileNotFoundError(
+                f"{path} does not exist; make_keys makes certificates and keys, --keys names their "
+                "folder"
+            )
+    if own is not None:
+        if not own.is_file():
+            raise FileNotFoundError(
+                f"--data={own} does not exist; give an NPZ file with x, y, test_x, test_y"
+            )
+        deployed.read_own(own, ())  # whether it is one is told now
     workdir = open_workdir(workdir)
     with training.lock_workdir(workdir):
         resident = Resident(workdir, _CLIENT.value, own)
@@ -120,7 +136,8 @@ def serve(resident: Resident) -> Iterator[str]:
             try:
                 head, parts = resident.answer(head, parts)
             except Exception as error:
-                logger.exception("a message cannot be answered")
+                trace = None if is_for_user(error) else error
+                logger.error("a message cannot be answered: %s", error, exc_info=trace)
                 head, parts = {"error": f"{type(error).__name__}: {error}"}, []
             pipe.send(self.wfile, head, parts)
 

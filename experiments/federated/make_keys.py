@@ -18,12 +18,13 @@ from typing import Any
 from absl import flags
 
 from experiments.common import run
+from jaxlab.training.workdir import open_workdir
 
 _CLIENTS = flags.DEFINE_integer("clients", None, "Clients to make keys for.", 1)
 _HOST = flags.DEFINE_list(
     "host", ["localhost", "127.0.0.1"], "Names and addresses that nodes call the server by."
 )
-_DAYS = flags.DEFINE_integer("days", 365, "Days that the certificates are good for.", 1)
+_DAYS = flags.DEFINE_integer("days", 365, "Days that the certificates are good for.", 1, 36_500)
 
 CA, CERTIFICATE, KEY = "ca.crt", "server.crt", "server.key"
 _SERIALIZATION = "hazmat.primitives.serialization"
@@ -34,9 +35,20 @@ def main(workdir: Path) -> None:
     """Make what is missing; what is there stays, so that clients can be added."""
     if not _CLIENTS.value:
         raise ValueError("--clients is missing; give the number of clients, such as 3")
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / CA).exists():
+    if wrong := [host for host in _HOST.value or [""] if not host.isascii() or not host.strip()]:
+        raise ValueError(
+            f"--host={','.join(_HOST.value)}: {wrong[0]!r} is no name or address of the server; "
+            "wanted such as localhost,fl.example.org (names with other letters in xn-- form)"
+        )
+    workdir = open_workdir(workdir)
+    there = [name for name in (CA, CERTIFICATE, KEY) if (workdir / name).exists()]
+    if not there:
         make_certificates(workdir, _HOST.value, _DAYS.value)
+    elif len(there) < 3:
+        raise FileNotFoundError(
+            f"{workdir} has only {' and '.join(there)} of {CA}, {CERTIFICATE} and {KEY}; they are "
+            "made together: restore the others, or name a new folder"
+        )
     made = [n for n in range(1, _CLIENTS.value + 1) if make_node_key(workdir, n)]
     print(f"{workdir}: {CA}, {CERTIFICATE}, {KEY}, and keys of {_CLIENTS.value} clients")
     print(f"new: {len(made)} keys. Give a node {CA} and client_N, and nobody else the keys")

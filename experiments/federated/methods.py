@@ -93,6 +93,11 @@ def _base(config: RunConfig, task: Task, num_trained: int) -> Algorithm:
                 task, tx, schedule, server_tx=server_tx, prox_mu=given.prox_mu, gradient=gradient,
                 **weighing,
             )  # fmt: skip
+        case "ada_fed_prox":
+            return federated.ada_fed_prox(
+                task, tx, schedule, mu=given.prox_mu, change=given.prox_change,
+                patience=given.prox_patience, **weighing,
+            )  # fmt: skip
         case "scaffold":
             return federated.scaffold(
                 task, rate, schedule, num_trained, server_rate=given.server_rate

@@ -66,6 +66,19 @@ def spread(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return rows
 
 
+def score_names(config: RunConfig, num_classes: int | None) -> list[str]:
+    """What evaluations measure beside the loss, as it is shown.
+
+    Args:
+      config: the settings of the run.
+      num_classes: of the data; None for targets that are numbers.
+    """
+    scores = config.evaluation.scores
+    if num_classes is None:
+        return ["mse", "rmse"] if scores else []
+    return [shown_name(name) for name in scores or ("correct",)]
+
+
 def is_reached(metric: str, value: float, target: float) -> bool:
     """Whether a metric is as good as a target."""
     return value >= target if is_larger_better(metric) else value <= target
@@ -76,16 +89,16 @@ def watched_metric(config: RunConfig, num_classes: int | None) -> str:
 
     Args:
       config: the settings of the run.
-      num_classes: of the data; None for targets that are numbers, of which there is no accuracy.
+      num_classes: of the data; None for targets that are numbers.
 
     Raises:
       ConfigError: (a ValueError) if evaluations have no such metric, listing those that they have.
     """
-    score, evaluation = "loss" if num_classes is None else "accuracy", config.evaluation
+    names, evaluation = [*score_names(config, num_classes), "loss"], config.evaluation
     splits = [*(f"{each}{SERVER_SUFFIX}" for each in evaluation.by_server), *evaluation.splits]
     if evaluation.metric == "auto":
-        return f"{splits[-1]}/{score}"
-    known = [f"{split}/{name}" for split in splits for name in dict.fromkeys((score, "loss"))]
+        return f"{splits[-1]}/{names[0]}"
+    known = [f"{split}/{name}" for split in splits for name in names]
     plain = re.sub(r"(_unseen|/(global|untuned|avg))(?=/)", "", evaluation.metric)
     if plain not in known:
         raise ConfigError(

@@ -24,6 +24,7 @@ from experiments.federated.metrics import SPREAD, baseline_metric, spread
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import Problem, make_problem, plan_run
 from jaxlab import training
+from jaxlab.federated.baselines import STOPPED
 from jaxlab.training.workdir import check_config, open_workdir, save_config, write_json
 
 logger = logging.getLogger(__name__)
@@ -168,13 +169,11 @@ def headline(
 
 
 def scores(final: Mapping[str, float]) -> dict[str, float]:
-    """The accuracies of an evaluation over all examples, or the losses where there are none."""
-    score = "accuracy" if any(name.endswith("/accuracy") for name in final) else "loss"
-    return {
-        name: value
-        for name, value in final.items()
-        if name.rpartition("/")[2] == score and not SPREAD.search(name)
-    }
+    """The scores of an evaluation over all examples, or the losses where there are no scores."""
+    whole = {name: value for name, value in final.items() if not SPREAD.search(name)}
+    other = ("loss", STOPPED)
+    found = {n: value for n, value in whole.items() if n.rpartition("/")[2] not in other}
+    return found or {n: value for n, value in whole.items() if n.endswith("/loss")}
 
 
 def speed(outcomes: Sequence[Outcome]) -> float:

@@ -37,6 +37,22 @@ class SuperLink(NamedTuple):
     environment: Mapping[str, str]
 
 
+def split_address(flag: str, text: str) -> tuple[str, int]:
+    """Host and port of an address.
+
+    Args:
+      flag: that it comes from.
+      text: `host:port`.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 2**16:
+        raise ValueError(f"--{flag}={text} is no host:port, such as fl.example.org:9092")
+    return host, int(port)
+
+
 def program(name: str) -> str:
     """Path of one of Flower's programs.
 
@@ -84,6 +100,25 @@ def end_leftovers(workdir: Path) -> None:
         with contextlib.suppress(OSError):  # it has ended, or is another user's
             if home in path.read_bytes().split(b"\0"):
                 os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+def check_keys(keys: Path) -> None:
+    """Raises FileNotFoundError naming the first of the server's files that a folder lacks."""
+    for path in (keys / CA, keys / CERTIFICATE, keys / KEY):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist; make_keys makes certificates and keys, --keys names their "
+                "folder"
+            )
+
+
+def check_count(keys: Path, num_clients: int) -> None:
+    """Raises ValueError if so few clients have keys that the course would wait for ever."""
+    if (count := len(list(keys.glob("client_*.pub")))) < num_clients:
+        raise ValueError(
+            f"--keys={keys} has the keys of {count} clients (client_N.pub) and the course "
+            f"{num_clients}: run make_keys with --clients={num_clients}, it keeps those there are"
+        )
 
 
 @contextlib.contextmanager
@@ -160,14 +195,11 @@ def register_nodes(superlink: SuperLink, keys: Path) -> int:
       keys: folder of their keys, `client_N.pub`.
 
     Raises:
-      ValueError: if there are none.
       RuntimeError: if Flower refuses one.
     """
     known = Path(superlink.environment["FLWR_HOME"]) / _REGISTERED
     registered = json.loads(known.read_text("utf-8")) if known.exists() else []
     found = sorted(keys.glob("client_*.pub"))
-    if not found:
-        raise ValueError(f"keys={str(keys)!r} holds no client_N.pub; make_keys makes them")
     for path in found:
         key = path.read_text("utf-8").strip()
         if key not in registered:

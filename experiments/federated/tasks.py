@@ -148,7 +148,7 @@ def make_problem(
     data = load_data(config.data) if data is None else data
     module, prepare = make_model(config.model, data), make_prepare(config.data.name, data)
     example = example_shape(data, prepare)
-    task = make_task(module, example, prepare, data)
+    task = make_task(module, example, prepare, data, config.evaluation.scores)
     num_models = config.algorithm.num_mixed
 
     def init() -> PyTree:
@@ -397,12 +397,34 @@ def example_shape(data: FederatedData, prepare: Prepare) -> jax.ShapeDtypeStruct
 
 
 def make_task(
-    module: nn.Module, example: jax.ShapeDtypeStruct, prepare: Prepare, data: FederatedData
+    module: nn.Module,
+    example: jax.ShapeDtypeStruct,
+    prepare: Prepare,
+    data: FederatedData,
+    scores: Sequence[str] = (),
 ) -> Task:
-    """Classification where the data has classes, else least squares."""
+    """Classification where the data has classes, else least squares.
+
+    Args:
+      module: the model.
+      example: shape and type of one input.
+      prepare: what the device does to the inputs of a batch.
+      data: tells whether there are classes.
+      scores: what is measured beside the loss; () takes what is usual.
+
+    Raises:
+      ConfigError: (a ValueError) if there is no such score.
+    """
     if data.info.num_classes:
-        return federated.classification(module, example, prepare, masked=True)
-    return federated.regression(module, example, masked=True)
+        return federated.classification(
+            module, example, prepare, masked=True, scores=scores or ("correct",)
+        )
+    if set(scores) - {"mse"}:
+        raise ConfigError(
+            f"evaluation.scores={scores}: {data.info.name} has numbers to predict, no classes; "
+            "wanted ('mse',) or ()"
+        )
+    return federated.regression(module, example, masked=True, squared=bool(scores))
 
 
 def load_variables(

@@ -40,8 +40,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CONFIG = "--config=configs/federated/smoke.py"
 TARGETS = {"sync/virtual_seconds_to_target", "async/virtual_seconds_to_target"}
 ALGORITHMS = (
-    "fed_avg", "scaffold", "fed_nova", "fed_dyn", "mime", "mime_lite", "q_fed_avg", "local_entropy",
-    "fed_rep", "ditto", "pfedme", "fed_em",
+    "fed_avg", "ada_fed_prox", "scaffold", "fed_nova", "fed_dyn", "mime", "mime_lite", "q_fed_avg",
+    "local_entropy", "fed_rep", "ditto", "pfedme", "fed_em",
 )  # fmt: skip
 
 
@@ -181,7 +181,13 @@ def test_with_one_client_the_baselines_and_the_server_have_its_numbers(run_progr
     code, _, errors = run_program("federated.evaluate", *arguments)
     assert code == 0, errors
     evaluated = read_json(tmp_path / "evaluation.json")
-    assert evaluated["test/loss"] == evaluated["test_server/loss"] == loss
+    assert evaluated["test/loss"] == loss == evaluated["test_server/loss"]
+
+
+def test_a_run_that_is_not_there_is_told_and_not_begun(run_program, tmp_path):
+    ended = run_program("federated.evaluate", CONFIG, f"--workdir={tmp_path / 'typo'}")
+    assert_one_error(ended, "typo is no folder; give that of a run of simulate, or --checkpoint")
+    assert not (tmp_path / "typo").exists()
 
 
 def guide_commands(verb):
@@ -373,6 +379,41 @@ def test_every_algorithm_can_be_configured_and_traced(name, problem):
     # Bytes of the exchange are known before the start: a round is traced.
     simulation = tasks.make_simulation(problem, plan, make_mesh(devices=jax.devices()[:1]))
     assert simulation.course.server.rules.keys() >= {"model_para", "metrics"}
+
+
+def test_scores_are_those_of_the_settings(problem):
+    scores = EvaluationConfig(scores=("hits@2", "f1", "correct"))
+    config = dataclasses.replace(SMALL, evaluation=scores)
+    problem = tasks.make_problem(config, problem.data)
+    plan = tasks.plan_course(config, problem)
+    simulation = tasks.make_simulation(problem, plan, make_mesh(devices=jax.devices()[:1]))
+    assert simulation.forms.sums["test"].keys() == {"loss", "hits@2", "f1@0", "f1@1", "correct"}
+    sums = {name: np.array([[1.0, 4.0]]) for name in simulation.forms.sums["test"]}
+    found = metrics.ClientNumbers(("weighted_avg",)).summarize("test", sums)
+    assert found.keys() == {f"test/{name}" for name in ("loss", "hits@2", "f1", "accuracy")}
+    assert simulate.scores(found) == {n: v for n, v in found.items() if n != "test/loss"}
+    assert metrics.watched_metric(config, 2) == "test/hits@2"
+    with pytest.raises(ConfigError, match="there are test/hits@2, test/f1, test/accuracy, test/lo"):
+        wrong = dataclasses.replace(scores, metric="test/f2")
+        metrics.watched_metric(dataclasses.replace(config, evaluation=wrong), 2)
+    with pytest.raises(ConfigError, match="the score 'f2' is not one of"):
+        wrong = dataclasses.replace(scores, scores=("f2",))
+        tasks.make_problem(dataclasses.replace(config, evaluation=wrong), problem.data)
+
+
+def test_of_numbers_the_error_is_a_score_and_nothing_of_classes(problem):
+    toy = RunConfig(data=DataConfig(name="toy"), model=ModelConfig(name="linear"))
+    assert metrics.watched_metric(toy, None) == "test/loss"
+    config = dataclasses.replace(toy, evaluation=EvaluationConfig(scores=("mse",)))
+    problem = tasks.make_problem(config)
+    batch = {name: values[:4] for name, values in problem.data.train.examples.items()}
+    loss = problem.task.loss(
+        problem.variables, {**batch, "mask": np.ones(4, bool)}, jax.random.key(0), False
+    )
+    np.testing.assert_array_equal(loss.scores["mse"], loss.per_example)
+    assert metrics.watched_metric(config, None) == "test/mse"
+    with pytest.raises(ConfigError, match=r"scores=\('f1',\): .* has numbers to predict, no clas"):
+        tasks.make_problem(dataclasses.replace(toy, evaluation=EvaluationConfig(scores=("f1",))))
 
 
 def test_what_travels_can_be_compressed(problem):

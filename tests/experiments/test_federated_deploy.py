@@ -21,7 +21,7 @@ from experiments.federated.settings import (
     RunConfig,
     StrategyConfig,
 )
-from experiments.federated.superlink import end_leftovers, flower_environment
+from experiments.federated.superlink import check_count, end_leftovers, flower_environment
 from jaxlab.federated import ConfigError
 from jaxlab.federated.deployment import LiveConfig, flower
 from jaxlab.federated.deployment.codec import Packer, unpack
@@ -95,6 +95,73 @@ def test_a_node_reads_its_own_file(course, tmp_path):
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match=r"own.npz is no NPZ file of arrays"):
         deployed.read_own(path, ())
+
+
+DEPLOY = ("federated.deploy", "--config=configs/federated/deployed.py", "--workdir={0}/run")
+JOIN_IT = ("federated.join", "--workdir={0}/node", "--client=1", "--keys={0}/all")
+MAKE_KEYS = ("federated.make_keys", "--clients=2")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Folders `all`, with (empty) keys of two clients, and `some`, which lacks the server's."""
+    folder = tmp_path_factory.mktemp("places")
+    for name, files in {
+        "all": ("ca.crt", "server.crt", "server.key", *(f"client_{n}{e}" for n in (1, 2)
+                for e in ("", ".pub"))),
+        "some": ("ca.crt", "client_1"),
+    }.items():  # fmt: skip
+        (folder / name).mkdir()
+        for file in files:
+            (folder / name / file).touch()
+    (folder / "rubbish.npz").write_bytes(b"nothing of the kind")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*MAKE_KEYS, "--workdir={0}/new", "--host="), "--host=: '' is no name or address"),
+        ((*MAKE_KEYS, "--workdir={0}/new", "--host=a,b\u00fccher.de"), "is no name or address"),
+        ((*MAKE_KEYS, "--workdir={0}/new", "--days=40000"), "flag --days=40000: 40000 is not"),
+        ((*MAKE_KEYS, "--workdir={0}/rubbish.npz"), "is a file; give the name of a folder"),
+        (
+            (*MAKE_KEYS, "--workdir={0}/some"),
+            "has only ca.crt of ca.crt, server.crt and server.key",
+        ),
+        (("federated.make_keys", "--workdir={0}/new"), "--clients is missing; give the number"),
+        (
+            (*DEPLOY, "--keys={0}/all", "--listen=0.0.0.0:99999"),
+            "--listen=0.0.0.0:99999 is no host:",
+        ),
+        ((*DEPLOY, "--keys={0}/some"), "some/server.crt does not exist; make_keys makes"),
+        ((*DEPLOY, "--keys={0}/none"), "none/ca.crt does not exist; make_keys makes"),
+        (("federated.deploy", "--workdir={0}/run"), "--config is missing; give configs/federated/"),
+        (
+            ("federated.deploy", "--config=configs/federated/deploy.py"),
+            "the nearest is configs/fed",
+        ),
+        ((*JOIN_IT, "--server=fl.example.org"), "--server=fl.example.org is no host:port"),
+        ((*JOIN_IT, "--client=3"), "client_3 does not exist; make_keys makes"),
+        ((*JOIN_IT, "--data={0}/none.npz"), "none.npz does not exist; give an NPZ file with x, y"),
+        ((*JOIN_IT, "--data={0}/rubbish.npz"), "rubbish.npz is no NPZ file of arrays"),
+        (("federated.join", "--workdir={0}/node"), "--client is missing; give the id"),
+    ],
+)
+def test_a_wrong_path_or_flag_is_one_sentence(run_program, places, arguments, message):
+    before = {path.name for path in places.iterdir()}
+    code, _, errors = run_program(*(argument.format(places) for argument in arguments))
+    assert code == 2 and errors.count("error: ") == 1 and "Traceback" not in errors, errors
+    assert message in errors
+    assert {path.name for path in places.iterdir()} == before  # nothing was begun
+
+
+def test_a_course_of_more_clients_than_keys_is_refused_before_it_waits(places):
+    check_count(places / "all", 2)
+    with pytest.raises(
+        ValueError, match=r"the keys of 2 clients .* and the course 3: run make_keys"
+    ):
+        check_count(places / "all", 3)
 
 
 def ask(address, head, parts):

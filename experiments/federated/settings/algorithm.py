@@ -6,16 +6,19 @@ from typing import Literal
 from experiments.federated.settings.checks import below, misplaced, negative, refuse
 
 AlgorithmName = Literal[
-    "fed_avg", "scaffold", "fed_nova", "fed_dyn", "mime", "mime_lite", "q_fed_avg", "local_entropy",
-    "fed_rep", "ditto", "pfedme", "fed_em",
+    "fed_avg", "ada_fed_prox", "scaffold", "fed_nova", "fed_dyn", "mime", "mime_lite", "q_fed_avg",
+    "local_entropy", "fed_rep", "ditto", "pfedme", "fed_em",
 ]  # fmt: skip
 
 # Setting -> the algorithms that read it; with others it is refused.
 _ALGORITHM_USES: dict[str, tuple[str, ...]] = {
-    "prox_mu": ("fed_avg",),
+    "prox_mu": ("fed_avg", "ada_fed_prox"),
+    "prox_change": ("ada_fed_prox",),
+    "prox_patience": ("ada_fed_prox",),
     "sharpness_rho": ("fed_avg",),
     "weighting": (
-        "fed_avg", "fed_nova", "mime", "mime_lite", "local_entropy", "fed_rep", "fed_em",
+        "fed_avg", "ada_fed_prox", "fed_nova", "mime", "mime_lite", "local_entropy", "fed_rep",
+        "fed_em",
     ),
     "server_rate": ("scaffold", "mime", "mime_lite"),
     "alpha": ("fed_dyn",),
@@ -54,7 +57,10 @@ class AlgorithmConfig:
 
     Attributes:
       name: which one; `jaxlab/federated/README.md` says what each does.
-      prox_mu: weight of the proximal term (FedProx).
+      prox_mu: weight of the proximal term (FedProx); of `ada_fed_prox` the one that it starts with.
+      prox_change: by how much `ada_fed_prox` raises that weight when the loss has risen, and lowers
+        it when the loss has fallen for `prox_patience` rounds.
+      prox_patience: those rounds.
       sharpness_rho: gradients are taken where the loss within this distance is worst (FedSAM).
       sharpness_adaptive: measure that distance relative to the parameters (FedASAM).
       sharpness_eta: added to the size of the parameters then.
@@ -84,6 +90,8 @@ class AlgorithmConfig:
 
     name: AlgorithmName = "fed_avg"
     prox_mu: float = 0.0
+    prox_change: float = 0.1
+    prox_patience: int = 5
     sharpness_rho: float = 0.0
     sharpness_adaptive: bool = False
     sharpness_eta: float = 0.0
@@ -116,10 +124,11 @@ class AlgorithmConfig:
         if self.name == "fed_rep" and not self.head:
             problems.append("head is missing: name the entries of the head, such as ('fc2',)")
         problems += below(
-            self, server_rate=0, alpha=0, gamma_growth=0, beta=0, num_inner_steps=1, num_models=1
-        )
+            self, server_rate=0, alpha=0, gamma_growth=0, beta=0, num_inner_steps=1, num_models=1,
+            prox_patience=1,
+        )  # fmt: skip
         problems += negative(
-            self, "prox_mu", "sharpness_rho", "sharpness_eta", "q", "gamma", "noise",
+            self, "prox_mu", "prox_change", "sharpness_rho", "sharpness_eta", "q", "gamma", "noise",
             "regularisation", "personal_rate", "personal_amount",
         )  # fmt: skip
         if not 0 < self.mean_rate <= 1:

@@ -19,9 +19,12 @@ class EvaluationConfig:
         all.
       by_server: examples of all clients that the server evaluates the shared model on by itself, as
         one set and in large batches; found under `test_server`.
+      scores: what is measured beside the loss: of classes `correct` (shown as accuracy), `f1`,
+        `hits@5` and others that `jaxlab.federated.classification` has; of numbers `mse`, with its
+        root; () takes the first of classes and none of numbers.
       target: value of `metric` whose first time is reported; 0 reports none.
-      metric: what `target`, `early_stop` and the best round are told by; `auto` takes the accuracy,
-        or the loss, of the last of `splits`.
+      metric: what `target`, `early_stop` and the best round are told by; `auto` takes the first
+        of `scores`, or the loss, of the last of `splits`.
       report: `weighted_avg`, over all examples; `avg`, over clients; `fairness`, how it is spread
         over clients.
     """
@@ -29,6 +32,7 @@ class EvaluationConfig:
     every_rounds: int = 1
     splits: tuple[str, ...] = ("test",)
     by_server: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ()
     target: float = 0.0
     metric: str = "auto"
     report: tuple[str, ...] = ("weighted_avg", "avg", "fairness")
