@@ -37,6 +37,9 @@ Penalty = Callable[[PyTree], Float[Array, ""]]
 Gradient = Callable[[Callable[[PyTree], tuple[Array, Any]], PyTree], tuple[PyTree, Any]]
 """`(function with an auxiliary output, parameters) -> (gradient, that output)`."""
 
+REGULARISATION = "regularisation"
+"""Training metric of a client whose loss has a penalty: its mean value over the steps."""
+
 
 class StepInput(NamedTuple):
     """What a step gets.
@@ -160,8 +163,14 @@ def make_sgd_step(
         def objective(params: PyTree) -> tuple[Array, tuple[dict[str, Any], Sums]]:
             output = task.loss({"params": params, **kept}, given.batch, given.key, True)
             loss = masked_mean(output.per_example, given.mask)
-            total = loss if penalty is None else loss + penalty(params)
-            return total, (output.model_state, masked_sums(output, given.mask))
+            sums = masked_sums(output, given.mask)
+            if penalty is None:
+                return loss, (output.model_state, sums)
+            added = penalty(params)
+            if REGULARISATION in carry.sums:
+                count = sums["loss"][1]
+                sums[REGULARISATION] = jnp.stack([added * count, count])
+            return loss + added, (output.model_state, sums)
 
         grads, (model_state, sums) = take_gradient(objective, params)
         if grad_transform is not None:
@@ -177,7 +186,12 @@ def make_sgd_step(
 
 
 def start_carry(
-    task: Task, tx: optax.GradientTransformation, variables: PyTree, view: ClientView
+    task: Task,
+    tx: optax.GradientTransformation,
+    variables: PyTree,
+    view: ClientView,
+    *,
+    has_penalty: bool = False,
 ) -> TrainCarry:
     """The carry before the first step of a round.
 
@@ -186,8 +200,11 @@ def start_carry(
       tx: the optimizer.
       variables: what the client starts from.
       view: its examples.
+      has_penalty: the steps have a penalty, whose value is a training metric, `regularisation`.
     """
     sums = _zero_sums(_output_shapes(task, variables, view))
+    if has_penalty:
+        sums[REGULARISATION] = jnp.zeros(2, jnp.float32)
     return TrainCarry(variables, tx.init(variables["params"]), jnp.float32(0.0), sums)
 
 
@@ -234,7 +251,8 @@ def train_client(
     step = make_sgd_step(
         task, tx, penalty=penalty, grad_transform=grad_transform, gradient=gradient
     )
-    return run_steps(step, start_carry(task, tx, variables, view), view, schedule, limits, key)
+    carry = start_carry(task, tx, variables, view, has_penalty=penalty is not None)
+    return run_steps(step, carry, view, schedule, limits, key)
 
 
 def pull_towards(center: PyTree, strength: Float[Array, ""] | float) -> Penalty:

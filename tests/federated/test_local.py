@@ -79,7 +79,7 @@ def test_steps_of_full_batches_are_gradient_descent():
     task = regression(Linear(), jax.ShapeDtypeStruct((3,), jnp.float32))
     tx, schedule = optax.sgd(0.1), Schedule(8, 4, "step")
     variables = task.init(jax.random.key(1))
-    carry = start_carry(task, tx, variables, view)
+    carry = start_carry(task, tx, variables, view, has_penalty=True)
     step = make_sgd_step(
         task,
         tx,
@@ -90,10 +90,11 @@ def test_steps_of_full_batches_are_gradient_descent():
     w = np.append(np.asarray(variables["params"]["Dense_0"]["kernel"])[:, 0], 0.0).astype(
         np.float64
     )
-    rows, losses = np.c_[x[:5], np.ones(5)].astype(np.float64), []
+    rows, losses, penalties = np.c_[x[:5], np.ones(5)].astype(np.float64), [], []
     for _ in range(4):
         error = rows @ w - y[:5]
         losses.append((error**2).sum())
+        penalties.append(5 * 0.05 * (w[:3] ** 2).sum())
         w -= 0.1 * 2 * (2 * rows.T @ error / 5 + 0.1 * np.append(w[:3], 0))
     kernel, bias = (
         end.variables["params"]["Dense_0"]["kernel"],
@@ -102,6 +103,7 @@ def test_steps_of_full_batches_are_gradient_descent():
     np.testing.assert_allclose(np.append(kernel, bias), w, rtol=1e-5, atol=1e-6)
     assert end.num_samples == 20
     np.testing.assert_allclose(end.sums["loss"], [sum(losses), 20], rtol=1e-5)
+    np.testing.assert_allclose(end.sums["regularisation"], [sum(penalties), 20], rtol=1e-5)
 
 
 def test_an_evaluation_sums_over_all_examples_and_no_others():
@@ -139,7 +141,9 @@ def test_scores_of_classes_add_up_to_those_over_all_examples():
     np.testing.assert_allclose(found["f1"].values, np.mean(per_class), rtol=1e-6)
     np.testing.assert_allclose(found["hits@2"].values, (ranks < 2).mean(), rtol=1e-6)
     np.testing.assert_allclose(found["correct"].values, (predicted == labels).mean(), rtol=1e-6)
-    with pytest.raises(ConfigError, match="'hits@x' is not one of correct, f1, hits@1"):
+    with pytest.raises(
+        ConfigError, match="'hits@x' is not one of correct, f1, roc_auc, average_precision, hits@1"
+    ):
         classification(Linear(5), shape, scores=("hits@x",))
 
 
