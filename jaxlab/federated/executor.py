@@ -51,6 +51,9 @@ Ticket = int
 TRAIN, EVALUATE = 0, 1
 """Purposes of keys: a training and an evaluation of the same number draw differently."""
 
+EVALUATION_BYTES = 2**27
+"""Of what clients keep: so much goes to the devices at once when all clients are evaluated."""
+
 
 class Asked(NamedTuple):
     """A training that has not been computed.
@@ -214,13 +217,19 @@ class Executor:
             # A client's state is what it is after all that it has been asked for.
             self.compute(tuple(self._asked))
         sizes = np.asarray(data.sizes)
-        cohort, places = self._cohort(clients, sizes, EVALUATE, number)
         evaluate = make_evaluate(
             self._algorithm, self._limits, self._mesh, self._width.width,
             max_size=max(1, int(sizes.max(initial=0))),
         )  # fmt: skip
-        sums = to_host(evaluate(tree, cohort, self._data, data))
-        return {name: value[places] for name, value in sums.items()}
+        block = self._block_size(len(clients))
+        found: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(clients), block):
+            ids = clients[start : start + block]
+            num_places = block if block < len(clients) else None
+            cohort, places = self._cohort(ids, sizes, EVALUATE, number, num_places)
+            sums = to_host(evaluate(tree, cohort, self._data, data))
+            found.append({name: value[places] for name, value in sums.items()})
+        return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
     def compute(self, tickets: Sequence[Ticket]) -> None:
         """Trains what some tickets ask for, and what is best computed with it.
@@ -380,11 +389,24 @@ class Executor:
     def _grid(self) -> Grid:
         return Grid(self._mesh.shape[DATA_AXIS], self._width.width)
 
+    def _block_size(self, num_clients: int) -> int:
+        """How many clients are evaluated by one call, so that what they keep stays small."""
+        unit = self._grid.num_devices * self._grid.width
+        units = max(1, EVALUATION_BYTES // max(1, unit * self._store.row_bytes))
+        if self._store.is_empty or units * unit >= num_clients:
+            return max(1, num_clients)
+        return unit * units
+
     def _cohort(
-        self, ids: np.ndarray, num_steps: np.ndarray, purpose: int, number: int
+        self,
+        ids: np.ndarray,
+        num_steps: np.ndarray,
+        purpose: int,
+        number: int,
+        num_places: int | None = None,
     ) -> tuple[Cohort, np.ndarray]:
         """A cohort of some clients, filled up to what the program takes, and their places."""
-        num_places = count_places(len(ids), self._grid, self._cohort_size)
+        num_places = num_places or count_places(len(ids), self._grid, self._cohort_size)
         places = find_places(num_steps[ids - 1], num_places, self._grid)
         clients = np.zeros(num_places, np.int32)
         active = np.zeros(num_places, bool)

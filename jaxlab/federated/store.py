@@ -5,6 +5,7 @@ device: they lie in host memory, or in files that are mapped, one row a client, 
 cohort go to the device and back.
 """
 
+import mmap
 import os
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class ClientStore:
             memory.
         """
         leaves, self._structure = jax.tree.flatten(initial)
+        self._num_clients = num_clients
         self._folder = Path(folder) if folder is not None else None
         self._leaves = [
             self._allocate(number, np.asarray(leaf), num_clients)
@@ -44,9 +46,16 @@ class ClientStore:
         """Size of all rows."""
         return sum(leaf.nbytes for leaf in self._leaves)
 
+    @property
+    def row_bytes(self) -> int:
+        """Size of what one client keeps."""
+        return self.num_bytes // max(1, self._num_clients)
+
     def gather(self, clients: Int[np.ndarray, " cohort"]) -> PyTree:
         """The rows of some clients, every leaf (cohort, ...)."""
-        return jax.tree.unflatten(self._structure, [leaf[clients] for leaf in self._leaves])
+        rows = [np.asarray(leaf[clients]) for leaf in self._leaves]
+        self._let_go()
+        return jax.tree.unflatten(self._structure, rows)
 
     def scatter(self, clients: Int[np.ndarray, " cohort"], rows: PyTree) -> None:
         """Replace the rows of some clients.
@@ -57,6 +66,7 @@ class ClientStore:
         """
         for leaf, new in zip(self._leaves, jax.tree.leaves(rows), strict=True):
             leaf[clients] = np.asarray(new)
+        self._let_go()
 
     def rows(self) -> PyTree:
         """All rows, for a checkpoint; not a copy."""
@@ -66,6 +76,15 @@ class ClientStore:
         """Replace all rows by those of a checkpoint, of the same structure and shapes."""
         for leaf, saved in zip(self._leaves, jax.tree.leaves(rows), strict=True):
             leaf[:] = saved
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave the pages of files that were looked at to the system, so that memory stays free."""
+        if self._folder is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        for leaf in self._leaves:
+            if isinstance(leaf.base, mmap.mmap):
+                leaf.base.madvise(mmap.MADV_DONTNEED)
 
     def _allocate(self, number: int, leaf: np.ndarray, num_clients: int) -> np.ndarray:
         shape = (num_clients, *leaf.shape)
@@ -75,5 +94,7 @@ class ClientStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"leaf_{number}.npy"
             rows = np.lib.format.open_memmap(path, "w+", leaf.dtype, shape)
+            if not leaf.any():  # a new file is all zeros, and takes no room before it is written to
+                return rows
         rows[:] = leaf
         return rows

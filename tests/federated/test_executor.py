@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxlab.federated import executor as executor_module
 from jaxlab.federated import width as width_module
 from jaxlab.federated.aggregators import StackAggregator, weighted_mean
 from jaxlab.federated.algorithm import Algorithm
@@ -68,6 +69,10 @@ def with_memory(algorithm):
         return jax.tree.map(jnp.zeros_like, variables)
 
     return algorithm._replace(init_client=init_client, local=local, evaluate=evaluate)
+
+
+def place_data(problem, num_devices):
+    return place(make_mesh(devices=jax.devices()[:num_devices]), problem.data)
 
 
 def make_executor(problem, *, memory=False, num_devices=1, width=1, store=None, **options):
@@ -268,3 +273,28 @@ def test_clients_whose_update_is_not_finite_leave_the_mean_of_the_others(problem
         means[0].update, means[1].update,
     )  # fmt: skip
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b), means[0].sums, means[1].sums)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_all_clients_are_evaluated_in_blocks_of_what_they_keep(problem, num_devices, monkeypatch):
+    everybody = np.array([3, 1, 6, 2, 5])
+
+    def evaluate():
+        executor = make_executor(problem, memory=True, num_devices=num_devices)
+        executor.publish(0, problem.variables)
+        executor.compute([executor.ask(client, 0) for client in (1, 5)])
+        data = place_data(problem, num_devices)
+        return executor.evaluate(problem.variables, everybody, data, 1), executor
+
+    wanted, _ = evaluate()
+    monkeypatch.setattr(executor_module, "EVALUATION_BYTES", 2 * 20)  # two clients keep 20 each
+    found, executor = evaluate()
+    seen = []
+    original = executor._store.gather
+    monkeypatch.setattr(
+        executor._store, "gather", lambda clients: seen.append(len(clients)) or original(clients)
+    )
+    executor.evaluate(problem.variables, everybody, place_data(problem, num_devices), 1)
+    assert seen == [2, 2, 2]
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(found[name], value)

@@ -44,3 +44,12 @@ def test_files_hold_what_memory_need_not(tmp_path):
 def test_clients_that_keep_nothing_need_no_store():
     store = ClientStore({}, 5)
     assert store.is_empty and store.num_bytes == 0 and store.gather(np.array([1])) == {}
+
+
+def test_files_of_zeros_take_no_room_before_they_are_written_to(tmp_path):
+    store = ClientStore({"model": np.zeros(100_000, np.float32)}, 100, tmp_path)
+    path = tmp_path / "leaf_0.npy"
+    assert path.stat().st_size > 40_000_000 > 512 * path.stat().st_blocks
+    store.scatter(np.array([7]), {"model": np.full((1, 100_000), 2, np.float32)})
+    assert store.gather(np.array([6, 7]))["model"].sum(axis=1).tolist() == [0, 200_000]
+    assert np.load(path, mmap_mode="r")[7].sum() == 200_000
