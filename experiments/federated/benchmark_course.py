@@ -127,7 +127,7 @@ def _many_clients(num_clients: int, name: str, folder: str) -> tuple[Any, int]:
         algorithm = federated.scaffold(task, work.rate, schedule, num_clients)
     else:
         algorithm = federated.fed_avg(task, optax.sgd(work.rate), schedule)
-    variables = to_variables(task, draw_weights())
+    variables = jax.tree.map(jnp.asarray, to_variables(task, draw_weights()))
     store = federated.ClientStore(
         jax.device_get(algorithm.init_client(variables)), num_clients, folder
     )

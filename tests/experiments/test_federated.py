@@ -151,19 +151,28 @@ def test_evaluating_a_finished_run_gives_its_last_numbers(run_program, finished)
     )
 
 
+ONE_CLIENT = (
+    "beside=None", "num_unseen=0", "num_rounds=3", "data.num_clients=1", "devices.kind=none",
+    "strategy.kind=synchronous", "strategy.cohort_size=1", "strategy.min_updates=0",
+    "strategy.max_staleness=0", "strategy.broadcast=after_aggregating",
+    "evaluation.every_rounds=1", "evaluation.splits=('test',)",
+    "evaluation.by_server=('test',)", "baselines=('local','global')",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folder of a run with baselines that has ended, and its arguments."""
+    folder = tmp_path_factory.mktemp("federated") / "compared"
+    return folder, (CONFIG, f"--workdir={folder}", *(f"--config.{each}" for each in ONE_CLIENT))
+
+
 @pytest.mark.smoke
-def test_with_one_client_the_baselines_and_the_server_have_its_numbers(run_program, tmp_path):
-    settings = (
-        "beside=None", "num_unseen=0", "num_rounds=3", "data.num_clients=1", "devices.kind=none",
-        "strategy.kind=synchronous", "strategy.cohort_size=1", "strategy.min_updates=0",
-        "strategy.max_staleness=0", "strategy.broadcast=after_aggregating",
-        "evaluation.every_rounds=1", "evaluation.splits=('test',)",
-        "evaluation.by_server=('test',)", "baselines=('local','global')",
-    )  # fmt: skip
-    arguments = (CONFIG, f"--workdir={tmp_path}", *(f"--config.{each}" for each in settings))
+def test_with_one_client_the_baselines_and_the_server_have_its_numbers(run_program, compared):
+    folder, arguments = compared
     code, output, errors = run_program("federated.simulate", *arguments)
     assert code == 0, errors
-    found, results = (read_json(tmp_path / name) for name in ("report.json", "results.json"))
+    found, results = (read_json(folder / name) for name in ("report.json", "results.json"))
     assert found.keys() == {"sync", "local", "global"}
     scores = {f"{place}test/accuracy" for place in ("", "local/", "global/")}
     assert results.keys() >= scores | {"test_server/accuracy"}
@@ -173,14 +182,22 @@ def test_with_one_client_the_baselines_and_the_server_have_its_numbers(run_progr
     for kind in ("local", "global"):
         assert found[kind]["test/loss"] == loss
         assert "bytes_up" not in found[kind] and found[kind]["rounds"] == 3
-    assert "global" in output and not (tmp_path / "local/model.safetensors").exists()
-    written = (tmp_path / "local/course.json").stat().st_mtime_ns
+    assert "global" in output and not (folder / "local/model.safetensors").exists()
+
+
+@pytest.mark.smoke
+def test_baselines_that_have_ended_are_not_run_again_and_the_server_evaluates(
+    run_program, compared
+):
+    folder, arguments = compared
+    written = (folder / "local/course.json").stat().st_mtime_ns
     code, _, errors = run_program("federated.simulate", *arguments)
     assert code == 0, errors
-    assert (tmp_path / "local/course.json").stat().st_mtime_ns == written
+    assert (folder / "local/course.json").stat().st_mtime_ns == written
     code, _, errors = run_program("federated.evaluate", *arguments)
     assert code == 0, errors
-    evaluated = read_json(tmp_path / "evaluation.json")
+    evaluated = read_json(folder / "evaluation.json")
+    loss = pytest.approx(read_json(folder / "report.json")["sync"]["test/loss"], rel=1e-6)
     assert evaluated["test/loss"] == loss == evaluated["test_server/loss"]
 
 
