@@ -145,13 +145,14 @@ def _log_probabilities(
 ) -> tuple[Array, Array, Array]:
     _check_classes(student, teacher)
     tau = _per_row(temperature, student)
-    found = []
-    for logits in (student, jax.lax.stop_gradient(teacher)):
+
+    def log_softmax(logits: Array) -> Array:
         scaled = logits.astype(jnp.float32) / tau
         if allowed is not None:
             scaled = jnp.where(allowed, scaled, -jnp.inf)
-        found.append(jax.nn.log_softmax(scaled, axis=-1))
-    return tau, *found
+        return jax.nn.log_softmax(scaled, axis=-1)
+
+    return tau, log_softmax(student), log_softmax(jax.lax.stop_gradient(teacher))
 
 
 def _expected(log_probabilities: Array, values: Array) -> Array:
