@@ -13,7 +13,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-SYSTEMS = ("chinese_clip", "federated", "ndv")
+SYSTEMS = ("chinese_clip", "distillation", "federated", "ndv")
 MACHINERY = (
     "checkpoints",
     "data",

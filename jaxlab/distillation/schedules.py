@@ -1,0 +1,157 @@
+"""Temperatures that depend on the example, and weights that depend on the progress of a run.
+
+References:
+  Wen et al. 2019, arXiv:1911.07471, for the temperatures, as `textbrewer/presets.py` of TextBrewer
+  0.2.1 has them; Jafari et al. 2021, arXiv:2104.07163 (annealing); Jafari et al. 2022,
+  arXiv:2212.05998 (continuation).
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxlab.distillation.responses import Temperature
+
+Schedule = Callable[[Float[Array, ""]], Float[Array, ""]]
+"""Progress in [0, 1] -> factor of a weight."""
+
+Logits = Float[Array, "batch classes"]
+
+
+def flsw_temperature(
+    student: Logits, teacher: Logits, temperature: float, beta: float = 1.0, gamma: float = 1.0
+) -> Temperature:
+    """Smaller temperatures where the two point in different directions.
+
+    `tau + beta (mean(u) - u_i)` with `u = (1 - cos(z_S, z_T)) ** gamma`.
+
+    Args:
+      student: logits.
+      teacher: logits.
+      temperature: tau, the mean over the batch.
+      beta: how much it varies.
+      gamma: exponent.
+
+    Returns:
+      A temperature an example, without a gradient.
+    """
+    product = (student * teacher).sum(axis=-1)
+    norms = [jnp.linalg.norm(logits, axis=-1) + 1e-4 for logits in (student, teacher)]
+    # Rounding must not make the base of the power negative.
+    distance = jnp.maximum(1.0 - product / (norms[0] * norms[1]), 0.0)
+    return _around_mean(temperature, beta, distance**gamma)
+
+
+def cwsm_temperature(
+    student: Logits, teacher: Logits, temperature: float, beta: float = 1.0
+) -> Temperature:
+    """Smaller temperatures where the student is unsure.
+
+    `tau + beta (mean(u) - u_i)` with `u = 1 / (max softmax(z_S) + 0.001)`.
+
+    Args:
+      student: logits.
+      teacher: not used; the signature is that of all of these.
+      temperature: tau, the mean over the batch.
+      beta: how much it varies.
+
+    Returns:
+      A temperature an example, without a gradient.
+    """
+    del teacher
+    confidence = jax.nn.softmax(student.astype(jnp.float32), axis=-1).max(axis=-1)
+    return _around_mean(temperature, beta, 1.0 / (confidence + 1e-3))
+
+
+def _around_mean(temperature: float, beta: float, values: Float[Array, " batch"]) -> Temperature:
+    return jax.lax.stop_gradient(temperature + beta * (values.mean() - values))
+
+
+def constant(value: float = 1.0) -> Schedule:
+    """The same factor from beginning to end.
+
+    Args:
+      value: the factor.
+    """
+    return lambda progress: jnp.full_like(progress, value)
+
+
+def growth(progress: Float[Array, ""]) -> Float[Array, ""]:
+    """From 0 to 1.
+
+    Args:
+      progress: in [0, 1].
+    """
+    return progress
+
+
+def decay(progress: Float[Array, ""]) -> Float[Array, ""]:
+    """From 1 to 0.
+
+    Args:
+      progress: in [0, 1].
+    """
+    return 1.0 - progress
+
+
+def piecewise(bounds: tuple[float, ...], factors: tuple[float, ...]) -> Schedule:
+    """Constant between bounds.
+
+    Args:
+      bounds: where the factor changes, increasing, in (0, 1).
+      factors: one more than bounds.
+
+    Raises:
+      ValueError: if there are not as many factors, or the bounds are not in order.
+    """
+    if len(factors) != len(bounds) + 1:
+        raise ValueError(
+            f"{len(bounds)} bounds cut the run into {len(bounds) + 1} pieces, and there are "
+            f"{len(factors)} factors; give one a piece"
+        )
+    if list(bounds) != sorted(set(bounds)) or not all(0 < bound < 1 for bound in bounds):
+        raise ValueError(f"bounds={bounds} must increase, between 0 and 1")
+    values = jnp.asarray(factors, jnp.float32)
+    places = jnp.asarray(bounds, jnp.float32)
+    return lambda progress: values[jnp.searchsorted(places, progress, side="right")]
+
+
+def annealing_factor(progress: Float[Array, ""], max_temperature: int = 7) -> Float[Array, ""]:
+    """What teacher logits are multiplied by in Annealing-KD: `1 - (max(1, T_t) - 1) / T_max`.
+
+    `T_t = ceil((1 - x) T_max)` falls from `T_max` to 0 with the progress x; the student's logits
+    follow the scaled ones by their squared difference, and hard labels come in a second stage.
+
+    Args:
+      progress: x, in [0, 1].
+      max_temperature: T_max.
+    """
+    level = jnp.ceil((1.0 - progress) * max_temperature)
+    return 1.0 - (jnp.maximum(level, 1.0) - 1.0) / max_temperature
+
+
+def continuation_factor(progress: Float[Array, ""]) -> Float[Array, ""]:
+    """Weight of hard labels in Continuation-KD, `x / 1.333` up to two thirds of the run, then 1.
+
+    Args:
+      progress: x, in [0, 1].
+    """
+    return jnp.where(progress > 0.666, 1.0, progress / 1.333)
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not positive.
+
+    Args:
+      temperature: tau.
+
+    Raises:
+      ValueError: naming it.
+    """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(
+            f"temperature={temperature} divides logits; it must be positive, such as 1 to 8"
+        )

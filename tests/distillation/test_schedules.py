@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab.distillation import schedules
+from jaxlab.distillation.responses import logits_kl
+from tests.distillation.goldens import STUDENT_LOGITS, TEACHER_LOGITS
+
+
+def test_temperatures_of_examples_have_the_values_of_textbrewer():
+    flsw = schedules.flsw_temperature(STUDENT_LOGITS, TEACHER_LOGITS, 4.0, beta=1.0, gamma=2.0)
+    cwsm = schedules.cwsm_temperature(STUDENT_LOGITS, TEACHER_LOGITS, 4.0, beta=1.0)
+    assert float(flsw[0]) == pytest.approx(4.01191902, rel=1e-6)
+    assert float(cwsm[0]) == pytest.approx(4.45469856, rel=1e-6)
+    for each in (flsw, cwsm):
+        assert float(np.mean(each)) == pytest.approx(4.0, rel=1e-6)
+
+
+def test_no_gradient_goes_through_a_temperature():
+    def loss(logits, temperature=None):
+        tau = temperature
+        if tau is None:
+            tau = schedules.flsw_temperature(logits, TEACHER_LOGITS, 4.0)
+        return logits_kl(logits, TEACHER_LOGITS, temperature=tau).value
+
+    student = jnp.asarray(STUDENT_LOGITS)
+    fixed = schedules.flsw_temperature(student, TEACHER_LOGITS, 4.0)
+    np.testing.assert_array_equal(jax.grad(loss)(student), jax.grad(loss)(student, fixed))
+
+
+def test_equal_logits_have_finite_temperatures_with_any_exponent():
+    found = schedules.flsw_temperature(TEACHER_LOGITS, TEACHER_LOGITS, 4.0, gamma=0.5)
+    assert np.isfinite(found).all()
+
+
+def test_weights_follow_the_progress():
+    steps = jnp.linspace(0.0, 1.0, 5)
+    np.testing.assert_allclose(jax.vmap(schedules.growth)(steps), [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(jax.vmap(schedules.decay)(steps), [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose(jax.vmap(schedules.constant(3.0))(steps), 3.0)
+    pieces = schedules.piecewise((0.25, 0.6), (1.0, 2.0, 5.0))
+    np.testing.assert_allclose(jax.vmap(pieces)(steps), [1, 2, 2, 5, 5])
+
+
+def test_annealing_ends_at_the_teachers_own_logits():
+    steps = jnp.asarray([0.0, 1 / 7 + 0.01, 0.5, 0.99, 1.0])
+    found = jax.vmap(schedules.annealing_factor)(steps)
+    np.testing.assert_allclose(found, [1 / 7, 2 / 7, 4 / 7, 1, 1], rtol=1e-6)
+
+
+def test_continuation_ends_at_hard_labels():
+    steps = jnp.asarray([0.0, 0.5, 0.666, 0.7, 1.0])
+    found = jax.vmap(schedules.continuation_factor)(steps)
+    np.testing.assert_allclose(found, [0, 0.5 / 1.333, 0.666 / 1.333, 1, 1], rtol=1e-6)
+
+
+def test_wrong_numbers_are_told():
+    with pytest.raises(ValueError, match="2 factors; give one a piece"):
+        schedules.piecewise((0.2, 0.3), (1.0, 2.0))
+    with pytest.raises(ValueError, match="must increase"):
+        schedules.piecewise((0.3, 0.2), (1.0, 2.0, 3.0))
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must be positive"):
+            schedules.check_temperature(temperature)
