@@ -131,7 +131,7 @@ def shift_probability(
     References:
       Wen et al. 2019, arXiv:1911.07471.
     """
-    classes = jnp.arange(teacher.shape[-1])
+    classes = jnp.broadcast_to(jnp.arange(teacher.shape[-1]), teacher.shape)
     largest = teacher.argmax(axis=-1, keepdims=True)
     right = jnp.where(labels[..., None] < 0, largest, labels[..., None])
     at_largest = jnp.take_along_axis(teacher, largest, axis=-1)
