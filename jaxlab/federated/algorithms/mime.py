@@ -16,7 +16,7 @@ from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference,
 from jaxlab.federated.client_data import ClientView, Schedule, take_batch
 from jaxlab.federated.fedavg import fed_avg, make_server_update
 from jaxlab.federated.local import Limits, StepInput, evaluate_client, like, train_client
-from jaxlab.federated.tasks import Sums, Task, masked_mean, masked_sums
+from jaxlab.federated.tasks import Sums, Task, compute_loss, masked_mean, masked_sums
 
 
 def mime_lite(
@@ -148,7 +148,8 @@ def _send_training(
 
     def corrected(grads: PyTree, params: PyTree, given: StepInput) -> PyTree:
         def loss(params: PyTree) -> Array:
-            output = task.loss({**start, "params": params}, given.batch, given.key, True)
+            variables = {**start, "params": params}
+            output = compute_loss(task, variables, given.batch, given.key, True)
             return masked_mean(output.per_example, given.mask)
 
         there = jax.grad(loss)(start["params"])
@@ -216,7 +217,7 @@ def full_gradient(
 
         def loss(params: PyTree) -> Array:
             given = {**variables, "params": params}
-            output = task.loss(given, batch, jax.random.fold_in(key, index), True)
+            output = compute_loss(task, given, batch, jax.random.fold_in(key, index), True)
             return masked_sums(output, mask)["loss"][0]
 
         return jax.tree.map(jnp.add, total, jax.grad(loss)(params))
