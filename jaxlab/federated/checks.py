@@ -4,6 +4,7 @@ import math
 import numbers
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxlab.federated.strategy import ConfigError
@@ -22,8 +23,8 @@ def check_rate(name: str, value: Any, factory: str) -> None:
     """
     if not is_number(value):
         raise ConfigError(
-            f"{factory} takes {name}, a number such as 0.1, and got {describe(value)}: its formulas "
-            "hold for plain gradient steps of one rate, and it makes the optimizer by itself"
+            f"{factory} takes {name}, a number such as 0.1, and got {describe(value)}: its "
+            "formulas hold for plain gradient steps, whose optimizer it makes by itself"
         )
     check_positive(factory, **{name: value})
 
@@ -86,6 +87,17 @@ def describe(value: Any) -> str:
         return f"the function {getattr(value, '__name__', type(value).__name__)}"
     text = repr(value)
     return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def describe_tree(tree: Any) -> str:
+    """The entries of a tree in a few words, for errors."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    told = [
+        f"{jax.tree_util.keystr(path, simple=True, separator='/') or 'one array'}: {describe(leaf)}"
+        for path, leaf in leaves[:5]
+    ]
+    more = [f"and {len(leaves) - 5} more"] if len(leaves) > 5 else []
+    return "{" + ", ".join(told + more) + "}" if leaves else "nothing"
 
 
 def _check(factory: str, given: dict[str, Any], holds: Any, wanted: str) -> None:

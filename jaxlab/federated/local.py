@@ -159,9 +159,7 @@ def make_sgd_step(
         kept = {k: v for k, v in carry.variables.items() if k != "params"}
 
         def objective(params: PyTree) -> tuple[Array, tuple[dict[str, Any], Sums]]:
-            output = compute_loss(
-                task, {"params": params, **kept}, given.batch, given.key, True
-            )
+            output = compute_loss(task, {"params": params, **kept}, given.batch, given.key, True)
             loss = masked_mean(output.per_example, given.mask)
             total = loss if penalty is None else loss + penalty(params)
             return total, (output.model_state, masked_sums(output, given.mask))

@@ -217,11 +217,11 @@ def _output_form(
     module: nn.Module, example: jax.ShapeDtypeStruct, masked: bool
 ) -> jax.ShapeDtypeStruct:
     """Shape and type of the output for one example, without the batch axis; nothing is computed."""
-    name, call = type(module).__name__, getattr(type(module), "__call__", None)
-    if not isinstance(module, nn.Module) or call is None:
+    name = type(module).__name__
+    if not isinstance(module, nn.Module) or not callable(module):
         raise ConfigError(f"module must be a flax.linen module, such as MyNet(), and is {name}")
     wanted = "x, *, train, mask" if masked else "x, *, train"
-    taken = inspect.signature(call).parameters
+    taken = inspect.signature(type(module).__call__).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     missing = [word for word in ("train", *(["mask"] if masked else [])) if word not in taken]
     if missing and not takes_any:

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference, make_weigh
+from jaxlab.federated.checks import check_optimizer, check_positive
 from jaxlab.federated.client_data import ClientView, Schedule, take_batch
 from jaxlab.federated.fedavg import fed_avg, make_server_update
 from jaxlab.federated.local import Limits, StepInput, evaluate_client, like, train_client
@@ -39,7 +40,12 @@ def mime_lite(
       schedule: how much a client trains in a round.
       server_rate: how far the server moves along the mean update.
       weighting: see `make_weigh`.
+
+    Raises:
+      ConfigError: (a ValueError) if the optimizer is none, or the rate not positive.
     """
+    check_optimizer("tx", tx, "mime_lite")
+    check_positive("mime_lite", server_rate=server_rate)
     weigh = make_weigh(weighting)
     _, move = make_server_update(None)
 
@@ -95,7 +101,12 @@ def mime(
       schedule: how much a client trains in a round.
       server_rate: how far the server moves along the mean update.
       weighting: see `make_weigh`.
+
+    Raises:
+      ConfigError: (a ValueError) if the optimizer is none, or the rate not positive.
     """
+    check_optimizer("tx", tx, "mime")
+    check_positive("mime", server_rate=server_rate)
     weigh = make_weigh(weighting)
 
     def local(
