@@ -105,11 +105,14 @@ def restore_course(
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise WireError(f"{path} is no checkpoint of a course of format {FORMAT}")
     _check_settings(path, saved["settings"], simulation.settings)
-    if check_algorithm:
-        _check_algorithm(path, saved.get("algorithm"), simulation)
     forms = simulation.forms
     try:
         model = restore_leaves(saved["model"], forms.server, "the model of the server")
+    except (WireError, LookupError, TypeError, AttributeError) as error:
+        raise WireError(f"{path}: {error}") from error
+    if check_algorithm:
+        _check_algorithm(path, saved.get("algorithm"), simulation)
+    try:
         state: CourseState = records.from_tree(saved["course"])
         result = forms.result._replace(update=forms.update)
         simulation.executor.restore(saved["executor"], forms.sent, result)

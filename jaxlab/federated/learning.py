@@ -192,6 +192,7 @@ def make_simulation(
     _check_devices(config, devices)
     _check_rounds(config, algorithm.rounds_per_step)
     rule = _default_rule(config) if aggregator is None else aggregator
+    check_aggregator(rule)
     _check_rule(rule, config)
     for name, part in {"train": data, **(splits or {}), **(server_splits or {})}.items():
         check_examples(algorithm.task, name, part)
@@ -454,7 +455,6 @@ def _default_rule(config: CourseConfig) -> LinearAggregator:
 
 def _check_rule(rule: Aggregator, config: CourseConfig) -> None:
     """A round of a time budget may bring any number of updates; others bring what they wait for."""
-    check_aggregator(rule)
     if not isinstance(rule, StackAggregator) or config.strategy.kind == "time_up":
         return
     if rule.min_updates > config.strategy.num_updates:

@@ -291,7 +291,7 @@ def _rule(combine: Combine, min_updates: int, name: str) -> StackAggregator:
     return StackAggregator(jax.jit(combine), min_updates, name)
 
 
-def _check_byzantine(num_byzantine: int) -> None:
+def _check_byzantine(num_byzantine: object) -> None:
     if isinstance(num_byzantine, bool) or not isinstance(num_byzantine, int) or num_byzantine < 0:
         raise ConfigError(
             f"num_byzantine={num_byzantine!r} must not be negative, and an integer: a number of "

@@ -30,6 +30,9 @@ Batch = Mapping[str, Any]
 Sums = dict[str, Float[Array, " two"]]
 """Name -> (sum, count), so that batches, clients and devices add up to means."""
 
+NUM_STARTS = 64
+"""Programs that make the variables of modules and are kept for other tasks of the same module."""
+
 OF_CLIENT = "@client"
 """What the names of sums end with whose mean over examples is a number of a client as a whole."""
 
@@ -184,9 +187,7 @@ def supervised(
         kept = None if score_all is None else {"output": output, "y": batch["y"]}
         return LossOutput(losses, model_state, scores, kept)
 
-    def init(key: Key[Array, ""]) -> PyTree:
-        inputs = jnp.zeros((1, *example.shape), example.dtype)
-        return dict(module.init(key, inputs, train=False))
+    init = _make_init(module, tuple(example.shape), np.dtype(example.dtype))
 
     def loss(variables: PyTree, batch: Batch, key: Key[Array, ""], train: bool) -> LossOutput:
         mask = batch[MASK] if masked else None
@@ -213,9 +214,28 @@ def supervised(
     )
 
 
-def _output_form(
-    module: nn.Module, example: jax.ShapeDtypeStruct, masked: bool
-) -> jax.ShapeDtypeStruct:
+def _make_init(
+    module: nn.Module, shape: tuple[int, ...], dtype: np.dtype
+) -> Callable[[Key[Array, ""]], PyTree]:
+    """The start of a module as one program; operation by operation each would be compiled."""
+    try:
+        return _compiled_init(module, shape, dtype)
+    except TypeError:  # a module with fields that have no hash
+        return _compiled_init.__wrapped__(module, shape, dtype)
+
+
+@functools.lru_cache(maxsize=NUM_STARTS)
+def _compiled_init(
+    module: nn.Module, shape: tuple[int, ...], dtype: np.dtype
+) -> Callable[[Key[Array, ""]], PyTree]:
+    @jax.jit
+    def init(key: Key[Array, ""]) -> PyTree:
+        return dict(module.init(key, jnp.zeros((1, *shape), dtype), train=False))
+
+    return init
+
+
+def _output_form(module: Any, example: Any, masked: bool) -> jax.ShapeDtypeStruct:
     """Shape and type of the output for one example, without the batch axis; nothing is computed."""
     name = type(module).__name__
     if not isinstance(module, nn.Module) or not callable(module):
