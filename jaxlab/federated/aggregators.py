@@ -9,6 +9,7 @@ References:
   `federatedscope/core/aggregators` of FederatedScope 0.3.0.
 """
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxlab.federated.checks import describe, describe_tree
 from jaxlab.federated.strategy import ConfigError
 
 _logger = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ def weighted_mean(
       >>> np.round(a / b.sum(), 6)
       array([0.25    , 0.433013])
     """
-    if staleness_exponent < 0:
+    if not 0 <= staleness_exponent < np.inf:
         raise ConfigError(
             f"staleness_exponent={staleness_exponent} would make late updates worth more; use 0 or "
             "more"
@@ -152,7 +154,59 @@ def combine_updates(
         pieces.append(take(place, np.float32(1.0), pieces[-1] if pieces else None))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces)
     own_weights = jnp.asarray(weights[used], jnp.float32)
-    return rule.combine(stacked, own_weights, jnp.asarray(staleness[used], jnp.int32))
+    combined = rule.combine(stacked, own_weights, jnp.asarray(staleness[used], jnp.int32))
+    _check_combined(rule.name, combined, pieces[0])
+    return combined
+
+
+def check_aggregator(rule: object) -> None:
+    """Looks whether something is an aggregator, before it is needed.
+
+    Args:
+      rule: what was given.
+
+    Raises:
+      ConfigError: (a ValueError) saying what an aggregator is.
+    """
+    if isinstance(rule, ModelAggregator | LinearAggregator):
+        return
+    if not isinstance(rule, StackAggregator):
+        raise ConfigError(
+            f"aggregator={describe(rule)} is no aggregator: a function of one's own becomes one by "
+            "federated.StackAggregator(combine, name='mine'), where combine(updates, weights, "
+            "staleness) gets all updates, every leaf (updates, ...), and gives one; rules that "
+            "there are must be called, such as federated.median()"
+        )
+    try:
+        inspect.signature(rule.combine).bind(None, None, None)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValueError):
+            return  # some functions do not tell what they take
+        raise ConfigError(
+            f"combine of the aggregator {rule.name!r} is called as combine(updates, weights, "
+            f"staleness), and it takes {inspect.signature(rule.combine)}"
+        ) from None
+
+
+def _check_combined(name: str, combined: PyTree, one: PyTree) -> None:
+    """Looks whether a rule gave an update; shapes are all that is looked at."""
+    if jax.tree.structure(combined) != jax.tree.structure(one):
+        raise ConfigError(
+            f"the aggregator {name!r} gave {describe_tree(combined)}; wanted one update, "
+            f"{describe_tree(one)}"
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(one)
+    wrong = [
+        f"{jax.tree_util.keystr(path, simple=True, separator='/')} is {describe(got)} and must be "
+        f"of the shape {wanted.shape}"
+        for (path, wanted), got in zip(leaves, jax.tree.leaves(combined), strict=True)
+        if np.shape(got) != wanted.shape
+    ]
+    if wrong:
+        raise ConfigError(
+            f"the aggregator {name!r} gave no update: {'; '.join(wrong)}. combine gets every leaf "
+            "as (updates, ...) and gives it without that axis, such as leaf.mean(axis=0)"
+        )
 
 
 @jax.jit

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from jaxlab.federated.client_data import ClientView
+from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.local import Limits
 from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.tasks import Sums
+from jaxlab.federated.tasks import Sums, Task
 
 Tree = Any
 
@@ -71,6 +71,9 @@ class Algorithm(NamedTuple):
       receive: `update as it is sent -> update` that is aggregated, see `compression`.
       rounds_per_step: rounds of a course that make one of its own; with more than one the course
         must be synchronous, and of a whole number of them.
+      schedule: how much a client trains in a round; None if only who makes the course knows.
+      task: what is learned, whose examples are looked at when a course is made; None looks at
+        nothing.
     """
 
     init_server: Callable[[PyTree], Tree]
@@ -83,6 +86,33 @@ class Algorithm(NamedTuple):
     variables: Callable[[Tree], PyTree]
     receive: Callable[[Tree], Tree] = lambda update: update
     rounds_per_step: int = 1
+    schedule: Schedule | None = None
+    task: Task | None = None
+
+
+def find_schedule(algorithm: Algorithm, schedule: Schedule | None) -> Schedule:
+    """The schedule of an algorithm, which steps, virtual time and limits of a course follow.
+
+    Args:
+      algorithm: may know its own.
+      schedule: that was given beside it; None takes the algorithm's.
+
+    Raises:
+      ConfigError: (a ValueError) if there is none, or they differ.
+    """
+    own = algorithm.schedule
+    found = schedule if own is None else own
+    if found is None:
+        raise ConfigError(
+            "the algorithm carries no schedule; give one, or make it with Algorithm(..., "
+            "schedule=schedule)"
+        )
+    if schedule is not None and schedule != found:
+        raise ConfigError(
+            f"the algorithm was made with {found}, and beside it stands {schedule}; give the same "
+            "one, or leave it out"
+        )
+    return found
 
 
 WEIGHTINGS = ("processed", "examples", "clients")

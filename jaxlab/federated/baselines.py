@@ -21,6 +21,7 @@ from jaxlab.federated.algorithm import (
     EvaluationInput,
     LocalResult,
     Tree,
+    find_schedule,
     is_finite,
 )
 from jaxlab.federated.client_data import ClientData, ClientView, Schedule
@@ -106,6 +107,8 @@ def train_alone(algorithm: Algorithm, early_stop: EarlyStop | None = None) -> Al
         evaluation=lambda server: {},
         evaluate=evaluate,
         variables=lambda server: server["variables"],
+        schedule=algorithm.schedule,
+        task=algorithm.task,
     )
 
 
@@ -113,7 +116,7 @@ def make_local_simulation(
     algorithm: Algorithm,
     data: ClientData,
     variables: PyTree,
-    schedule: Schedule,
+    schedule: Schedule | None = None,
     *,
     num_rounds: int,
     mesh: Mesh,
@@ -132,7 +135,7 @@ def make_local_simulation(
       algorithm: what a client would learn with others, such as `fed_avg`.
       data: training examples of the clients, on the host.
       variables: what every client starts from.
-      schedule: how much a client trains in a round; the same that the algorithm was made with.
+      schedule: how much a client trains in a round, if the algorithm does not know it.
       num_rounds: after which the course ends.
       mesh: the devices that compute.
       early_stop: ends the training of a client whose own metric does not improve, and the course
@@ -150,6 +153,7 @@ def make_local_simulation(
     Raises:
       ConfigError: (a ValueError) if the parts do not fit together.
     """
+    schedule = find_schedule(algorithm, schedule)
     alone = train_alone(algorithm, early_stop)
     num_clients = data.num_clients
     if store is None:
@@ -177,7 +181,7 @@ def make_global_simulation(
     algorithm: Algorithm,
     data: ClientData,
     variables: PyTree,
-    schedule: Schedule,
+    schedule: Schedule | None = None,
     *,
     num_rounds: int,
     mesh: Mesh,
@@ -192,7 +196,7 @@ def make_global_simulation(
       algorithm: what it learns with, such as `fed_avg`.
       data: training examples of the clients, on the host.
       variables: what the course starts from.
-      schedule: how much it trains in a round; the same that the algorithm was made with.
+      schedule: how much it trains in a round, if the algorithm does not know it.
       num_rounds: after which the course ends.
       mesh: the devices that compute; one of them trains.
       splits: name -> examples of all clients that evaluations go over.

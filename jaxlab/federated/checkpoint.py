@@ -17,6 +17,7 @@ same number of devices it ends with the same bits.
 """
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ from jaxlab.federated.wire import (
     save_tree,
 )
 from jaxlab.parallel import place, replicated
+
+_logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _NAME = re.compile(r"course_(\d{8})\.jaxlab")
@@ -77,19 +80,24 @@ def save_course(
     return path
 
 
-def restore_course(path: str | os.PathLike[str], simulation: Simulation) -> CourseState:
+def restore_course(
+    path: str | os.PathLike[str], simulation: Simulation, *, check_algorithm: bool = True
+) -> CourseState:
     """Puts a simulation into the state of a checkpoint.
 
     Args:
       path: a checkpoint, or a folder of them, whose last one is taken.
       simulation: made with the same arguments as the one that was saved; what it holds is replaced.
+      check_algorithm: refuse an algorithm that computes something else, be it another learning
+        rate. Without it the course goes on with what the simulation has now.
 
     Returns:
       The state from which `run_course` goes on.
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
-      ConfigError: (a ValueError) naming every setting in which the two differ.
+      ConfigError: (a ValueError) naming every setting in which the two differ, or saying that the
+        algorithm does.
       WireError: (a ValueError) naming the file, if it is broken, or entries of another shape.
     """
     path = _find(Path(path))
@@ -100,6 +108,11 @@ def restore_course(path: str | os.PathLike[str], simulation: Simulation) -> Cour
     forms = simulation.forms
     try:
         model = restore_leaves(saved["model"], forms.server, "the model of the server")
+    except (WireError, LookupError, TypeError, AttributeError) as error:
+        raise WireError(f"{path}: {error}") from error
+    if check_algorithm:
+        _check_algorithm(path, saved.get("algorithm"), simulation)
+    try:
         state: CourseState = records.from_tree(saved["course"])
         result = forms.result._replace(update=forms.update)
         simulation.executor.restore(saved["executor"], forms.sent, result)
@@ -143,6 +156,7 @@ def _snapshot(simulation: Simulation, state: CourseState) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "settings": simulation.settings,
+        "algorithm": {"jax": jax.__version__, "fingerprint": simulation.fingerprint()},
         "model": name_leaves(jax.device_get(model)),
         "course": records.to_tree(course),
         "executor": simulation.executor.snapshot(),
@@ -164,6 +178,26 @@ def _check_settings(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]
         raise ConfigError(
             f"{path} is of another course: {'; '.join(differing)}. Make the simulation with the "
             "same arguments, or start anew in another folder"
+        )
+
+
+def _check_algorithm(path: Path, saved: Mapping[str, str] | None, simulation: Simulation) -> None:
+    if saved is None:
+        _logger.warning(
+            "%s does not tell which algorithm it is of: whether its numbers are the same is not "
+            "known", path,
+        )  # fmt: skip
+    elif saved["jax"] != jax.__version__:
+        _logger.warning(
+            "%s was saved with jax %s and this is %s: whether the algorithm is the same is not "
+            "known", path, saved["jax"], jax.__version__,
+        )  # fmt: skip
+    elif saved["fingerprint"] != simulation.fingerprint():
+        raise ConfigError(
+            f"{path} is of another algorithm: its learning rate, another of its numbers, or a "
+            "function of it or of its task differs. Make the simulation with the same algorithm, "
+            "start anew in another folder, or go on with this one by restore_course(..., "
+            "check_algorithm=False)"
         )
 
 

@@ -10,6 +10,7 @@ References:
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Int, Key
 
 from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.tasks import MASK, Batch
+from jaxlab.federated.tasks import MASK, Batch, Task
+
+_logger = logging.getLogger(__name__)
+_MAX_TOLD = 10
+"""Clients that a warning names."""
 
 Sizes = Int[Array | np.ndarray, "..."] | np.integer | int
 
@@ -112,6 +117,55 @@ def gather_clients(examples: Mapping[str, np.ndarray], clients: Sequence[np.ndar
         )
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
     return ClientData({n: values[order] for n, values in examples.items()}, offsets, sizes)
+
+
+def check_examples(task: Task | None, name: str, data: ClientData) -> None:
+    """Looks whether a task can learn from the examples of clients.
+
+    Args:
+      task: the learning problem; None knows nothing about examples.
+      name: of the examples, such as `train`.
+      data: on the host.
+
+    Raises:
+      ConfigError: (a ValueError) saying what is wrong with them.
+    """
+    if task is None or task.check is None:
+        return
+    try:
+        task.check(data.examples)
+    except ConfigError as error:
+        raise ConfigError(f"the examples of {name!r}: {error}") from None
+
+
+def warn_if_not_finite(name: str, data: ClientData) -> None:
+    """Logs which clients have inputs with NaN or infinity, once for all of them.
+
+    Targets may be NaN, where they are not known.
+
+    Args:
+      name: of the examples, such as `train`.
+      data: on the host.
+    """
+    for field, values in data.examples.items():
+        if field == "y" or not np.issubdtype(np.dtype(values.dtype), np.floating):
+            continue
+        values = np.asarray(values)
+        # Extremes tell it without memory for a mask.
+        if not values.size or (np.isfinite(values.min()) and np.isfinite(values.max())):
+            continue
+        wrong = np.logical_not(np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+        offsets, sizes = np.asarray(data.offsets), np.asarray(data.sizes)
+        counts = [int(wrong[o : o + s].sum()) for o, s in zip(offsets, sizes, strict=True)]
+        found = [(client, count) for client, count in enumerate(counts, start=1) if count]
+        told = ", ".join(f"client {client} ({count})" for client, count in found[:_MAX_TOLD])
+        if found:
+            _logger.warning(
+                "%r of %r is NaN or infinite in %d examples of %d clients: %s%s. Their updates "
+                "will not be finite, and will not count",
+                field, name, sum(counts), len(found), told,
+                ", ..." if len(found) > _MAX_TOLD else "",
+            )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,8 +61,8 @@ class IncompleteCourseError(ValueError):
           report: one with the verdict `error`.
         """
         super().__init__(
-            f"{report}\nAdd handlers (role.on) for what is missing, or start the course with "
-            "check_complete=False"
+            f"{report}\nAdd handlers (role.on) for what is missing, say what handlers may send "
+            "(may_send=), or start and run the course with check_complete=False"
         )
         self.report = report
 

@@ -18,6 +18,7 @@ References:
 """
 
 import fractions
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -33,6 +34,9 @@ from jaxlab.federated.client_data import ClientView
 from jaxlab.federated.local import Limits
 from jaxlab.federated.strategy import ConfigError
 from jaxlab.federated.tasks import Sums
+from jaxlab.federated.wire import name_leaves, packed_size
+
+_logger = logging.getLogger(__name__)
 
 Side = dict[str, Array]
 
@@ -296,9 +300,33 @@ def compressed(
     return algorithm if down is None else _compressed_down(algorithm, down, is_entry, seed)
 
 
+def _make_teller(what: str) -> Callable[[Tree, Tree], None]:
+    """Tells once, while programs are traced, if a message has become larger."""
+    told: set[tuple[int, int]] = set()
+
+    def tell(plain: Tree, encoded: Tree) -> None:
+        sizes = _num_bytes(plain), _num_bytes(encoded)
+        if sizes[1] > sizes[0] and sizes not in told:
+            told.add(sizes)
+            _logger.warning(
+                "compressed: %s takes %d bytes, and %d without the codec: every tensor sends a "
+                "name, a shape and what goes beside the numbers. Leave small ones out by is_entry=",
+                what, sizes[1], sizes[0],
+            )  # fmt: skip
+
+    return tell
+
+
+def _num_bytes(tree: Tree) -> int:
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    return packed_size(name_leaves(shapes))
+
+
 def _compressed_up(
     algorithm: Algorithm, codec: Codec, error_feedback: bool, is_entry: IsEntry
 ) -> Algorithm:
+    tell_size = _make_teller("an update")
+
     def init_client(variables: PyTree) -> Tree:
         state = algorithm.init_client(variables)
         if not error_feedback:
@@ -312,11 +340,14 @@ def _compressed_up(
         own_key = jax.random.fold_in(key, _UP)
         if not error_feedback:
             result = algorithm.local(received, state, view, limits, key)
-            return result._replace(update=encode_tree(codec, result.update, own_key, is_entry))
+            sent = encode_tree(codec, result.update, own_key, is_entry)
+            tell_size(result.update, sent)
+            return result._replace(update=sent)
         result = algorithm.local(received, state["state"], view, limits, key)
         _check_residual(result.update, state["residual"])
         wanted = jax.tree.map(_add_residual, result.update, state["residual"])
         sent = encode_tree(codec, wanted, own_key, is_entry)
+        tell_size(result.update, sent)
         lost = difference(wanted, decode_tree(codec, sent))
         residual = jax.tree.map(lambda old, new: new.astype(old.dtype), state["residual"], lost)
         kept = {"state": result.client_state, "residual": residual}
@@ -334,9 +365,13 @@ def _compressed_up(
 
 
 def _compressed_down(algorithm: Algorithm, codec: Codec, is_entry: IsEntry, seed: int) -> Algorithm:
+    tell_size = _make_teller("the model")
+
     def write(tree: Tree, server: Tree, purpose: int) -> Tree:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), server["round"])
-        return encode_tree(codec, tree, key, is_entry)
+        encoded = encode_tree(codec, tree, key, is_entry)
+        tell_size(tree, encoded)
+        return encoded
 
     def local(
         received: Tree, state: Tree, view: ClientView, limits: Limits, key: Key[Array, ""]

@@ -81,6 +81,8 @@ def make_server_evaluation(
         device computes.
       batch_size: examples of a forward pass.
     """
+    if not splits:
+        return lambda tree, key: {}
     num_parts = mesh.shape[DATA_AXIS]
     program = make_evaluate(algorithm, Limits(1, 1), mesh, batch_size=batch_size)
     held = {

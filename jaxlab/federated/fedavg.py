@@ -20,6 +20,7 @@ from jaxlab.federated.algorithm import (
     difference,
     make_weigh,
 )
+from jaxlab.federated.checks import check_not_negative, check_optimizer
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.local import (
     Gradient,
@@ -56,7 +57,14 @@ def fed_avg(
 
     Returns:
       The algorithm; its updates are differences to the variables that were received.
+
+    Raises:
+      ConfigError: (a ValueError) if an optimizer is none, a number is out of range, or there is no
+        such weighting.
     """
+    check_optimizer("tx", tx, "fed_avg")
+    check_optimizer("server_tx", server_tx, "fed_avg", optional=True)
+    check_not_negative("fed_avg", prox_mu=prox_mu)
     weigh = make_weigh(weighting)
 
     def local(
@@ -81,6 +89,8 @@ def fed_avg(
             task, received, given.view, given.batch_size or schedule.batch_size
         ),
         variables=lambda server: server["variables"],
+        schedule=schedule,
+        task=task,
     )
 
 

@@ -80,7 +80,9 @@ def hook_task(task: Task, *, batch: OnBatch | None = None, loss: OnLoss | None =
         assert task.mix is not None, "only then this is used"
         return task.mix(models, shares, change(given, jax.random.key(0), False))
 
-    return task._replace(loss=hooked, mix=mix if task.mix is not None else None)
+    # Examples that are changed first cannot be looked at as they lie.
+    check = task.check if batch is None else None
+    return task._replace(loss=hooked, mix=mix if task.mix is not None else None, check=check)
 
 
 def hook_rounds(

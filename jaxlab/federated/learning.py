@@ -2,13 +2,14 @@
 
 ::
 
-    simulation = make_simulation(config, algorithm, data, variables, schedule, mesh=mesh)
+    simulation = make_simulation(config, algorithm, data, variables, mesh=mesh)
     state = run_course(simulation.course, simulation.start())
     simulation.variables(state)  # what has been learned
     simulation.report(state)  # and what was seen on the way
 """
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +26,28 @@ from jaxlab.federated.aggregators import (
     LinearAggregator,
     ModelAggregator,
     StackAggregator,
+    check_aggregator,
     weighted_mean,
 )
-from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult, Tree
+from jaxlab.federated.algorithm import (
+    Algorithm,
+    EvaluationInput,
+    LocalResult,
+    Tree,
+    find_schedule,
+)
 from jaxlab.federated.client import Answer, ClientProgram, Failure, make_client
-from jaxlab.federated.client_data import ClientData, ClientView, Schedule, view_client
+from jaxlab.federated.client_data import (
+    ClientData,
+    Schedule,
+    check_examples,
+    view_client,
+    warn_if_not_finite,
+)
 from jaxlab.federated.devices import Device, answer_time_us
 from jaxlab.federated.evaluation import Evaluations, Summarize
 from jaxlab.federated.executor import Executor
+from jaxlab.federated.fingerprint import fingerprint
 from jaxlab.federated.local import Limits
 from jaxlab.federated.monitoring import EarlyStop, convergence, mean_metrics
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
@@ -97,6 +112,8 @@ class Simulation(NamedTuple):
       evaluations: those under way.
       forms: shapes of all trees.
       settings: name -> what the course follows from, for checkpoints.
+      fingerprint: gives a number of what the algorithm computes, for checkpoints, see
+        `jaxlab.federated.fingerprint`; it is found out when it is asked for, once.
       mesh: the devices.
     """
 
@@ -110,6 +127,7 @@ class Simulation(NamedTuple):
     evaluations: Evaluations
     forms: Forms
     settings: Mapping[str, Any]
+    fingerprint: Callable[[], str]
     mesh: Mesh
 
 
@@ -118,7 +136,7 @@ def make_simulation(
     algorithm: Algorithm,
     data: ClientData,
     variables: PyTree,
-    schedule: Schedule,
+    schedule: Schedule | None = None,
     *,
     mesh: Mesh,
     devices: Sequence[Device] | None = None,
@@ -142,7 +160,7 @@ def make_simulation(
       algorithm: what server and clients compute.
       data: training examples of the clients, on the host.
       variables: what the course starts from.
-      schedule: how much a client trains; the same that the algorithm was made with.
+      schedule: how much a client trains; None takes that of the algorithm, which must be the same.
       mesh: the devices that compute.
       devices: what each client runs on, in virtual time; None answers at once, which only a
         synchronous course can do.
@@ -169,10 +187,16 @@ def make_simulation(
     Raises:
       ConfigError: (a ValueError) if the parts do not fit together.
     """
-    sizes = np.asarray(data.sizes)
+    sizes, schedule = np.asarray(data.sizes), find_schedule(algorithm, schedule)
     _check_clients(config, sizes)
     _check_devices(config, devices)
     _check_rounds(config, algorithm.rounds_per_step)
+    rule = _default_rule(config) if aggregator is None else aggregator
+    check_aggregator(rule)
+    _check_rule(rule, config)
+    for name, part in {"train": data, **(splits or {}), **(server_splits or {})}.items():
+        check_examples(algorithm.task, name, part)
+        warn_if_not_finite(name, part)
     forms = find_forms(algorithm, data, variables, schedule, splits or {})
     message = message_sizes(forms.sent, forms.result, forms.evaluation, forms.sums)
     traffic = Traffic(message, count_parameters(variables))
@@ -181,8 +205,6 @@ def make_simulation(
         for device, size in zip(devices or [INSTANT] * len(sizes), sizes, strict=True)
     ]
     sampler = sampler or make_uniform_sampler()
-    rule = aggregator or _default_rule(config)
-    _check_rule(rule, config)
     if store is None:
         store = ClientStore(jax.device_get(algorithm.init_client(variables)), config.num_clients)
     executor = Executor(
@@ -231,6 +253,11 @@ def make_simulation(
         evaluations=evaluations,
         forms=forms,
         settings=_settings(config, schedule, rule, data, splits or {}, durations),
+        fingerprint=functools.cache(
+            functools.partial(
+                _fingerprint, algorithm, data, variables, schedule, splits or {}, forms
+            )
+        ),
         mesh=mesh,
     )
 
@@ -348,7 +375,7 @@ def find_forms(
     algorithm: Algorithm,
     data: ClientData,
     variables: PyTree,
-    schedule: Schedule,
+    schedule: Schedule | None,
     splits: Mapping[str, ClientData],
 ) -> Forms:
     """Shapes and types of what server and clients exchange; nothing is computed.
@@ -357,30 +384,62 @@ def find_forms(
       algorithm: what they compute.
       data: training examples of the clients.
       variables: what the course starts from.
-      schedule: how much a client trains.
+      schedule: how much a client trains; None takes that of the algorithm.
       splits: name -> examples that evaluations go over.
-    """
 
-    def exchange(variables: PyTree) -> Forms:
+    Raises:
+      ConfigError: (a ValueError) if the schedule is not that of the algorithm, or its task cannot
+        learn from the examples.
+    """
+    schedule = find_schedule(algorithm, schedule)
+    for name, part in {"train": data, **splits}.items():
+        check_examples(algorithm.task, name, part)
+    exchange = _make_exchange(algorithm, _limits(schedule, np.asarray(data.sizes)))
+    return jax.eval_shape(exchange, variables, data, dict(splits))
+
+
+def _make_exchange(
+    algorithm: Algorithm, limits: Limits
+) -> Callable[[PyTree, ClientData, dict[str, ClientData]], Forms]:
+    """All that a client and the server compute in a round, as one function that can be traced."""
+
+    def exchange(variables: PyTree, data: ClientData, splits: dict[str, ClientData]) -> Forms:
         server, kept = algorithm.init_server(variables), algorithm.init_client(variables)
-        view, limits = _first_view(data), _limits(schedule, np.asarray(data.sizes))
+        view = view_client(data, jnp.int32(0))
         key, own_key = jax.random.key(0), jax.random.key(1)
         sent, evaluated = algorithm.broadcast(server), algorithm.evaluation(server)
         result = algorithm.local(sent, kept, view, limits, key)
         sums = {
             name: algorithm.evaluate(
-                evaluated, kept, EvaluationInput(_first_view(split), view, limits, own_key)
+                evaluated,
+                kept,
+                EvaluationInput(view_client(split, jnp.int32(0)), view, limits, own_key),
             )
             for name, split in splits.items()
         }
         update = algorithm.receive(result.update)
         return Forms(server, sent, result, update, evaluated, sums)
 
-    return jax.eval_shape(exchange, variables)
+    return exchange
 
 
-def _first_view(data: ClientData) -> ClientView:
-    return view_client(jax.tree.map(jnp.asarray, data), jnp.int32(0))
+def _fingerprint(
+    algorithm: Algorithm,
+    data: ClientData,
+    variables: PyTree,
+    schedule: Schedule,
+    splits: Mapping[str, ClientData],
+    forms: Forms,
+) -> str:
+    """See `Simulation.fingerprint`."""
+    exchange = _make_exchange(algorithm, _limits(schedule, np.asarray(data.sizes)))
+    mean = jax.tree.map(lambda f: jax.ShapeDtypeStruct(f.shape, jnp.float32), forms.update)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    return fingerprint(
+        jax.make_jaxpr(exchange)(variables, data, dict(splits)),
+        jax.make_jaxpr(algorithm.update_server)(forms.server, mean, number),
+        jax.make_jaxpr(algorithm.variables)(forms.server),
+    )
 
 
 def _limits(schedule: Schedule, sizes: np.ndarray) -> Limits:

@@ -28,6 +28,7 @@ from jaxlab.federated.tasks import (
     LossOutput,
     Sums,
     Task,
+    compute_loss,
     masked_mean,
     masked_sums,
 )
@@ -161,7 +162,7 @@ def make_sgd_step(
         kept = {k: v for k, v in carry.variables.items() if k != "params"}
 
         def objective(params: PyTree) -> tuple[Array, tuple[dict[str, Any], Sums]]:
-            output = task.loss({"params": params, **kept}, given.batch, given.key, True)
+            output = compute_loss(task, {"params": params, **kept}, given.batch, given.key, True)
             loss = masked_mean(output.per_example, given.mask)
             sums = masked_sums(output, given.mask)
             if penalty is None:
@@ -209,9 +210,11 @@ def start_carry(
 
 
 def _output_shapes(task: Task, variables: PyTree, view: ClientView) -> LossOutput:
-    """Shapes of what an evaluation of one example gives."""
-    first, _ = take_batch(view, jnp.int32(0), 1)
-    return jax.eval_shape(lambda v, b: task.loss(v, b, jax.random.key(0), False), variables, first)
+    """Shapes of what an evaluation of two examples gives: one more than a mean over them has."""
+    first, _ = take_batch(view, jnp.int32(0), 2)
+    return jax.eval_shape(
+        lambda v, b: compute_loss(task, v, b, jax.random.key(0), False), variables, first
+    )
 
 
 def _zero_sums(shapes: LossOutput) -> Sums:
@@ -293,7 +296,7 @@ def evaluate_client(task: Task, variables: PyTree, view: ClientView, batch_size:
     def body(index: Array, carry: tuple[Sums, dict[str, Array]]) -> tuple[Sums, dict[str, Array]]:
         start = index * batch_size
         batch, mask = take_batch(view, start, batch_size)
-        output = task.loss(variables, batch, jax.random.key(0), False)
+        output = compute_loss(task, variables, batch, jax.random.key(0), False)
         sums = jax.tree.map(jnp.add, carry[0], masked_sums(output, mask))
         return sums, {
             name: jax.lax.dynamic_update_slice_in_dim(before, (output.kept or {})[name], start, 0)

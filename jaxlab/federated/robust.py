@@ -26,6 +26,7 @@ from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxlab.federated.aggregators import StackAggregator
@@ -290,14 +291,17 @@ def _rule(combine: Combine, min_updates: int, name: str) -> StackAggregator:
     return StackAggregator(jax.jit(combine), min_updates, name)
 
 
-def _check_byzantine(num_byzantine: int) -> None:
-    if num_byzantine < 0:
-        raise ConfigError(f"num_byzantine={num_byzantine} must not be negative")
+def _check_byzantine(num_byzantine: object) -> None:
+    if isinstance(num_byzantine, bool) or not isinstance(num_byzantine, int) or num_byzantine < 0:
+        raise ConfigError(
+            f"num_byzantine={num_byzantine!r} must not be negative, and an integer: a number of "
+            "clients"
+        )
 
 
 def _check_positive(name: str, value: float | int) -> None:
-    if not value > 0:
-        raise ConfigError(f"{name}={value} must be positive")
+    if not 0 < value < np.inf:
+        raise ConfigError(f"{name}={value} must be positive and finite")
 
 
 def _rows(leaf: Array) -> Float[Array, "updates numbers"]:

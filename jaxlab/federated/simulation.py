@@ -84,6 +84,7 @@ def run_course(
     state: CourseState,
     *,
     on_round: Callable[[CourseState], None] = lambda state: None,
+    check_complete: bool = True,
 ) -> CourseState:
     """Handles messages until the course has ended and its last message is delivered.
 
@@ -92,14 +93,19 @@ def run_course(
       state: where the course stands; it is taken over.
       on_round: called whenever the server has aggregated or evaluated, between two messages: the
         place for progress bars and checkpoints.
+      check_complete: refuse a course that cannot end, or in which a message that its roles may
+        send has no handler; roles may have been replaced since it was made.
 
     Returns:
       The state at the end.
 
     Raises:
+      IncompleteCourseError: (a ValueError) naming what is missing, before the first message.
       RuntimeError: if no message is left and the course has not ended.
       TooManyFailuresError: (a RuntimeError) if clients fail beyond what the course allows.
     """
+    if check_complete:
+        require_complete(course.server, course.client)
     seen = _progress(state)
     while not (state.server.finished and not state.to_clients):
         if not step(course, state):

@@ -8,15 +8,18 @@ normalises over the batch must do so too, and is given the mask of the rows (`ma
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from jaxlab.federated.checks import describe
 from jaxlab.federated.rankings import rank_classes, rank_columns
 from jaxlab.federated.strategy import ConfigError
 
@@ -26,6 +29,9 @@ MASK = "mask"
 Batch = Mapping[str, Any]
 Sums = dict[str, Float[Array, " two"]]
 """Name -> (sum, count), so that batches, clients and devices add up to means."""
+
+NUM_STARTS = 64
+"""Programs that make the variables of modules and are kept for other tasks of the same module."""
 
 OF_CLIENT = "@client"
 """What the names of sums end with whose mean over examples is a number of a client as a whole."""
@@ -64,12 +70,70 @@ class Task(NamedTuple):
       score_all: `(LossOutput.kept of all examples of a client, which of them are examples) -> name
         -> (number, 1), or (0, 0) if there is none`: scores that are no sums over examples, such as
         the area under a ROC curve. Evaluations have them, trainings have not.
+      check: `examples, name -> (examples, ...), on the host -> None`; raises a ConfigError for
+        those that the task cannot learn from. Asked once, when a course is made; None looks at
+        nothing.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
     loss: Callable[[PyTree, Batch, Key[Array, ""], bool], LossOutput]
     mix: Callable[[PyTree, Float[Array, " models"], Batch], LossOutput] | None = None
     score_all: ScoreAll | None = None
+    check: Callable[[Mapping[str, Any]], None] | None = None
+
+
+def compute_loss(
+    task: Task, variables: PyTree, batch: Batch, key: Key[Array, ""], train: bool
+) -> LossOutput:
+    """`task.loss`, whose output is looked at: only shapes are, while a program is traced.
+
+    Args:
+      task: the learning problem.
+      variables: of the model.
+      batch: the examples.
+      key: for what the model draws.
+      train: whether this is training.
+
+    Raises:
+      ConfigError: (a ValueError) if the output is no `LossOutput` with a number for every example.
+    """
+    output = task.loss(variables, batch, key, train)
+    _check_output(output, jax.tree.leaves(dict(batch))[0].shape[0])
+    if train and isinstance(variables, Mapping):
+        kept, found = variables.keys() - {"params"}, set(output.model_state)
+        if kept != found:
+            raise ConfigError(
+                f"the loss of the task must give the other variables of the model after the "
+                f"forward pass as model_state, {sorted(kept)}, and gave {sorted(found)}"
+            )
+    return output
+
+
+_WANTED = "LossOutput(per_example, model_state, scores), with a loss for every example of the batch"
+
+
+def _check_output(output: Any, num_rows: int) -> None:
+    if not isinstance(output, LossOutput):
+        raise ConfigError(f"the loss of the task gave {describe(output)}; wanted {_WANTED}")
+    form = getattr(output.per_example, "shape", None)
+    if form != (num_rows,):
+        hint = ": the mean is taken later, over the examples that are no padding"
+        raise ConfigError(
+            f"per_example must have shape (batch,), here {(num_rows,)}, and the loss of the task "
+            f"gave {describe(output.per_example)}{hint if form in ((), (1,)) else ''}; wanted "
+            f"{_WANTED}"
+        )
+    if not jnp.issubdtype(output.per_example.dtype, jnp.floating):
+        raise ConfigError(f"per_example must be floats, and is {describe(output.per_example)}")
+    for what, value in (("model_state", output.model_state), ("scores", output.scores)):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{what} of a LossOutput must be a dict, and is {describe(value)}")
+    for name, value in output.scores.items():
+        if getattr(value, "shape", None) not in ((num_rows,), (num_rows, 2)):
+            raise ConfigError(
+                f"the score {name!r} must have shape (batch,), or (batch, 2) for a sum and a "
+                f"count, with a batch of {num_rows}, and is {describe(value)}"
+            )
 
 
 Score = Callable[
@@ -90,6 +154,7 @@ def supervised(
     masked: bool = False,
     combine: Combine | None = None,
     score_all: Callable[[Array, Array, Array], Sums] | None = None,
+    check: Callable[[Mapping[str, Any], jax.ShapeDtypeStruct], None] | None = None,
 ) -> Task:
     """A module that is called with `x`, and a loss of its output.
 
@@ -104,21 +169,30 @@ def supervised(
         mixes none.
       score_all: `(outputs, y, mask) -> name -> pair` of all examples of a client at once, see
         `Task.score_all`.
-    """
+      check: `(examples, form of the output for one of them) -> None`, beside what is looked at
+        anyway, see `Task.check`.
 
-    def describe(output: Array, batch: Batch, model_state: dict[str, Any]) -> LossOutput:
+    Raises:
+      ConfigError: (a ValueError) if the module cannot be called so.
+    """
+    form = _output_form(module, example, masked)
+
+    def check_examples(examples: Mapping[str, Any]) -> None:
+        _check_inputs(examples, example, prepare)
+        if check is not None:
+            check(examples, form)
+
+    def describe_output(output: Array, batch: Batch, model_state: dict[str, Any]) -> LossOutput:
         losses, scores = score(output, batch)
         kept = None if score_all is None else {"output": output, "y": batch["y"]}
         return LossOutput(losses, model_state, scores, kept)
 
-    def init(key: Key[Array, ""]) -> PyTree:
-        inputs = jnp.zeros((1, *example.shape), example.dtype)
-        return dict(module.init(key, inputs, train=False))
+    init = _make_init(module, tuple(example.shape), np.dtype(example.dtype))
 
     def loss(variables: PyTree, batch: Batch, key: Key[Array, ""], train: bool) -> LossOutput:
         mask = batch[MASK] if masked else None
         output, model_state = apply(module, variables, prepare(batch["x"]), key, train, mask)
-        return describe(output, batch, model_state)
+        return describe_output(output, batch, model_state)
 
     def mix(models: PyTree, shares: Float[Array, " models"], batch: Batch) -> LossOutput:
         mask, inputs = batch[MASK] if masked else None, prepare(batch["x"])
@@ -126,7 +200,7 @@ def supervised(
         def one(variables: PyTree) -> Array:
             return apply(module, variables, inputs, jax.random.key(0), False, mask)[0]
 
-        return describe(cast(Combine, combine)(jax.vmap(one)(models), shares), batch, {})
+        return describe_output(cast(Combine, combine)(jax.vmap(one)(models), shares), batch, {})
 
     def over_all(kept: Mapping[str, Array], mask: Array) -> Sums:
         return cast(Any, score_all)(kept["output"], kept["y"], mask)
@@ -136,7 +210,109 @@ def supervised(
         loss,
         mix if combine is not None else None,
         over_all if score_all is not None else None,
+        check_examples,
     )
+
+
+def _make_init(
+    module: nn.Module, shape: tuple[int, ...], dtype: np.dtype
+) -> Callable[[Key[Array, ""]], PyTree]:
+    """The start of a module as one program; operation by operation each would be compiled."""
+    try:
+        return _compiled_init(module, shape, dtype)
+    except TypeError:  # a module with fields that have no hash
+        return _compiled_init.__wrapped__(module, shape, dtype)
+
+
+@functools.lru_cache(maxsize=NUM_STARTS)
+def _compiled_init(
+    module: nn.Module, shape: tuple[int, ...], dtype: np.dtype
+) -> Callable[[Key[Array, ""]], PyTree]:
+    @jax.jit
+    def init(key: Key[Array, ""]) -> PyTree:
+        return dict(module.init(key, jnp.zeros((1, *shape), dtype), train=False))
+
+    return init
+
+
+def _output_form(module: Any, example: Any, masked: bool) -> jax.ShapeDtypeStruct:
+    """Shape and type of the output for one example, without the batch axis; nothing is computed."""
+    name = type(module).__name__
+    if not isinstance(module, nn.Module) or not callable(module):
+        raise ConfigError(f"module must be a flax.linen module, such as MyNet(), and is {name}")
+    wanted = "x, *, train, mask" if masked else "x, *, train"
+    taken = inspect.signature(type(module).__call__).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
+    missing = [word for word in ("train", *(["mask"] if masked else [])) if word not in taken]
+    if missing and not takes_any:
+        raise ConfigError(
+            f"{name}.__call__ takes {list(taken)[1:]} and no {' and no '.join(missing)}; wanted "
+            f"__call__(self, {wanted}): train says whether dropout and statistics are those of "
+            "training" + (", mask which rows are examples" if masked else "")
+        )
+    if not hasattr(example, "shape") or not hasattr(example, "dtype"):
+        raise ConfigError(
+            "example must be the shape and type of one x, such as jax.ShapeDtypeStruct((784,), "
+            f"jnp.float32), and is {describe(example)}"
+        )
+    inputs = jax.ShapeDtypeStruct((1, *example.shape), example.dtype)
+    try:
+        output, _ = jax.eval_shape(
+            lambda key, x: module.init_with_output(key, x, train=False), jax.random.key(0), inputs
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"{name} cannot be called with x of {describe(inputs)}, one example behind the axis of "
+            f"the batch: {_first_line(error)}. Wanted __call__(self, {wanted}) for x of "
+            "(batch, *example.shape); example is one x without the batch"
+        ) from error
+    if not hasattr(output, "shape"):
+        raise ConfigError(f"{name} gives {describe(output)}; wanted one array")
+    return jax.ShapeDtypeStruct(output.shape[1:], output.dtype)
+
+
+def _check_inputs(
+    examples: Mapping[str, Any], example: jax.ShapeDtypeStruct, prepare: Callable[[Array], Array]
+) -> None:
+    if missing := [name for name in ("x", "y") if name not in examples]:
+        raise ConfigError(f"the examples have {sorted(examples)} and no {' and no '.join(missing)}")
+    x = examples["x"]
+    try:
+        given = jax.eval_shape(prepare, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
+    except Exception as error:
+        raise ConfigError(
+            f"prepare cannot take x of {describe(x)}: {_first_line(error)}"
+        ) from error
+    if given.shape[1:] != tuple(example.shape):
+        raise ConfigError(
+            f"x has the shape {tuple(given.shape[1:])} for an example, and the task was made for "
+            f"{tuple(example.shape)}; give that shape as example, or change x by prepare"
+        )
+
+
+def _check_labels(examples: Mapping[str, Any], form: jax.ShapeDtypeStruct) -> None:
+    """Looks whether `y` holds classes that the logits have."""
+    y = np.asarray(examples["y"])
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ConfigError(
+            f"y is {y.dtype}; classification wants integers of classes, 0, 1, ...: take "
+            "y.astype(np.int32), with load_csv and load_table classes=True, or for real numbers "
+            "the task regression"
+        )
+    if y.ndim != 1:
+        raise ConfigError(f"y has the shape {y.shape}; wanted (examples,), a class for every one")
+    num_classes = form.shape[-1] if form.shape else 0
+    wrong = (y < 0) | (y >= num_classes)
+    if wrong.any():
+        raise ConfigError(
+            f"y goes from {y.min()} to {y.max()} and the module has {num_classes} logits, for the "
+            f"classes 0 to {num_classes - 1}: {int(wrong.sum())} of {y.size} labels have none. "
+            "Give the module as many outputs as there are classes, and count classes from 0"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def classification(
@@ -161,7 +337,8 @@ def classification(
         `average_precision`, of all examples of a client, see `rankings.rank_classes`.
 
     Raises:
-      ConfigError: (a ValueError) if there is no such score.
+      ConfigError: (a ValueError) if there is no such score, or the module cannot be called so; when
+        a course is made, if `y` holds no integers of classes that the logits have.
     """
     _check_scores(scores, is_also=lambda name: name[:5] == "hits@" and name[5:].isdecimal())
 
@@ -178,6 +355,7 @@ def classification(
     return supervised(
         module, example, score, prepare=prepare, masked=masked, combine=combine,
         score_all=functools.partial(rank_classes, names=ranked) if ranked else None,
+        check=_check_labels,
     )  # fmt: skip
 
 

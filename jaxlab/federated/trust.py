@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxlab.federated.aggregators import ModelAggregator, StackAggregator
-from jaxlab.federated.algorithm import Algorithm, Tree
+from jaxlab.federated.algorithm import Algorithm, Tree, find_schedule
 from jaxlab.federated.client_data import Schedule, gather_clients, view_client
 from jaxlab.federated.local import Limits, squared_norm
 from jaxlab.federated.strategy import ConfigError
@@ -44,6 +44,7 @@ def fl_trust(
     Raises:
       ConfigError: (a ValueError) if the server has no batch to train on.
     """
+    schedule = find_schedule(algorithm, schedule)
     size = len(next(iter(examples.values())))
     if schedule.num_samples(size) == 0:
         raise ConfigError(f"the server has {size} examples, which make no batch of {schedule}")

@@ -13,12 +13,14 @@ import pytest
 from flax import linen as nn
 
 from jaxlab.federated.algorithms.ditto import ditto
+from jaxlab.federated.algorithms.sam import sharpness_aware
 from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.checkpoint import find_checkpoints, restore_course, save_course
 from jaxlab.federated.client_data import Schedule, gather_clients
 from jaxlab.federated.compression import chain, compressed, quantize, top_k
 from jaxlab.federated.devices import Device, slowness
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.hooks import hook_task
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.robust import median
 from jaxlab.federated.samplers import make_group_sampler
@@ -27,7 +29,7 @@ from jaxlab.federated.simulation import run_course, step
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy
 from jaxlab.federated.tasks import regression
-from jaxlab.federated.wire import WireError
+from jaxlab.federated.wire import WireError, load_tree, save_tree
 from jaxlab.parallel import make_mesh
 
 NUM_CLIENTS, DIM, NUM_ROUNDS = 12, 3, 10
@@ -85,7 +87,7 @@ def make(strategy="fedbuff", algorithm="fedopt", *, devices=4, store=None, **opt
     """A new simulation: nothing of another one is in it."""
     strategy = STRATEGIES[strategy] if isinstance(strategy, str) else strategy
     config = CourseConfig(NUM_CLIENTS, NUM_ROUNDS, strategy, seed=options.pop("seed", 3))
-    algorithm = ALGORITHMS[algorithm]
+    algorithm = ALGORITHMS[algorithm] if isinstance(algorithm, str) else algorithm
     options.setdefault("splits", {"test": TEST})
     return make_simulation(
         config, algorithm, DATA, TASK.init(jax.random.key(0)), SCHEDULE,
@@ -254,6 +256,54 @@ def test_a_checkpoint_of_another_course_is_refused_by_the_setting(saved, options
 def test_a_checkpoint_of_another_algorithm_is_refused_by_the_entry(saved):
     with pytest.raises(WireError, match="model of the server .*opt_state/0/mu.* is unexpected"):
         restore_course(saved, make(algorithm="scaffold", answer_time=_same_times()))
+
+
+def line_with(scale):
+    """A task with an array of its own, which the text of a program only names."""
+    rates = np.full(DIM, scale, np.float32)
+
+    def scaled(batch, key, train):
+        return {**batch, "x": batch["x"] * rates}
+
+    return hook_task(TASK, batch=scaled)
+
+
+def like_fedopt(task=TASK, rate=0.1, server_rate=1e-2, **options):
+    return fed_avg(task, optax.sgd(rate), SCHEDULE, server_tx=optax.adam(server_rate), **options)
+
+
+def test_a_checkpoint_knows_the_numbers_and_functions_of_its_algorithm(saved):
+    restore_course(saved, make(algorithm=like_fedopt()))  # made anew, and still the same
+    others = (
+        like_fedopt(rate=0.2),
+        like_fedopt(rate=0.1 + 1e-8),
+        like_fedopt(server_rate=2e-2),
+        like_fedopt(prox_mu=0.1),
+        like_fedopt(line_with(1.0)),
+        like_fedopt(gradient=sharpness_aware(0.1)),
+    )
+    for algorithm in others:
+        with pytest.raises(ConfigError, match="of another algorithm: its learning rate, another"):
+            restore_course(saved, make(algorithm=algorithm))
+    assert restore_course(saved, make(algorithm=others[0]), check_algorithm=False).server.round == 2
+
+
+def test_fingerprints_tell_arrays_apart_and_repeat_themselves():
+    prints = [make(algorithm=like_fedopt(line_with(s))).fingerprint() for s in (1.0, 1.0, 2.0)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_checkpoints_whose_algorithm_cannot_be_compared_are_taken_with_a_warning(tmp_path, caplog):
+    simulation = make()
+    path = save_course(tmp_path, simulation, simulation.start())
+    tree = load_tree(path)
+    plain = {name: value for name, value in tree.items() if name != "algorithm"}
+    older = {**tree, "algorithm": {"jax": "0.1.0", "fingerprint": "another"}}
+    for saved, told in ((plain, "does not tell"), (older, "saved with jax 0.1.0")):
+        save_tree(path, saved)
+        caplog.clear()
+        assert restore_course(path, make()).server.round == 0
+        assert [told in record.getMessage() for record in caplog.records] == [True]
 
 
 def _same_times():

@@ -10,7 +10,7 @@ from jaxlab.federated.messages import FINISH, METRICS, MODEL
 from jaxlab.federated.samplers import make_uniform_sampler
 from jaxlab.federated.server import init_server, make_server
 from jaxlab.federated.server_state import CourseConfig, ServerProgram
-from jaxlab.federated.simulation import Course, start_course
+from jaxlab.federated.simulation import Course, run_course, start_course
 from jaxlab.federated.strategy import Strategy
 
 STRATEGIES = [
@@ -68,6 +68,18 @@ def test_an_incomplete_course_is_not_started_unless_asked_for():
         start_course(course, state, 4)
     assert caught.value.report.verdict == "error"
     assert len(start_course(course, state, 4, check_complete=False).to_server) == 4
+
+
+def test_roles_that_were_replaced_are_looked_at_before_the_first_message():
+    config, (server, client) = CourseConfig(4, 1, STRATEGIES[0]), roles()
+    course = Course(server, client)
+    state = start_course(course, init_server(config, 0, make_uniform_sampler()), 4)
+    curious = course._replace(client=client.on(MODEL, keep, may_send=("curve", MODEL)))
+    with pytest.raises(IncompleteCourseError, match="may send 'curve', which no server handles"):
+        run_course(curious, state)
+    assert len(state.to_server) == 4  # nothing has been handled
+    with pytest.raises(RuntimeError, match="no message is under way"):
+        run_course(curious, state, check_complete=False)
 
 
 def test_a_handler_that_nobody_sends_to_is_a_warning():

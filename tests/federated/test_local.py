@@ -141,9 +141,7 @@ def test_scores_of_classes_add_up_to_those_over_all_examples():
     np.testing.assert_allclose(found["f1"].values, np.mean(per_class), rtol=1e-6)
     np.testing.assert_allclose(found["hits@2"].values, (ranks < 2).mean(), rtol=1e-6)
     np.testing.assert_allclose(found["correct"].values, (predicted == labels).mean(), rtol=1e-6)
-    with pytest.raises(
-        ConfigError, match="'hits@x' is not one of correct, f1, roc_auc, average_precision, hits@1"
-    ):
+    with pytest.raises(ConfigError, match="'hits@x' is not one of correct, f1, .*, hits@1"):
         classification(Linear(5), shape, scores=("hits@x",))
 
 

@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference, make_weigh
+from jaxlab.federated.checks import check_not_negative, check_optimizer, check_positive
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.local import Limits, evaluate_client, pull_towards, train_client
-from jaxlab.federated.strategy import ConfigError
 from jaxlab.federated.tasks import Task
 
 
@@ -47,10 +47,9 @@ def ada_fed_prox(
     Raises:
       ConfigError: (a ValueError) if a number is out of range.
     """
-    if min(mu, change) < 0 or patience < 1:
-        raise ConfigError(
-            f"mu={mu} and change={change} must be 0 or more, and patience={patience} at least 1"
-        )
+    check_optimizer("tx", tx, "ada_fed_prox")
+    check_not_negative("ada_fed_prox", mu=mu, change=change)
+    check_positive("ada_fed_prox", patience=patience)
     base, weigh = fed_avg(task, tx, schedule), make_weigh(weighting)
 
     def init_server(variables: PyTree) -> Tree:

@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult, Tree
+from jaxlab.federated.checks import check_not_negative, check_optimizer
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.local import Limits, evaluate_client, pull_towards, train_client
-from jaxlab.federated.strategy import ConfigError
 from jaxlab.federated.tasks import Sums, Task
 
 
@@ -47,10 +47,11 @@ def ditto(
       The algorithm; a client keeps `personal`, a whole model.
 
     Raises:
-      ConfigError: (a ValueError) if the regularisation is negative.
+      ConfigError: (a ValueError) if the regularisation is negative, or an optimizer is none.
     """
-    if regularisation < 0:
-        raise ConfigError(f"regularisation={regularisation} must be 0 or more")
+    check_not_negative("ditto", regularisation=regularisation)
+    check_optimizer("tx", tx, "ditto")
+    check_optimizer("personal_tx", personal_tx, "ditto", optional=True)
     base = fed_avg(task, tx, schedule, server_tx=server_tx)
     own_tx, own_schedule = personal_tx or tx, personal_schedule or schedule
 

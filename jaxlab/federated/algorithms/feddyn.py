@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference, make_weigh
+from jaxlab.federated.checks import check_positive
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.fedavg import fed_avg, make_server_update
 from jaxlab.federated.local import Limits, StepInput, pull_towards, train_client
-from jaxlab.federated.strategy import ConfigError
 from jaxlab.federated.tasks import Task
 
 
@@ -45,11 +45,7 @@ def fed_dyn(
     Raises:
       ConfigError: (a ValueError) if `alpha` is not positive: the server divides by it.
     """
-    if not (alpha > 0 and num_clients > 0):
-        raise ConfigError(
-            f"alpha={alpha} and num_clients={num_clients} must be positive: the server divides by "
-            "them; without a penalty use fed_avg"
-        )
+    check_positive("fed_dyn, whose server divides by them", alpha=alpha, num_clients=num_clients)
     base, weigh = fed_avg(task, tx, schedule), make_weigh("clients")
     _, move = make_server_update(None)
 

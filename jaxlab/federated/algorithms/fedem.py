@@ -23,7 +23,7 @@ from jaxlab.federated.client_data import ClientView, Schedule, take_batch
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.local import Limits, TrainCarry, evaluate_client, like, train_client
 from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.tasks import Batch, LossOutput, Sums, Task, masked_mean
+from jaxlab.federated.tasks import Batch, LossOutput, Sums, Task, compute_loss, masked_mean
 
 ROW = "fedem_row"
 """Field of a batch that says where in the client's examples its rows lie."""
@@ -124,7 +124,7 @@ def _weighted(task: Task, factor: Float[Array, " examples"]) -> Task:
     """The task with the losses and scores of examples times their factors."""
 
     def loss(variables: PyTree, batch: Batch, key: Array, train: bool) -> LossOutput:
-        output = task.loss(variables, batch, key, train)
+        output = compute_loss(task, variables, batch, key, train)
         own = factor[batch[ROW]]
         scores = {name: own * value for name, value in output.scores.items()}
         return output._replace(per_example=own * output.per_example, scores=scores)
@@ -147,7 +147,7 @@ def _losses(
         batch, mask = take_batch(view, index * batch_size, batch_size)
 
         def one(variables: PyTree) -> Array:
-            output = task.loss(variables, batch, jax.random.key(0), False)
+            output = compute_loss(task, variables, batch, jax.random.key(0), False)
             if by_batch:
                 return masked_mean(output.per_example, mask)[None]
             return output.per_example

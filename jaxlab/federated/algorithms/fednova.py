@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference, make_weigh
+from jaxlab.federated.checks import check_rate
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.local import Limits, train_client
@@ -43,8 +44,9 @@ def fed_nova(
         loss over all examples, whoever takes how many steps.
 
     Raises:
-      ConfigError: (a ValueError) if the momentum is not in [0, 1).
+      ConfigError: (a ValueError) if the momentum is not in [0, 1), or the rate no positive number.
     """
+    check_rate("learning_rate", learning_rate, "fed_nova")
     if not 0 <= momentum < 1:
         raise ConfigError(f"momentum={momentum} must be in [0, 1)")
     tx = optax.sgd(learning_rate, momentum=momentum or None)

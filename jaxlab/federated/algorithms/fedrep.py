@@ -13,6 +13,7 @@ from jaxtyping import Array, Key
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference, make_weigh
 from jaxlab.federated.algorithms.entries import IsEntry, train_only
 from jaxlab.federated.algorithms.personal import keep_local
+from jaxlab.federated.checks import check_optimizer
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.local import Limits, train_client
@@ -43,7 +44,12 @@ def fed_rep(
       schedule: how much the body is trained in a round; one epoch in the original.
       server_tx: optimizer of the server, see `fed_avg`.
       weighting: see `make_weigh`; both trainings count.
+
+    Raises:
+      ConfigError: (a ValueError) if an optimizer is none.
     """
+    check_optimizer("head_tx", head_tx, "fed_rep")
+    check_optimizer("tx", tx, "fed_rep")
     base, weigh = fed_avg(task, tx, schedule, server_tx=server_tx), make_weigh(weighting)
     tx_of_head = train_only(head_tx, is_head)
     tx_of_body = train_only(tx, lambda name: not is_head(name))

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference, make_weigh
+from jaxlab.federated.checks import check_not_negative, check_positive, check_rate
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.local import (
@@ -76,11 +77,11 @@ def local_entropy(
     Raises:
       ConfigError: (a ValueError) if a number is out of range.
     """
-    if learning_rate <= 0 or gamma < 0 or growth <= 0 or noise < 0 or not 0 < alpha <= 1:
-        raise ConfigError(
-            f"learning_rate={learning_rate} and growth={growth} must be positive, gamma={gamma} "
-            f"and noise={noise} 0 or more, and alpha={alpha} in (0, 1]"
-        )
+    check_rate("learning_rate", learning_rate, "local_entropy")
+    check_positive("local_entropy", growth=growth)
+    check_not_negative("local_entropy", gamma=gamma, noise=noise)
+    if not 0 < alpha <= 1:
+        raise ConfigError(f"local_entropy: alpha={alpha} must be in (0, 1]")
     tx, weigh = optax.sgd(learning_rate), make_weigh(weighting)
     base = fed_avg(task, tx, schedule, server_tx=server_tx)
     deviation = learning_rate**0.5 * noise

@@ -13,10 +13,11 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference, make_weigh
+from jaxlab.federated.checks import check_optimizer, check_positive
 from jaxlab.federated.client_data import ClientView, Schedule, take_batch
 from jaxlab.federated.fedavg import fed_avg, make_server_update
 from jaxlab.federated.local import Limits, StepInput, evaluate_client, like, train_client
-from jaxlab.federated.tasks import Sums, Task, masked_mean, masked_sums
+from jaxlab.federated.tasks import Sums, Task, compute_loss, masked_mean, masked_sums
 
 
 def mime_lite(
@@ -39,7 +40,12 @@ def mime_lite(
       schedule: how much a client trains in a round.
       server_rate: how far the server moves along the mean update.
       weighting: see `make_weigh`.
+
+    Raises:
+      ConfigError: (a ValueError) if the optimizer is none, or the rate not positive.
     """
+    check_optimizer("tx", tx, "mime_lite")
+    check_positive("mime_lite", server_rate=server_rate)
     weigh = make_weigh(weighting)
     _, move = make_server_update(None)
 
@@ -95,7 +101,12 @@ def mime(
       schedule: how much a client trains in a round.
       server_rate: how far the server moves along the mean update.
       weighting: see `make_weigh`.
+
+    Raises:
+      ConfigError: (a ValueError) if the optimizer is none, or the rate not positive.
     """
+    check_optimizer("tx", tx, "mime")
+    check_positive("mime", server_rate=server_rate)
     weigh = make_weigh(weighting)
 
     def local(
@@ -148,7 +159,8 @@ def _send_training(
 
     def corrected(grads: PyTree, params: PyTree, given: StepInput) -> PyTree:
         def loss(params: PyTree) -> Array:
-            output = task.loss({**start, "params": params}, given.batch, given.key, True)
+            variables = {**start, "params": params}
+            output = compute_loss(task, variables, given.batch, given.key, True)
             return masked_mean(output.per_example, given.mask)
 
         there = jax.grad(loss)(start["params"])
@@ -216,7 +228,7 @@ def full_gradient(
 
         def loss(params: PyTree) -> Array:
             given = {**variables, "params": params}
-            output = task.loss(given, batch, jax.random.fold_in(key, index), True)
+            output = compute_loss(task, given, batch, jax.random.fold_in(key, index), True)
             return masked_sums(output, mask)["loss"][0]
 
         return jax.tree.map(jnp.add, total, jax.grad(loss)(params))

@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult, Tree
+from jaxlab.federated.algorithm import (
+    Algorithm,
+    EvaluationInput,
+    LocalResult,
+    Tree,
+    find_schedule,
+)
 from jaxlab.federated.algorithms.entries import IsEntry, check_named, merge, pick, split
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.local import Limits
@@ -87,7 +93,7 @@ def keep_local(algorithm: Algorithm, is_local: IsEntry) -> Algorithm:
 def fine_tuned(
     algorithm: Algorithm,
     tuner: Algorithm,
-    schedule: Schedule,
+    schedule: Schedule | None = None,
     *,
     reinitialised: IsEntry | None = None,
 ) -> Algorithm:
@@ -100,10 +106,14 @@ def fine_tuned(
       tuner: says how a client tunes, with its own optimizer and schedule: `fed_avg(task, tx,
         schedule)`, for a part of the model with `train_only(tx, is_trained)`. What it is sent must
         have the form of what the algorithm evaluates with, and so must its update.
-      schedule: that of the tuner.
+      schedule: that of the tuner; None takes it from there.
       reinitialised: entries that begin anew before tuning, uniform in plus or minus
         `1 / sqrt(fan in)`, as linear layers of torch do; biases take the fan in of their kernel.
+
+    Raises:
+      ConfigError: (a ValueError) if the schedule is not that of the tuner.
     """
+    schedule = find_schedule(tuner, schedule)
 
     def evaluate(received: Tree, state: Tree, given: EvaluationInput) -> Sums:
         draw_key, tune_key, key = jax.random.split(given.key, 3)

@@ -21,6 +21,7 @@ from jaxlab.federated.algorithm import (
     difference,
     make_weigh,
 )
+from jaxlab.federated.checks import check_optimizer, check_positive, check_rate
 from jaxlab.federated.client_data import ClientView, Schedule, shuffle_epochs, take_batch
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.local import (
@@ -104,7 +105,13 @@ def pfedme(
     Raises:
       ConfigError: (a ValueError) if a number is out of range, or there is no such `outer`.
     """
-    _check_numbers(num_inner_steps, learning_rate, regularisation, beta, outer)
+    check_optimizer("personal_tx", personal_tx, "pfedme")
+    check_rate("learning_rate", learning_rate, "pfedme")
+    check_positive(
+        "pfedme", num_inner_steps=num_inner_steps, regularisation=regularisation, beta=beta
+    )
+    if outer not in ("batch", "epoch"):
+        raise ConfigError(f"outer={outer!r} must be 'batch' or 'epoch'")
     rate = regularisation * learning_rate
     inner = Inner(task, personal_tx, schedule, num_inner_steps, regularisation, rate)
     base, weigh = fed_avg(task, personal_tx, schedule), make_weigh("processed")
@@ -130,18 +137,6 @@ def pfedme(
         return _evaluate(inner, received, given)
 
     return base._replace(local=local, update_server=update_server, evaluate=evaluate)
-
-
-def _check_numbers(
-    num_inner_steps: int, learning_rate: float, regularisation: float, beta: float, outer: str
-) -> None:
-    if min(num_inner_steps, learning_rate, regularisation) <= 0 or not 0 < beta:
-        raise ConfigError(
-            f"num_inner_steps={num_inner_steps}, learning_rate={learning_rate}, "
-            f"regularisation={regularisation} and beta={beta} must be positive"
-        )
-    if outer not in ("batch", "epoch"):
-        raise ConfigError(f"outer={outer!r} must be 'batch' or 'epoch'")
 
 
 def _follow(inner: Inner, shared: PyTree, own: PyTree) -> PyTree:

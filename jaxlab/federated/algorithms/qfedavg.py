@@ -10,10 +10,10 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference, make_weigh
+from jaxlab.federated.checks import check_not_negative, check_rate
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.local import Limits, evaluate_client, squared_norm, train_client
-from jaxlab.federated.strategy import ConfigError
 from jaxlab.federated.tasks import Task
 
 SMALLEST_LOSS = 1e-10
@@ -36,11 +36,8 @@ def q_fed_avg(task: Task, learning_rate: float, schedule: Schedule, q: float) ->
     Raises:
       ConfigError: (a ValueError) if a number is out of range.
     """
-    if q < 0 or not learning_rate > 0:
-        raise ConfigError(
-            f"q={q} must be 0 or more and learning_rate={learning_rate} positive; a negative q "
-            "would favour clients that fare well"
-        )
+    check_rate("learning_rate", learning_rate, "q_fed_avg")
+    check_not_negative("q_fed_avg, which with less would favour clients that fare well", q=q)
     tx, weigh = optax.sgd(learning_rate), make_weigh("clients")
     base, lipschitz = fed_avg(task, tx, schedule), 1.0 / learning_rate
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from jaxlab.federated.checks import check_not_negative
 from jaxlab.federated.local import Gradient, squared_norm
-from jaxlab.federated.strategy import ConfigError
 
 TINY = 1e-16
 """Added to the norm of the gradient, which may be 0."""
@@ -38,8 +38,7 @@ def sharpness_aware(rho: float, *, adaptive: bool = False, eta: float = 0.0) -> 
     Raises:
       ConfigError: (a ValueError) if a number is negative.
     """
-    if rho < 0 or eta < 0:
-        raise ConfigError(f"rho={rho} and eta={eta} must be 0 or more")
+    check_not_negative("sharpness_aware", rho=rho, eta=eta)
 
     def sizes(params: PyTree) -> PyTree:
         def size(path: tuple[Any, ...], leaf: Array) -> Array:

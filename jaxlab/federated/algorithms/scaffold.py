@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxlab.federated.algorithm import Algorithm, LocalResult, Tree, difference, make_weigh
+from jaxlab.federated.checks import check_positive, check_rate
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.local import Limits, StepInput, train_client
-from jaxlab.federated.strategy import ConfigError
 from jaxlab.federated.tasks import Task
 
 
@@ -44,13 +44,10 @@ def scaffold(
       The algorithm; a client keeps `control`, of the shape of the parameters.
 
     Raises:
-      ConfigError: (a ValueError) if a number is not positive.
+      ConfigError: (a ValueError) if a number is not positive, or none, such as an optimizer.
     """
-    if not (learning_rate > 0 and server_rate > 0 and num_clients > 0):
-        raise ConfigError(
-            f"learning_rate={learning_rate}, server_rate={server_rate} and "
-            f"num_clients={num_clients} must be positive"
-        )
+    check_rate("learning_rate", learning_rate, "scaffold")
+    check_positive("scaffold", server_rate=server_rate, num_clients=num_clients)
     tx, weigh = optax.sgd(learning_rate), make_weigh("clients")
     base = fed_avg(task, tx, schedule)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxlab.federated.checks import check_positive
 from jaxlab.federated.strategy import ConfigError
 
 SecondMoment = Callable[[Array, Array], Array]
@@ -43,7 +44,7 @@ def fed_adagrad(
       b1: decay of m, which begins at 0.
       tau: degree of adaptivity; v begins at its square.
     """
-    return _adaptive(learning_rate, b1, tau, lambda v, square: v + square)
+    return _adaptive(learning_rate, b1, 0.0, tau, lambda v, square: v + square)
 
 
 def fed_yogi(
@@ -58,7 +59,7 @@ def fed_yogi(
       tau: degree of adaptivity; v begins at its square.
     """
     return _adaptive(
-        learning_rate, b1, tau, lambda v, square: v - (1 - b2) * square * jnp.sign(v - square)
+        learning_rate, b1, b2, tau, lambda v, square: v - (1 - b2) * square * jnp.sign(v - square)
     )
 
 
@@ -73,16 +74,15 @@ def fed_adam(
       b2: decay of v.
       tau: degree of adaptivity; v begins at its square.
     """
-    return _adaptive(learning_rate, b1, tau, lambda v, square: b2 * v + (1 - b2) * square)
+    return _adaptive(learning_rate, b1, b2, tau, lambda v, square: b2 * v + (1 - b2) * square)
 
 
 def _adaptive(
-    learning_rate: float, b1: float, tau: float, next_second: SecondMoment
+    learning_rate: float, b1: float, b2: float, tau: float, next_second: SecondMoment
 ) -> optax.GradientTransformation:
-    if not (learning_rate > 0 and 0 <= b1 < 1 and tau > 0):
-        raise ConfigError(
-            f"learning_rate={learning_rate} and tau={tau} must be positive, and b1={b1} in [0, 1)"
-        )
+    check_positive("an adaptive server optimizer", learning_rate=learning_rate, tau=tau)
+    if not (0 <= b1 < 1 and 0 <= b2 < 1):
+        raise ConfigError(f"b1={b1} and b2={b2} must be in [0, 1)")
 
     def init(params: PyTree) -> Moments:
         def filled(value: float) -> PyTree:

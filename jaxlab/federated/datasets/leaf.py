@@ -65,8 +65,9 @@ def read_leaf(path: str | Path) -> LeafUsers:
     path = Path(path)
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
+        found = "has no JSON files" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"{path} is neither a LEAF file nor a folder with JSON files; LEAF writes them into "
+            f"{path} {found}; wanted a LEAF file or a folder of them, which LEAF writes into "
             "data/NAME/data/all_data"
         )
     users: LeafUsers = {}

