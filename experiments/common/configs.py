@@ -140,7 +140,8 @@ def nearest_path(path: str, valid: Sequence[str]) -> str | None:
     Returns:
       A path with the same last component if there is one (the right key at the wrong place; the
       first below the mistyped path's parent, else the one whose parent is spelt most alike), else
-      the last component spelt most alike, of a neighbour before others, else None.
+      the last component spelt most alike, of a neighbour before others (which must be nearly the
+      same where there are neighbours), else None.
     """
     parent, _, last = path.rpartition(".")
     valid = [other for other in valid if not path.startswith(f"{other}.")]
@@ -150,9 +151,10 @@ def nearest_path(path: str, valid: Sequence[str]) -> str | None:
     if same_name:
         return difflib.get_close_matches(path, same_name, n=1, cutoff=0.0)[0]
     neighbours = [other for other in valid if other.rpartition(".")[0] == parent]
-    for candidates in (neighbours, valid):
+    # Elsewhere only what is nearly the same: the neighbours are the better hint otherwise.
+    for candidates, cutoff in ((neighbours, 0.6), (valid, 0.8 if neighbours else 0.6)):
         by_last = {other.rsplit(".", 1)[-1]: other for other in reversed(candidates)}
-        if close := difflib.get_close_matches(last, by_last, n=1):
+        if close := difflib.get_close_matches(last, by_last, n=1, cutoff=cutoff):
             return by_last[close[0]]
     return None
 
@@ -187,7 +189,9 @@ def _build(config: Any, cls: type, path: str, errors: list[str], valid: Sequence
     num_errors = len(errors)
     values = {}
     for key, value in config.items():
-        if key in fields:
+        if key in fields and value is None and types.NoneType not in _arms(hints[key]):
+            errors.append(_cannot_unset(f"{path}.{key}", fields[key], hints[key]))
+        elif key in fields:
             values[key] = _decode(value, hints[key], f"{path}.{key}", errors, valid)
         else:
             errors.append(unknown_key(f"{path}.{key}", valid))
@@ -274,6 +278,15 @@ def _decode_sequence(
         _decode(each, item, f"{path}[{index}]", errors, valid)
         for index, (each, item) in enumerate(zip(value, items, strict=True))
     )
+
+
+def _cannot_unset(path: str, field: dataclasses.Field[Any], hint: Any) -> str:
+    wanted = f"{path}=None, and it has no state without a value; "
+    if dataclasses.is_dataclass(hint):
+        return f"{wanted}set single ones of its fields, {path}.NAME=VALUE"
+    if field.default is dataclasses.MISSING:
+        return f"{wanted}give a value of type {inspect.formatannotation(hint)}"
+    return f"{wanted}its default is {path}={field.default!r}"
 
 
 def _wrong_type(path: str, value: Any, hint: Any) -> str:

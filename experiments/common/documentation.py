@@ -4,8 +4,9 @@ import dataclasses
 import inspect
 import re
 import textwrap
+import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 _ENTRY = re.compile(r"^(\w+)(?: \([^)]*\))?:\s*(.*)$")
 
@@ -59,8 +60,8 @@ def describe_config(config: Any, name: str = "config") -> str:
       name: name of the flag that holds the config.
 
     Returns:
-      One line `name.field = value` a field, each followed by its indented text; at most 100 columns
-      except for long values.
+      One line `name.field = value` a field, each followed by its indented text, its default and its
+      possible values; at most 100 columns except for long values.
     """
     return "\n".join(_describe(config, name))
 
@@ -70,7 +71,7 @@ def _describe(config: Any, path: str) -> Iterator[str]:
     yield f"{path}: {type(config).__name__}"
     yield from _indented(summary)
     texts = field_documentation(type(config))
-    nested = []
+    hints, nested = typing.get_type_hints(type(config)), []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -78,9 +79,23 @@ def _describe(config: Any, path: str) -> Iterator[str]:
             continue
         yield f"{path}.{field.name} = {_literal(value)}"
         yield from _indented(texts.get(field.name, ""))
+        yield from _indented(_possible(field, hints[field.name]))
     for nested_path, value in nested:
         yield ""
         yield from _describe(value, nested_path)
+
+
+def _possible(field: dataclasses.Field[Any], hint: Any) -> str:
+    """The default of a field, and the values that it may have where they are few."""
+    parts = []
+    if field.default is not dataclasses.MISSING:
+        parts.append(f"Default: {_literal(field.default)}.")
+    elif field.default_factory is not dataclasses.MISSING:
+        parts.append(f"Default: {_literal(field.default_factory())}.")
+    for arm in (hint, *typing.get_args(hint)):
+        if typing.get_origin(arm) is Literal:
+            parts.append(f"One of {', '.join(map(repr, typing.get_args(arm)))}.")
+    return " ".join(parts)
 
 
 def _literal(value: Any) -> str:

@@ -223,6 +223,15 @@ def name_flags(message: str) -> str:
     )
 
 
+def given_settings() -> set[str]:
+    """The dotted names, without `config.`, of the settings that the command line gives."""
+    return {
+        name.removeprefix("config.")
+        for name in FLAGS
+        if name.startswith("config.") and FLAGS[name].present
+    }
+
+
 def _value_of(argv: Sequence[str], pattern: re.Pattern[str]) -> str | None:
     """The value of a flag in a command line, written `--flag=value` or `--flag value`."""
     for index, argument in enumerate(argv):

@@ -20,6 +20,7 @@ from experiments.common.flags import (
     WORKDIR_HELP,
     config_files,
     define_flags,
+    given_settings,
     name_flags,
     parse_flags,
     some_of,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+HELP = ("help", "helpshort", "helpfull", "helpxml", "?")
 _PARAMETERS = ("config", "workdir")
 _OWN_LOGGERS = ("jaxlab", "experiments", "__main__")
 
@@ -39,8 +41,10 @@ def run(main: Callable[..., int | None], *, workdir_help: str = WORKDIR_HELP) ->
     """Run an experiment's `main` from the command line and exit.
 
     The parameters of `main` are what its command line takes: `config`, annotated with the dataclass
-    that it wants, gives `--config` and `--print_config`; `workdir`, a `Path` (or `Path | None`
-    where it may be left out), gives `--workdir`. Flags of its own the program defines with absl.
+    that it wants, gives `--config` and `--print_config` (a static `adapt(config, given)` of it may
+    change the config dict first, told the settings of the command line); `workdir`, a `Path` (or
+    `Path | None` where it may be left out), gives `--workdir`. Flags of its own the program defines
+    with absl.
 
     Exit codes: what `main` returns (None: 0); 2 for an error that the user can mend, told on one
     line (`--debug` shows where it comes from); 1 and a traceback for any other; 130 on Ctrl-C.
@@ -63,7 +67,12 @@ def run(main: Callable[..., int | None], *, workdir_help: str = WORKDIR_HELP) ->
     )
 
     def parse(argv: list[str]) -> list[str]:
-        code = _guarded(lambda: parse_flags(argv, configs), debug="--debug" in argv)
+        try:
+            code = _guarded(lambda: parse_flags(argv, configs), debug="--debug" in argv)
+        except SystemExit:  # absl ends a program that was asked for help as one that has failed
+            if any(argument.lstrip("-") in HELP for argument in argv[1:]):
+                sys.exit(0)
+            raise
         if code:
             sys.exit(code)
         return argv[:1]
@@ -201,6 +210,9 @@ def _run_parsed(
     if config_class is not None:
         if FLAGS.config is None:
             raise ValueError(f"--config is missing; give {some_of(configs)}")
+        adapt = getattr(config_class, "adapt", None)
+        if adapt is not None:
+            adapt(FLAGS.config, given_settings())
         arguments["config"] = run_config(FLAGS.config, config_class)
         if FLAGS.print_config:
             print(describe_config(arguments["config"]))

@@ -124,7 +124,7 @@ def metric_of(config: RunConfig, problem: Problem, kind: str) -> str:
       problem: what its courses share.
       kind: of the plan.
     """
-    metric = watched_metric(config, problem.data.info.num_classes)
+    metric = watched_metric(config, problem.data.info.num_classes, problem.scores)
     return metric if kind == "course" else baseline_metric(metric)
 
 
@@ -176,9 +176,12 @@ def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Me
                 saved = number
                 progress.pause()
             if signals.requested:
-                raise training.TrainingInterrupted(number, str(folder.parent))
+                interrupted = training.TrainingInterrupted(number, str(folder.parent))
+                progress.say(f"{plan.name}: {interrupted}")
+                raise interrupted
 
         state = run_course(simulation.course, state, on_round=on_round)
+        progress.finish(state)
     save_course(folder / CHECKPOINTS, simulation, state)
     if not numbers.values:  # the last evaluation was before the checkpoint that this went on from
         evaluate_clients(simulation, state, plan, numbers)

@@ -2,14 +2,22 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from experiments.federated.own import load_own_data
 from experiments.federated.settings import DataConfig
+from experiments.federated.settings.data import TABULAR
 from jaxlab import federated
 from jaxlab.federated import ClientData, ConfigError, datasets
 from jaxlab.federated.datasets import CentralData, FederatedData
+
+MAX_CLASSES = 100
+"""Whole numbers of more different values are numbers to predict, unless settings say otherwise."""
+
+_ASKED = {"auto": None, "classification": True, "regression": False}  # `classes` of the readers
 
 
 def load_data(config: DataConfig) -> FederatedData:
@@ -60,6 +68,19 @@ def _load(config: DataConfig) -> FederatedData:
             return datasets.load_movielens(
                 config.path or None, by=config.by, num_clients=count, **options
             )
+        case "own":
+            own = load_own_data(config.factory, config)
+            if isinstance(own, CentralData):
+                return share_out(own, config)
+            if config.splitter != "own":
+                raise ConfigError(
+                    f"splitter={config.splitter!r} and data.factory={config.factory!r} returned "
+                    "FederatedData, whose clients are there; set it to 'own', or return CentralData"
+                )
+            return own
+        case name if name in TABULAR:
+            data = with_target(_load_central(config), config.task, is_typed=name == "npz")
+            return share_out(data, config)
         case _:
             return share_out(_load_central(config), config)
 
@@ -75,13 +96,77 @@ def _load_central(config: DataConfig) -> CentralData:
         case "cifar100":
             return datasets.load_cifar100(config.path)
         case "table":
-            return datasets.load_table(config.table, config.target, client=config.client or None)
+            return datasets.load_table(
+                config.table, config.target, client=config.client or None,
+                classes=_ASKED[config.task],
+            )  # fmt: skip
         case "csv":
-            return datasets.load_csv(config.path, config.target, client=config.client or None)
+            return datasets.load_csv(
+                config.path, config.target, client=config.client or None,
+                classes=_ASKED[config.task],
+            )  # fmt: skip
         case "npz":
             return datasets.load_npz(config.path, client=config.client or "client")
         case name:
             raise AssertionError(f"{name} is checked by DataConfig")
+
+
+def with_target(data: CentralData, task: str, *, is_typed: bool) -> CentralData:
+    """A data set whose target `y` is classes, or numbers.
+
+    Args:
+      data: as it was read.
+      task: `classification`, `regression`, or `auto`: texts, booleans, and whole numbers of at most
+        `MAX_CLASSES` different values are classes.
+      is_typed: whether the type of `y` tells whole numbers from others; tables have one type.
+
+    Returns:
+      The data set with `y` int32 and the number of classes, or with `y` float32. Small whole
+      numbers stay what they are; other classes are numbered in sorted order.
+
+    Raises:
+      ConfigError: (a ValueError) if the target is missing or cannot be taken so.
+    """
+    source = data.info.source
+    if "y" not in data.train:
+        raise ConfigError(f"{source} has no target y; it has {', '.join(data.train)}")
+    parts = [data.train] if data.test is None else [data.train, data.test]
+    y = np.concatenate([np.asarray(part["y"]) for part in parts])
+    is_text, values = y.dtype.kind in "US", np.unique(y)
+    if task == "auto":
+        is_whole = y.dtype.kind in "iub" or (not is_typed and bool(np.all(y == np.round(y))))
+        is_few = is_text or (is_whole and len(values) <= MAX_CLASSES)
+        is_read_so = not is_typed and data.info.num_classes is not None  # texts of a table
+        is_class = is_read_so or (y.ndim == 1 and is_few)
+        task = "classification" if is_class else "regression"
+    if task == "regression":
+        if is_text:
+            raise ConfigError(f"task='regression': y of {source} has {values[:3]}; wanted numbers")
+        return _with_y(data, None, lambda labels: labels.astype(np.float32))
+    if y.ndim != 1:
+        raise ConfigError(
+            f"task='classification': y of {source} has shape {y.shape}; wanted a class an example"
+        )
+    is_small = y.dtype.kind in "iu" and values[0] >= 0 and values[-1] < MAX_CLASSES
+    if is_small:
+        return _with_y(data, int(values[-1]) + 1, lambda labels: labels.astype(np.int32))
+    return _with_y(
+        data, len(values), lambda labels: np.searchsorted(values, labels).astype(np.int32)
+    )
+
+
+def _with_y(
+    data: CentralData, num_classes: int | None, convert: Callable[[np.ndarray], np.ndarray]
+) -> CentralData:
+    def replace(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {**part, "y": convert(np.asarray(part["y"]))}
+
+    return dataclasses.replace(
+        data,
+        info=dataclasses.replace(data.info, num_classes=num_classes),
+        train=replace(data.train),
+        test=None if data.test is None else replace(data.test),
+    )
 
 
 def share_out(data: CentralData, config: DataConfig) -> FederatedData:
@@ -100,9 +185,11 @@ def share_out(data: CentralData, config: DataConfig) -> FederatedData:
     match config.splitter:
         case "own":
             if data.keys is None:
+                has_no = f"no field client={config.client or 'client'!r}; name another one"
+                if config.name == "own":
+                    has_no = "no keys; give CentralData keys that say whose a row is"
                 raise ConfigError(
-                    f"splitter='own' and {data.info.source} has no field client="
-                    f"{config.client or 'client'!r}; name another one, or choose a splitter"
+                    f"splitter='own' and {data.info.source} has {has_no}, or choose a splitter"
                 )
             split, keys = federated.split_by_key(data.keys, min_size=max(config.min_size, 1))
             names = [str(key) for key in keys]
@@ -121,7 +208,8 @@ def share_out(data: CentralData, config: DataConfig) -> FederatedData:
                 len(labels), count, config.alpha, seed=seed, min_size=config.min_size
             )
     test = None
-    if data.test is not None and config.test_split == "alike" and config.splitter != "own":
+    is_alike = config.test_split == "alike" and data.info.num_classes is not None
+    if data.test is not None and is_alike and config.splitter != "own":
         test = federated.split_like(data.test["y"], labels, split, seed=seed + 1)
     return datasets.federate(data, split, test, shares=_shares(config), names=names, seed=seed)
 

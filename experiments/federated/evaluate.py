@@ -17,12 +17,13 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from experiments.common import print_grid, print_results, run
+from experiments.common import print_results, run
 from experiments.federated import courses
 from experiments.federated.cores import start_devices
 from experiments.federated.courses import evaluate_clients, write_clients
-from experiments.federated.metrics import ClientNumbers, spread
+from experiments.federated.metrics import ClientNumbers
 from experiments.federated.settings import RunConfig
+from experiments.federated.tables import print_spread
 from experiments.federated.tasks import (
     Plan,
     Problem,
@@ -75,9 +76,8 @@ def main(config: RunConfig, workdir: Path) -> None:
     by_server = evaluate_by_server(config, plan, state, mesh, numbers)
     write_json(workdir / NUMBERS, metrics | by_server)
     write_clients(workdir / CLIENTS, plan, numbers)
-    title = str(_CHECKPOINT.value or workdir / plan.name)
-    if rows := spread(metrics):
-        print_grid(rows, title=f"{title}, over the clients")
+    title = "The checkpoint" if _CHECKPOINT.value else plan.name
+    print_spread(metrics, f"{title}, over the clients")
     if by_server:
         print_results(by_server, title=f"{title}, by the server")
     print(f"Every client: {workdir / CLIENTS}")

@@ -12,6 +12,9 @@ from jaxlab.federated.monitoring import SERVER_SUFFIX
 SPREAD = re.compile("/(avg|fairness)/")
 """What the names of numbers have in them that tell how clients differ."""
 
+AT_MOST_ONE = ("accuracy", "f1", "roc_auc", "average_precision", "hits")
+"""Scores that are shares, so that no target is above 1."""
+
 _SHOWN = {"correct": "accuracy"}  # names of sums -> names of their means
 _SUMMED = {shown: name for name, shown in _SHOWN.items()}
 
@@ -84,29 +87,58 @@ def is_reached(metric: str, value: float, target: float) -> bool:
     return value >= target if is_larger_better(metric) else value <= target
 
 
-def watched_metric(config: RunConfig, num_classes: int | None) -> str:
-    """The metric that targets and early stopping look at.
+def watched_metric(
+    config: RunConfig, num_classes: int | None, scores: Sequence[str] | None = None
+) -> str:
+    """The metric that targets, early stopping and the best round look at.
 
     Args:
       config: the settings of the run.
       num_classes: of the data; None for targets that are numbers.
+      scores: what a task of one's own measures beside the loss; None for others.
 
     Raises:
-      ConfigError: (a ValueError) if evaluations have no such metric, listing those that they have.
+      ConfigError: (a ValueError) if evaluations have no such metric, listing those that they have,
+        or the target is a share above 1.
     """
-    names, evaluation = [*score_names(config, num_classes), "loss"], config.evaluation
+    evaluation, is_own = config.evaluation, bool(config.task.factory)
+    own = () if scores is None else scores
+    names = [*(own if is_own else score_names(config, num_classes)), "loss"]
     splits = [*(f"{each}{SERVER_SUFFIX}" for each in evaluation.by_server), *evaluation.splits]
     if evaluation.metric == "auto":
-        return f"{splits[-1]}/{names[0]}"
+        # What is chosen by must not be what is told at the end, where there is something else.
+        chosen = [split for split in splits if split.startswith("val")] or splits
+        metric = f"{chosen[-1]}/{names[0]}"
+    else:
+        metric = evaluation.metric
+    if not is_own or scores is not None:
+        _check_measured(metric, splits, names)
+    last = metric.rpartition("/")[2].partition("@")[0]
+    if last in AT_MOST_ONE and evaluation.target > 1:
+        raise ConfigError(
+            f"evaluation.target={evaluation.target:g} is above 1, and {metric} is a share; wanted "
+            f"a number such as {evaluation.target / 100 if evaluation.target <= 100 else 0.9:g}"
+        )
+    return metric
+
+
+def _check_measured(metric: str, splits: Sequence[str], names: Sequence[str]) -> None:
+    """Raises ConfigError unless evaluations have a metric, and its name tells what is better."""
     known = [f"{split}/{name}" for split in splits for name in names]
-    plain = re.sub(r"(_unseen|/(global|untuned|avg))(?=/)", "", evaluation.metric)
+    plain = re.sub(r"(_unseen|/(global|untuned|avg))(?=/)", "", metric)
     if plain not in known:
         raise ConfigError(
-            f"evaluation.metric={evaluation.metric!r} is not measured; there are "
+            f"evaluation.metric={metric!r} is not measured; there are "
             f"{', '.join(known)}, and such as test_unseen/, test/avg/, test/global/ and "
             "test/untuned/ where there are unseen clients and other models"
         )
-    return evaluation.metric
+    try:
+        is_larger_better(metric)
+    except ConfigError as error:
+        raise ConfigError(
+            f"evaluation.metric={metric!r}: its name does not tell whether it is better where it "
+            f"is larger; name a metric that does, such as {splits[-1]}/loss"
+        ) from error
 
 
 def baseline_metric(metric: str) -> str:

@@ -9,7 +9,7 @@ and `report.json` with all of them. Run again, it goes on where it was.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -20,11 +20,11 @@ from experiments.common.pictures import save_png
 from experiments.common.plots import Plot, Series, draw_plots
 from experiments.federated.cores import start_devices
 from experiments.federated.courses import Outcome, metric_of, play
-from experiments.federated.metrics import SPREAD, baseline_metric, spread
+from experiments.federated.metrics import baseline_metric
 from experiments.federated.settings import RunConfig
-from experiments.federated.tasks import Problem, make_problem, plan_run
+from experiments.federated.tables import print_spread, scores, shown_numbers, transposed
+from experiments.federated.tasks import Problem, make_problem, num_outputs, plan_run
 from jaxlab import training
-from jaxlab.federated.baselines import STOPPED
 from jaxlab.training.workdir import check_config, open_workdir, save_config, write_json
 
 logger = logging.getLogger(__name__)
@@ -52,13 +52,17 @@ def main(config: RunConfig, workdir: Path) -> None:
 
 
 def describe(problem: Problem) -> None:
-    """Says what the clients hold."""
-    data = problem.data
+    """Says what is learned, and what the clients hold."""
+    data, classes = problem.data, problem.data.info.num_classes
     sizes = [int(size) for size in data.train.sizes]
+    numbers = num_outputs(data)
+    learned = f"classification with {classes} classes"
+    if classes is None:
+        learned = f"regression of {numbers} {'numbers' if numbers > 1 else 'number'}"
     logger.info(
-        "%s (%s): %d clients train on %d to %d examples, %d in all; they test on %d",
-        data.info.name, data.info.source, data.num_clients, min(sizes), max(sizes), sum(sizes),
-        int(data.test.sizes.sum()),
+        "%s (%s): %s; %d clients train on %d to %d examples, %d in all; they test on %d",
+        data.info.name, data.info.source, learned, data.num_clients, min(sizes), max(sizes),
+        sum(sizes), int(data.test.sizes.sum()),
     )  # fmt: skip
     if empty := sizes.count(0):
         logger.warning("%d clients have no training examples and are never asked", empty)
@@ -88,13 +92,13 @@ def report(
     details = {each.name: all_numbers(each, metrics[each.name]) for each in everything}
     write_json(workdir / REPORT, details)
     shown = {name: shown_numbers(found, metrics[name]) for name, found in details.items()}
-    print_grid(transposed(shown), title="Courses")
+    print_grid(transposed(shown), title=f"Courses; the best round by {metric}")
     for outcome in everything:
-        rows = spread(outcome.final)
-        if rows and outcome.name != "global":  # which has no clients to differ
-            print_grid(rows, title=f"{outcome.name}: the last model over the clients")
+        if outcome.name != "global":  # which has no clients to differ
+            print_spread(outcome.final, f"{outcome.name}: the last model over the clients")
     print_results(
-        {name: value for name, value in results.items() if value is not None}, title=str(workdir)
+        {name: value for name, value in results.items() if value is not None},
+        title=f"Results: the last model of {outcomes[-1].name}",
     )
     save_png(workdir / PICTURE, draw_course(config, outcomes, baselines, metric))
     print(f"Picture: {workdir / PICTURE}")
@@ -111,35 +115,16 @@ def all_numbers(outcome: Outcome, metric: str) -> dict[str, float]:
     return {
         **outcome.final,
         **outcome.counts,
-        "clients_per_second": speed([outcome]),
+        "clients_per_second": speed(outcome),
         "best/round": best.round,
         **{f"best/{name}": value for name, value in best.metrics.items()},
-    }
-
-
-def shown_numbers(numbers: Mapping[str, float], metric: str) -> dict[str, float]:
-    """What is printed: not what is spread over clients, and of the best round only the metric."""
-    kept = ("best/round", f"best/{metric}")
-    return {
-        name: value
-        for name, value in numbers.items()
-        if not SPREAD.search(name) and (name in kept or not name.startswith("best/"))
-    }
-
-
-def transposed(columns: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Columns of numbers as rows, in order of appearance."""
-    names = dict.fromkeys(name for column in columns.values() for name in column)
-    return {
-        name: {heading: column[name] for heading, column in columns.items() if name in column}
-        for name in names
     }
 
 
 def headline(
     config: RunConfig, outcomes: Sequence[Outcome], baselines: Sequence[Outcome], metric: str
 ) -> dict[str, float | None]:
-    """The numbers of `results.json`: scores of the main course, times to the target, speed.
+    """The numbers of `results.json`: scores and speed of the main course, times to the target.
 
     Args:
       config: the settings of the run.
@@ -164,22 +149,13 @@ def headline(
                     "%s: %s did not come to the target %g", outcome.name, metric,
                     config.evaluation.target,
                 )  # fmt: skip
-    results["clients_per_second"] = speed(outcomes)
+    results["clients_per_second"] = speed(outcomes[-1])
     return results
 
 
-def scores(final: Mapping[str, float]) -> dict[str, float]:
-    """The scores of an evaluation over all examples, or the losses where there are no scores."""
-    whole = {name: value for name, value in final.items() if not SPREAD.search(name)}
-    other = ("loss", STOPPED)
-    found = {n: value for n, value in whole.items() if n.rpartition("/")[2] not in other}
-    return found or {n: value for n, value in whole.items() if n.endswith("/loss")}
-
-
-def speed(outcomes: Sequence[Outcome]) -> float:
-    """Updates a second, of the second halves of the courses."""
-    seconds = sum(outcome.seconds for outcome in outcomes)
-    return sum(outcome.num_timed for outcome in outcomes) / seconds if seconds else 0.0
+def speed(outcome: Outcome) -> float:
+    """Updates a second, of the second half of a course."""
+    return outcome.num_timed / outcome.seconds if outcome.seconds else 0.0
 
 
 def draw_course(

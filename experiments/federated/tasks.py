@@ -23,7 +23,14 @@ from jaxtyping import Array, PyTree
 
 from experiments.federated.data import load_data
 from experiments.federated.methods import make_algorithm, make_optimizer
-from experiments.federated.metrics import own_metric, watched_metric
+from experiments.federated.metrics import own_metric, shown_name, watched_metric
+from experiments.federated.own import (
+    check_output,
+    make_own_model,
+    make_own_task,
+    score_names,
+    takes_mask,
+)
 from experiments.federated.rules import (
     make_aggregator,
     make_devices,
@@ -85,6 +92,7 @@ class Problem(NamedTuple):
       schedule: how much a client trains in a round.
       devices: what clients run on; None if every answer comes at once.
       fails: `(client, round) -> whether it does not answer`; None if all do.
+      scores: what a task of one's own measures beside the loss, as it is shown; None for others.
     """
 
     data: FederatedData
@@ -95,6 +103,7 @@ class Problem(NamedTuple):
     schedule: Schedule
     devices: tuple[Device, ...] | None
     fails: Callable[[int, int], bool] | None
+    scores: list[str] | None = None
 
 
 class Plan(NamedTuple):
@@ -148,7 +157,12 @@ def make_problem(
     data = load_data(config.data) if data is None else data
     module, prepare = make_model(config.model, data), make_prepare(config.data.name, data)
     example = example_shape(data, prepare)
-    task = make_task(module, example, prepare, data, config.evaluation.scores)
+    if config.task.factory:
+        task = make_own_task(config.task.factory, module, example, prepare)
+    else:
+        task = make_task(module, example, prepare, data, config.evaluation.scores)
+    if config.model.name == "own" and not config.task.factory:
+        check_output(config.model.factory, module, example, num_outputs(data))
     num_models = config.algorithm.num_mixed
 
     def init() -> PyTree:
@@ -159,9 +173,12 @@ def make_problem(
         variables = load_variables(config.model.start, module, example, num_models)
     else:
         variables = jax.eval_shape(init) if is_abstract else jax.jit(init)()
+    scores = None
+    if config.task.factory:
+        scores = [shown_name(name) for name in score_names(task, data.train.examples)]
     return Problem(
         data, module, example, task, variables, config.local.schedule,
-        make_devices(config, data.num_clients), make_failures(config),
+        make_devices(config, data.num_clients), make_failures(config), scores,
     )  # fmt: skip
 
 
@@ -242,7 +259,7 @@ def plan_baseline(config: RunConfig, problem: Problem, kind: Literal["local", "g
     )  # fmt: skip
     names, train, seen = problem.data.names, problem.data.train, num_clients - config.num_unseen
     if kind == "local":
-        metric = own_metric(watched_metric(config, problem.data.info.num_classes))
+        metric = own_metric(watched_metric(config, problem.data.info.num_classes, problem.scores))
         early_stop = EarlyStop(metric, stop.patience, stop.delta, stop.mode)
         return Plan(
             kind, course, algorithm, names, train, variables, splits, {}, kind=kind,
@@ -332,6 +349,8 @@ def make_model(config: ModelConfig, data: FederatedData) -> nn.Module:
     Raises:
       ConfigError: (a ValueError) if the model is not for such data.
     """
+    if config.name == "own":
+        return make_own_model(config.factory, data.info)
     examples, classes = data.train.examples, data.info.num_classes
     shape, name = examples["x"].shape[1:], config.name
     pictures = name in ("convnet2", "convnet5", "vgg11", "resnet")
@@ -349,30 +368,35 @@ def make_model(config: ModelConfig, data: FederatedData) -> nn.Module:
             f"model.name={name!r} is for {' and '.join(wrong)}; {data.info.name} has inputs of "
             f"shape {shape} and {'numbers' if classes is None else f'{classes} classes'} to predict"
         )
-    num_outputs = classes or max(1, math.prod(examples["y"].shape[1:]))
+    outputs = num_outputs(data)
     hidden: dict[str, Any] = {"hidden": config.hidden} if config.hidden else {}
     match name:
         case "logistic" | "linear":
-            return models.LogisticRegression(num_outputs)
+            return models.LogisticRegression(outputs)
         case "mlp":
-            widths = (*config.widths, num_outputs)
+            widths = (*config.widths, outputs)
             return models.MLP(widths, config.dropout, use_norm=config.use_norm)
         case "convnet2":
             return models.convnet2(
-                num_outputs, dropout=config.dropout, use_norm=config.use_norm, **hidden
+                outputs, dropout=config.dropout, use_norm=config.use_norm, **hidden
             )
         case "convnet5":
-            return models.convnet5(num_outputs, dropout=config.dropout, **hidden)
+            return models.convnet5(outputs, dropout=config.dropout, **hidden)
         case "vgg11":
-            return models.vgg11(num_outputs, dropout=config.dropout, **hidden)
+            return models.vgg11(outputs, dropout=config.dropout, **hidden)
         case "resnet":
-            return models.ResNet(num_outputs)
+            return models.ResNet(outputs)
         case "lstm":
-            return models.LSTM(num_outputs, num_outputs, dropout=config.dropout, **hidden)
+            return models.LSTM(outputs, outputs, dropout=config.dropout, **hidden)
         case "matrix_factorization":
             parts = [p.examples["x"] for p in (data.train, data.val, data.test) if len(p.examples)]
             users, items = (max(int(x[:, i].max(initial=0)) for x in parts) + 1 for i in (0, 1))
             return models.MatrixFactorization(users, items, config.features)
+
+
+def num_outputs(data: FederatedData) -> int:
+    """Classes of the data, or numbers to predict."""
+    return data.info.num_classes or max(1, math.prod(data.train.examples["y"].shape[1:]))
 
 
 def make_prepare(name: str, data: FederatedData) -> Prepare:
@@ -415,16 +439,26 @@ def make_task(
     Raises:
       ConfigError: (a ValueError) if there is no such score.
     """
+    masked = takes_mask(module)
     if data.info.num_classes:
         return federated.classification(
-            module, example, prepare, masked=True, scores=scores or ("correct",)
+            module, example, prepare, masked=masked, scores=scores or ("correct",)
         )
     if set(scores) - {"mse"}:
         raise ConfigError(
             f"evaluation.scores={scores}: {data.info.name} has numbers to predict, no classes; "
             "wanted ('mse',) or ()"
         )
-    return federated.regression(module, example, masked=True, squared=bool(scores))
+    return federated.regression(module, example, masked=masked, squared=bool(scores))
+
+
+def has_original_names(module: nn.Module, example: jax.ShapeDtypeStruct) -> bool:
+    """Whether the original has such a model, under whose names it is written."""
+    try:
+        models.original_table(module, example)
+    except ConfigError:
+        return False
+    return True
 
 
 def load_variables(
@@ -449,6 +483,8 @@ def load_variables(
             f"{path} does not exist; give a checkpoint of FederatedScope or {MODEL} of a run"
         )
     tensors = state_dicts.read_state_dict(Path(path).expanduser()).tensors
+    if not num_models and not has_original_names(module, example):
+        return _load_own(path, module, example, tensors)
     if not num_models:
         return models.load_original(module, example, tensors)
     if not all("/" in name for name in tensors):
@@ -459,10 +495,31 @@ def load_variables(
     return unflatten({name: np.asarray(tensor) for name, tensor in tensors.items()})
 
 
+def _load_own(
+    path: str, module: nn.Module, example: jax.ShapeDtypeStruct, tensors: Mapping[str, np.ndarray]
+) -> PyTree:
+    """Variables of a model that only we know, under our names."""
+
+    def init(key: Array, x: Array) -> PyTree:
+        return dict(module.init(key, x, train=False))
+
+    one = jax.ShapeDtypeStruct((1, *example.shape), example.dtype)
+    wanted = flatten(jax.eval_shape(init, jax.random.key(0), one))
+    shapes = {name: leaf.shape for name, leaf in wanted.items()}
+    found = {name: np.shape(tensor) for name, tensor in tensors.items()}
+    if wrong := sorted(n for n in shapes.keys() | found if shapes.get(n) != found.get(n)):
+        told = ", ".join(f"{n} {found.get(n, 'missing')}, {shapes.get(n, 'none')}" for n in wrong)
+        raise ConfigError(
+            f"{path} is no checkpoint of {type(module).__name__}: entries in the file, and wanted: "
+            f"{told}"
+        )
+    return unflatten({name: np.asarray(tensor) for name, tensor in tensors.items()})
+
+
 def save_variables(
     path: Path, module: nn.Module, example: jax.ShapeDtypeStruct, variables: PyTree, num_models: int
 ) -> None:
-    """Writes variables under the names of the original; those of several models under ours.
+    """Writes variables under the names of the original; of several or own models under ours.
 
     Args:
       path: a safetensors file.
@@ -474,7 +531,10 @@ def save_variables(
     from jaxlab.checkpoints.foreign import safetensors
 
     host = jax.device_get(variables)
-    tensors = flatten(host) if num_models else models.save_original(module, example, host)
+    if num_models or not has_original_names(module, example):
+        tensors = flatten(host)
+    else:
+        tensors = models.save_original(module, example, host)
     safetensors.write_safetensors(path, tensors)
 
 

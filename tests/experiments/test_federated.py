@@ -56,7 +56,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.smoke
-def test_the_smoke_config_runs_and_writes_what_it_promises(run_program, finished):
+def test_the_smoke_config_runs_and_writes_what_it_promises(run_program, finished, caplog):
     code, output, errors = run_program("federated.simulate", CONFIG, f"--workdir={finished}")
     assert code == 0, errors
     results = read_json(finished / "results.json")
@@ -76,6 +76,11 @@ def test_the_smoke_config_runs_and_writes_what_it_promises(run_program, finished
             r["virtual_seconds"] for r in records
         )
     assert "clients_per_second" in output and "bottom decile" in output
+    assert max(map(len, output.splitlines())) <= 110 and "best round by val/accuracy" in output
+    assert "round 0/24, compiling ..." in caplog.text and "with 2 classes; 20 cl" in caplog.text
+    assert re.search(r"async: round 24/24, .* val/accuracy 0\.\d+ \(round 24\)", caplog.text)
+    of_course = read_json(finished / "report.json")["async"]
+    assert results["clients_per_second"] == of_course["clients_per_second"]
     with (finished / "async" / "clients.csv").open() as file:
         rows = list(csv.DictReader(file))
     seen = [float(row["accuracy"]) for row in rows if row["split"] == "test"]
@@ -119,13 +124,16 @@ class StopSoon:
 
 @pytest.mark.smoke
 def test_a_run_that_was_stopped_goes_on_with_the_same_bits(
-    run_program, finished, monkeypatch, tmp_path
+    run_program, finished, monkeypatch, tmp_path, caplog
 ):
     arguments = ("federated.simulate", CONFIG, "--config.beside=None", f"--workdir={tmp_path}")
     with monkeypatch.context() as patched:
         patched.setattr(courses, "StopSignals", StopSoon)
         code, _, errors = run_program(*arguments)
-    assert code == 0, errors
+    assert code == training.TrainingInterrupted(0, "").code, errors
+    assert re.search(
+        r"async: stopped after step \d+, saved in .*; run it again to continue", errors
+    )
     assert 0 < training.read_metrics(tmp_path / "async")[-1]["step"] < 20
     assert not (tmp_path / "results.json").exists()
     code, _, errors = run_program(*arguments)
@@ -423,9 +431,9 @@ def test_of_numbers_the_error_is_a_score_and_nothing_of_classes(problem):
     assert metrics.watched_metric(toy, None) == "test/loss"
     config = dataclasses.replace(toy, evaluation=EvaluationConfig(scores=("mse",)))
     problem = tasks.make_problem(config)
-    batch = {name: values[:4] for name, values in problem.data.train.examples.items()}
+    batch = {name: jnp.asarray(v[:4]) for name, v in problem.data.train.examples.items()}
     loss = problem.task.loss(
-        problem.variables, {**batch, "mask": np.ones(4, bool)}, jax.random.key(0), False
+        problem.variables, {**batch, "mask": jnp.ones(4, bool)}, jax.random.key(0), False
     )
     np.testing.assert_array_equal(loss.scores["mse"], loss.per_example)
     assert metrics.watched_metric(config, None) == "test/mse"
@@ -522,7 +530,7 @@ def outcome(name, values, seconds=(1.0, 2.0, 3.0), metric="test/accuracy"):
 def test_the_target_is_reached_at_the_first_evaluation_that_is_as_good():
     config = RunConfig(devices=DevicesConfig(kind="drawn"), evaluation=EvaluationConfig(target=0.8))
     courses_ = [outcome("sync", (0.5, 0.7, 0.79)), outcome("async", (0.7, 0.8, 0.75))]
-    found = simulate.headline(config, courses_, "test/accuracy")
+    found = simulate.headline(config, courses_, (), "test/accuracy")
     assert found == {
         "test/accuracy": 0.75,
         "sync/virtual_seconds_to_target": None,

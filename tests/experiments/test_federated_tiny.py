@@ -34,3 +34,20 @@ def test_the_asynchronous_course_reaches_the_target_first(tmp_path):
     waited = results["sync/virtual_seconds_to_target"]
     assert results["async/virtual_seconds_to_target"] < waited / 3
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+
+
+@pytest.mark.tiny
+@pytest.mark.timeout(900)
+def test_the_course_of_the_benchmark_reaches_its_accuracy(monkeypatch):
+    from experiments.federated.benchmark_course import accuracy_of_rounds
+    from experiments.federated.benchmark_work import load_digits
+
+    try:
+        load_digits()
+    except (OSError, RuntimeError) as error:
+        pytest.skip(f"MNIST cannot be had here: {error}")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # the single thread of the test settings
+    found = accuracy_of_rounds((40, 60))
+    for accuracies in found.values():
+        assert accuracies["after 40 rounds"] == pytest.approx(0.9195, abs=0.01)
+        assert accuracies["after 60 rounds"] == pytest.approx(0.928, abs=0.01)

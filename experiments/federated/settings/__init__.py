@@ -3,9 +3,10 @@
 What does not depend on the data is checked here, all mistakes at once; what needs the number of
 clients or the shape of the examples is checked when the course is put together (`tasks`).
 
-Rooms: `data`, `model`, `steps` (of clients and server), `algorithm`, `additions` (personal parts,
-compression, averaging), `aggregator`, `pace` (strategy, sampler, devices, a second course),
-`evaluation`, `run` (all of them), and the `checks` that they share.
+Rooms: `data`, `model`, `task` (the loss), `steps` (of clients and server), `algorithm`, `additions`
+(personal parts, compression, averaging), `aggregator`, `pace` (strategy, sampler, devices, a second
+course), `evaluation`, `run` (all of them), `unused` (what a change leaves without a reader), and
+the `checks` that they share.
 """
 
 from experiments.federated.settings.additions import (
@@ -26,6 +27,7 @@ from experiments.federated.settings.pace import (
 )
 from experiments.federated.settings.run import RunConfig
 from experiments.federated.settings.steps import LocalConfig, ServerConfig
+from experiments.federated.settings.task import TaskConfig
 
 __all__ = [
     "AggregatorConfig",
@@ -44,4 +46,5 @@ __all__ = [
     "SamplerConfig",
     "ServerConfig",
     "StrategyConfig",
+    "TaskConfig",
 ]

@@ -11,7 +11,7 @@ AggregatorName = Literal[
 ]  # fmt: skip
 
 # Setting -> the rules that read it; with others it is refused.
-_AGGREGATOR_USES: dict[str, tuple[str, ...]] = {
+AGGREGATOR_USES: dict[str, tuple[str, ...]] = {
     "ignore_weight": ("mean",),
     "num_byzantine": ("krum", "multi_krum", "bulyan"),
     "num_selected": ("multi_krum",),
@@ -28,7 +28,11 @@ class AggregatorConfig:
     """What is made of the updates.
 
     Attributes:
-      name: the weighted `mean`, or a rule that a minority cannot take over.
+      name: the weighted `mean`, or a rule that a minority cannot take over: of every number by
+        itself the `median` or the `trimmed_mean`; `krum`, the update nearest to the others,
+        `multi_krum`, the mean of several such, `bulyan`, both together; `norm_bounding`, long
+        updates are cut; `geometric_median`; `centered_clipping`, differences to a moving centre are
+        cut; `fl_trust`, what points as the update of the server's own examples does.
       ignore_weight: all updates count equally.
       num_byzantine: hostile clients in a cohort at most.
       num_selected: updates that `multi_krum` averages.
@@ -51,7 +55,7 @@ class AggregatorConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that is out of range."""
-        problems = misplaced(self, "name", _AGGREGATOR_USES)
+        problems = misplaced(self, "name", AGGREGATOR_USES)
         problems += below(self, bound=0, radius=0, num_selected=1, server_examples=1)
         problems += negative(self, "num_byzantine")
         if not 0 <= self.ratio < 0.5:

@@ -11,7 +11,7 @@ AlgorithmName = Literal[
 ]  # fmt: skip
 
 # Setting -> the algorithms that read it; with others it is refused.
-_ALGORITHM_USES: dict[str, tuple[str, ...]] = {
+ALGORITHM_USES: dict[str, tuple[str, ...]] = {
     "prox_mu": ("fed_avg", "ada_fed_prox"),
     "prox_change": ("ada_fed_prox",),
     "prox_patience": ("ada_fed_prox",),
@@ -56,7 +56,14 @@ class AlgorithmConfig:
     """The algorithm, with the numbers that it takes beside those of `local` and `server`.
 
     Attributes:
-      name: which one; `jaxlab/federated/README.md` says what each does.
+      name: `fed_avg`, the mean of what clients have trained; it is FedProx with `prox_mu`, FedSAM
+        with `sharpness_rho`, FedBN with `personal.local_norms`, FedOpt with `server.optimizer` and
+        FedSWA with `averaging.start_round`. `ada_fed_prox`, FedProx whose weight adapts;
+        `scaffold`, control variates; `fed_nova`, steps that are normalised; `fed_dyn`, a penalty
+        that changes; `mime` and `mime_lite`, the server's optimizer at the clients; `q_fed_avg`,
+        large losses count more; `local_entropy`, walks with noise. With a model of every client:
+        `fed_rep`, its own head; `ditto`, its own model near the shared one; `pfedme`, steps from
+        the shared one; `fed_em`, its own mixture of shared ones.
       prox_mu: weight of the proximal term (FedProx); of `ada_fed_prox` the one that it starts with.
       prox_change: by how much `ada_fed_prox` raises that weight when the loss has risen, and lowers
         it when the loss has fallen for `prox_patience` rounds.
@@ -115,7 +122,7 @@ class AlgorithmConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that is out of range."""
-        problems = misplaced(self, "name", _ALGORITHM_USES)
+        problems = misplaced(self, "name", ALGORITHM_USES)
         if (self.sharpness_adaptive or self.sharpness_eta) and not self.sharpness_rho:
             problems.append(
                 f"sharpness_adaptive={self.sharpness_adaptive} and sharpness_eta="

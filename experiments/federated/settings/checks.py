@@ -1,6 +1,7 @@
 """Small checks that settings share: a sentence for every mistake, all in one error."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ def misplaced(config: Any, key: str, uses: Mapping[str, Sequence[str]]) -> list[
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     return [
         f"{name}={getattr(config, name)!r} changes nothing with {key}={chosen!r}; it is for "
-        f"{' and '.join((', '.join(names[:-1]), names[-1])) if len(names) > 1 else names[0]}"
+        f"{' and '.join((', '.join(names[:-1]), names[-1])) if len(names) > 1 else names[0]}: "
+        f"leave it at {defaults[name]!r}, or choose another {key}"
         for name, names in uses.items()
         if chosen not in names and getattr(config, name) != defaults[name]
     ]
@@ -46,6 +48,19 @@ def negative(config: Any, *names: str) -> list[str]:
         for name in names
         if not getattr(config, name) >= 0
     ]
+
+
+def not_a_factory(name: str, value: str, example: str) -> list[str]:
+    """A sentence if a text does not name a function as `package.module:function`.
+
+    Args:
+      name: of the setting.
+      value: its value.
+      example: what it might be.
+    """
+    if re.fullmatch(r"\w+(\.\w+)*:\w+", value):
+        return []
+    return [f"{name}={value!r} must name a function, such as {example!r}"]
 
 
 def refuse(problems: Sequence[str]) -> None:

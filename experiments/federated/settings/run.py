@@ -1,7 +1,9 @@
 """Settings of a run: all others, and what only together contradicts itself."""
 
 import dataclasses
-from typing import Literal
+import logging
+from collections.abc import Collection
+from typing import Any, Literal
 
 from experiments.federated.settings.additions import (
     AveragingConfig,
@@ -27,6 +29,10 @@ from experiments.federated.settings.pace import (
     StrategyConfig,
 )
 from experiments.federated.settings.steps import LocalConfig, ServerConfig
+from experiments.federated.settings.task import TaskConfig
+from experiments.federated.settings.unused import reset_unused
+
+logger = logging.getLogger(__name__)
 
 Baseline = Literal["local", "global"]
 
@@ -46,6 +52,7 @@ class RunConfig:
       baseline_rounds: their length; everybody trains in each. 0 takes num_rounds.
       data: the examples, and who holds them.
       model: what is learned.
+      task: the loss.
       local: how clients train.
       server: how the server moves.
       algorithm: what is exchanged and how.
@@ -70,6 +77,7 @@ class RunConfig:
     baseline_rounds: int = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
     local: LocalConfig = LocalConfig()
     server: ServerConfig = ServerConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
@@ -96,6 +104,20 @@ class RunConfig:
                 f"averaging.start_round={self.averaging.start_round} must be below num_rounds="
                 f"{self.num_rounds}: there would be nothing to average"
             )
+        if self.task.factory and self.evaluation.scores:
+            problems.append(
+                f"evaluation.scores={self.evaluation.scores} changes nothing with task.factory="
+                f"{self.task.factory!r}, whose task has scores of its own: leave it at ()"
+            )
+        every = {"evaluation.every_rounds": self.evaluation.every_rounds}
+        if self.beside is not None:
+            every["beside.every_rounds"] = self.beside.every_rounds
+        for name, rounds in every.items():
+            if not rounds and (self.early_stop.patience or self.early_stop.at_target):
+                problems.append(
+                    f"early_stop with {name}=0, which evaluates the last model only, changes "
+                    f"nothing: set {name} to at least 1"
+                )
         if self.early_stop.at_target and not self.evaluation.target:
             problems.append("early_stop.at_target=True needs evaluation.target")
         if self.data.num_clients and self.num_unseen >= self.data.num_clients:
@@ -104,6 +126,17 @@ class RunConfig:
                 "no client that trains"
             )
         refuse(problems)
+
+    @staticmethod
+    def adapt(config: Any, given: Collection[str]) -> None:
+        """Resets what a config file sets and nothing reads since the command line changed another.
+
+        Args:
+          config: the config dict of the file with the changes, which is changed further.
+          given: dotted names of the settings that stand on the command line.
+        """
+        if told := reset_unused(config, given):
+            logger.info("nothing reads these settings of the file now: %s", ", ".join(told))
 
     def _comparison_problems(self) -> list[str]:
         problems, by_server, personal = [], self.evaluation.by_server, self.personal

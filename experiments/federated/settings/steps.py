@@ -6,6 +6,19 @@ from typing import Literal
 from experiments.federated.settings.checks import below, misplaced, negative, refuse
 from jaxlab.federated import Schedule
 
+# Setting -> the optimizers that read it; with others it is refused.
+LOCAL_USES: dict[str, tuple[str, ...]] = {"momentum": ("sgd",)}
+_ADAPTIVE = ("adam", "adagrad", "yogi")
+SERVER_USES: dict[str, tuple[str, ...]] = {
+    "learning_rate": ("sgd", *_ADAPTIVE),
+    "momentum": ("sgd",),
+    "b1": _ADAPTIVE,
+    "b2": ("adam", "yogi"),
+    "tau": _ADAPTIVE,
+    "decay_every_rounds": ("sgd",),
+    "decay": ("sgd",),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class LocalConfig:
@@ -35,7 +48,7 @@ class LocalConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that is out of range."""
-        problems = misplaced(self, "optimizer", {"momentum": ("sgd",)})
+        problems = misplaced(self, "optimizer", LOCAL_USES)
         problems += below(self, batch_size=1, amount=1, learning_rate=0)
         problems += negative(self, "weight_decay", "clip_norm")
         if not 0 <= self.momentum < 1:
@@ -75,13 +88,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError (a ValueError) listing all that is out of range."""
-        adaptive = ("adam", "adagrad", "yogi")
-        uses = {
-            "learning_rate": ("sgd", *adaptive), "momentum": ("sgd",), "b1": adaptive,
-            "b2": ("adam", "yogi"), "tau": adaptive, "decay_every_rounds": ("sgd",),
-            "decay": ("sgd",),
-        }  # fmt: skip
-        problems = misplaced(self, "optimizer", uses)
+        problems = misplaced(self, "optimizer", SERVER_USES)
         problems += below(self, learning_rate=0, tau=0, decay=0)
         problems += negative(self, "decay_every_rounds")
         problems += [
