@@ -20,7 +20,7 @@ Use::
     )  # FedBuff
     config = federated.CourseConfig(num_clients=1000, num_rounds=100, strategy=strategy)
     simulation = federated.make_simulation(
-        config, algorithm, data, task.init(jax.random.key(0)), schedule,
+        config, algorithm, data, task.init(jax.random.key(0)),
         mesh=parallel.make_mesh(), devices=devices, splits={"test": test},
     )
     state = federated.run_course(simulation.course, simulation.start())
@@ -57,7 +57,8 @@ Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of t
 time); `tasks`, `rankings`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`,
 `algorithms` (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`, `compression`;
 `cohort`, `padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes),
-and `learning`, which puts them together; `checkpoint` (of a whole course), `records`; `monitoring`
+and `learning`, which puts them together; `checks` (of numbers and optimizers); `checkpoint` (of a
+whole course), `fingerprint` (of its algorithm), `records`; `monitoring`
 (reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`,
 `baselines` (clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift`
 (who holds what), and the packages `datasets`, `models` and `deployment` (real machines), imported

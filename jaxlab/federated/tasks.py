@@ -274,9 +274,7 @@ def _output_form(module: Any, example: Any, masked: bool) -> jax.ShapeDtypeStruc
 def _check_inputs(
     examples: Mapping[str, Any], example: jax.ShapeDtypeStruct, prepare: Callable[[Array], Array]
 ) -> None:
-    if missing := [name for name in ("x", "y") if name not in examples]:
-        raise ConfigError(f"the examples have {sorted(examples)} and no {' and no '.join(missing)}")
-    x = examples["x"]
+    x = _field(examples, "x")
     try:
         given = jax.eval_shape(prepare, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
     except Exception as error:
@@ -290,9 +288,15 @@ def _check_inputs(
         )
 
 
+def _field(examples: Mapping[str, Any], name: str) -> Any:
+    if name not in examples:
+        raise ConfigError(f"there are {sorted(examples)} and no {name!r}")
+    return examples[name]
+
+
 def _check_labels(examples: Mapping[str, Any], form: jax.ShapeDtypeStruct) -> None:
     """Looks whether `y` holds classes that the logits have."""
-    y = np.asarray(examples["y"])
+    y = np.asarray(_field(examples, "y"))
     if not np.issubdtype(y.dtype, np.integer):
         raise ConfigError(
             f"y is {y.dtype}; classification wants integers of classes, 0, 1, ...: take "

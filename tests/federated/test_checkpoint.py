@@ -260,7 +260,7 @@ def test_a_checkpoint_of_another_algorithm_is_refused_by_the_entry(saved):
 
 def line_with(scale):
     """A task with an array of its own, which the text of a program only names."""
-    rates = np.full(DIM, scale, np.float32)
+    rates = np.full((1, DIM), scale, np.float32)
 
     def scaled(batch, key, train):
         return {**batch, "x": batch["x"] * rates}

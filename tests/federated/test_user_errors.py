@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from jaxlab import federated
 from jaxlab.federated.client_data import Schedule, gather_clients
+from jaxlab.federated.deployment.agreement import Agreement, find_forms
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.models import LogisticRegression
@@ -116,7 +117,7 @@ def test_inputs_of_another_shape_are_refused():
     data = make_data(x=np.zeros((6, 4), np.float32))
     with pytest.raises(ConfigError, match=r"x has the shape \(4,\).*made for \(3,\)"):
         simulate(data=data)
-    with pytest.raises(ConfigError, match=r"have \['y'\] and no x"):
+    with pytest.raises(ConfigError, match=r"there are \['y'\] and no 'x'"):
         simulate(data=gather_clients({"y": np.zeros(2, np.int32)}, [np.arange(1)] * 2))
 
 
@@ -248,6 +249,16 @@ def test_a_course_has_the_schedule_of_its_algorithm():
         assert algorithm.schedule == SCHEDULE and algorithm.task is TASK
     with pytest.raises(ConfigError, match="made with .* stands"):
         federated.fine_tuned(plain, plain, Schedule(7))
+
+
+def test_an_agreement_has_the_schedule_of_its_algorithm():
+    config = CourseConfig(2, 1, Strategy(cohort_size=2))
+    algorithm, variables = fed_avg(TASK, optax.sgd(0.1), SCHEDULE), TASK.init(jax.random.key(0))
+    example = {"x": SHAPE, "y": jax.ShapeDtypeStruct((), jnp.int32)}
+    agreement = Agreement(config, algorithm, variables, SCHEDULE, example)
+    assert find_forms(agreement).update is not None
+    with pytest.raises(ConfigError, match="made with .*batch_size=2.* stands .*batch_size=3"):
+        find_forms(agreement._replace(schedule=Schedule(3)))
 
 
 def test_what_is_no_aggregator_is_told_how_to_become_one():
