@@ -94,7 +94,8 @@ def _possible(field: dataclasses.Field[Any], hint: Any) -> str:
         parts.append(f"Default: {_literal(field.default_factory())}.")
     for arm in (hint, *typing.get_args(hint)):
         if typing.get_origin(arm) is Literal:
-            parts.append(f"One of {', '.join(map(repr, typing.get_args(arm)))}.")
+            number = "One" if arm is hint else "Each one"
+            parts.append(f"{number} of {', '.join(map(repr, typing.get_args(arm)))}.")
     return " ".join(parts)
 
 

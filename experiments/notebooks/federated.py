@@ -280,6 +280,7 @@ state = federated.run_course(course, simulation.start())
 print(f"{len(state.server.excluded)} clients run low, none below {min(charge.values())} %")
 
 # %% [markdown]
-# From the command line, with progress, checkpoints, tables and pictures:
+# Commands run larger courses, on data, models and losses of your own, too, with progress,
+# checkpoints, tables and pictures. This one is MNIST over 500 clients:
 #
 #     python -m experiments.federated.simulate --config=configs/federated/tiny.py --workdir=DIR

@@ -197,6 +197,9 @@ def test_nearest_path_prefers_the_same_key_at_another_place():
     assert nearest_path("config.teachr.kind", paths) == "config.teacher.kind"
     assert nearest_path("config.optimiser.kind", paths) == "config.optimizer.kind"
     assert nearest_path("config.qqq", paths) is None
+    inner = ["config.data.name", "config.data.path", "config.stop.mode", "config.stop.weight_decay"]
+    assert nearest_path("config.data.folder", inner) is None  # and not the mode of another group
+    assert nearest_path("config.data.weigth_decay", inner) == "config.stop.weight_decay"
 
 
 def test_documentation_reads_the_attributes_section_and_nothing_else():
@@ -232,6 +235,8 @@ def test_description_has_every_value_with_its_text():
     assert "config.num_steps = 3\n    optimisation steps." in text
     assert "config.optimizer.learning_rate = 0.001\n    peak rate, reached after" in text
     assert "config.teacher = None" in text
+    assert "    Default: 3." in text
+    assert "Default: 'adamw'. One of 'adamw', 'sgd'." in text
 
 
 def test_main_parameters_decide_the_flags():
@@ -408,8 +413,8 @@ def test_a_mistake_of_the_program_keeps_its_traceback(program):
 
 
 def test_help_lists_the_shared_flags(program):
-    _, out, _ = program("--help")
-    assert "'None'" not in out
+    code, out, _ = program("--help")
+    assert code == 0 and "'None'" not in out
     for flag in ("--config", "--workdir", "print_config", "--coordinator", "--compilation_cache"):
         assert flag in out
 

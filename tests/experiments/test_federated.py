@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import shlex
+import types
 from pathlib import Path
 
 import jax
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from experiments.common import run_config, to_config_dict
-from experiments.federated import courses, data, methods, metrics, rules, simulate, tasks
+from experiments.federated import courses, data, methods, metrics, rules, simulate, tables, tasks
 from experiments.federated.courses import Outcome, Point
+from experiments.federated.progress import CourseProgress
 from experiments.federated.settings import (
     AggregatorConfig,
     AlgorithmConfig,
@@ -29,6 +31,7 @@ from experiments.federated.settings import (
     RunConfig,
     ServerConfig,
     StrategyConfig,
+    TaskConfig,
 )
 from jaxlab import training
 from jaxlab.checkpoints.foreign import torch_zip
@@ -131,9 +134,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(
         patched.setattr(courses, "StopSignals", StopSoon)
         code, _, errors = run_program(*arguments)
     assert code == training.TrainingInterrupted(0, "").code, errors
-    assert re.search(
-        r"async: stopped after step \d+, saved in .*; run it again to continue", errors
-    )
+    assert re.search(r"async: stopped after step \d+, saved in .*; run it again", caplog.text)
     assert 0 < training.read_metrics(tmp_path / "async")[-1]["step"] < 20
     assert not (tmp_path / "results.json").exists()
     code, _, errors = run_program(*arguments)
@@ -283,7 +284,32 @@ def assert_one_error(ended, *parts):
         (("evaluation.metric=test/acuracy",), "is not measured; there are val/accuracy"),
         (("evaluation.splits=('dev',)",), "splits=('dev',) must be some of train, val, test"),
         (("model.name=convnet2",), "is for pictures, (height, width, channels); synthetic has"),
-        (("data.splitter=iid",), "splitter='iid' changes nothing with name='synthetic'"),
+        (
+            ("data.splitter=iid",),
+            "splitter='iid' changes nothing with name='synthetic'; it is for mnist, emnist, "
+            "cifar10, cifar100, table, csv, npz and own: leave it at 'own', or choose another name",
+        ),
+        (
+            ("data.name=npz", "data.path=a.npz", "data.client=who", "data.splitter=iid"),
+            "client='who' says whose a row is, and --config.data.splitter='iid' shares rows out",
+        ),
+        (
+            ("evaluation.target=92.",),
+            "evaluation.target=92 is above 1, and val/accuracy is a share",
+        ),
+        (
+            ("evaluation.target=None",),
+            "target=None, and it has no state without a value; its defau",
+        ),
+        (("data.folder=x",), "config.data.folder does not exist; valid keys are config.data.alpha"),
+        (
+            ("evaluation.every_rounds=0", "early_stop.patience=2"),
+            "early_stop with evaluation.every_rounds=0, which evaluates the last model only",
+        ),
+        (
+            ("task.factory=a:b", "evaluation.scores=('f1',)"),
+            "evaluation.scores=('f1',) changes nothing with task.factory='a:b'",
+        ),
         (("num_unseen=20",), "num_unseen=20 of data.num_clients=20 leaves no client that trains"),
         (
             ("personal.local_norms=True",),
@@ -310,6 +336,110 @@ def test_a_wrong_setting_is_one_sentence(run_program, tmp_path, settings, senten
     assert code == 2 and "Traceback" not in errors, errors
     # Settings that came from the command line are called by their flags.
     assert without_paths(sentence) in without_paths(errors)
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "told", "kept"),
+    [
+        (
+            {"data.splitter": "dirichlet", "data.alpha": 0.3, "data.num_clients": 500},
+            {"data.name": "npz", "data.path": "a.npz", "data.client": "who"},
+            ["data.splitter='own' (was 'dirichlet')", "data.alpha=0.5 (was 0.3)"],
+            {"data.client": "who", "data.num_clients": 0},
+        ),
+        (
+            {"data.splitter": "dirichlet", "data.alpha": 0.3, "data.num_clients": 500},
+            {"data.splitter": "iid"},
+            ["data.alpha=0.5 (was 0.3)"],
+            {"data.num_clients": 500},
+        ),
+        (
+            {"devices.kind": "drawn", "devices.compute_ms": 7.0},
+            {"devices.kind": "none", "devices.compute_ms": 7.0},
+            [],
+            {"devices.compute_ms": 7.0},
+        ),
+        (
+            {"server.optimizer": "sgd", "server.momentum": 0.9, "server.learning_rate": 0.5},
+            {"server.optimizer": "adam"},
+            ["server.momentum=0.0 (was 0.9)"],
+            {"server.learning_rate": 0.5},
+        ),
+    ],
+)
+def test_what_nothing_reads_after_a_change_is_reset_but_not_what_was_given(
+    file, given, told, kept, caplog
+):
+    start = RunConfig(data=DataConfig(name="mnist", splitter="iid", num_clients=5), num_rounds=3)
+    config = to_config_dict(start)
+    config.update_from_flattened_dict({**file, **given})
+    with caplog.at_level("INFO"):
+        RunConfig.adapt(config, given)
+    assert all(clause in caplog.text for clause in told)
+    assert ("nothing reads these" in caplog.text) == bool(told)
+    for name, value in kept.items():
+        group, _, key = name.partition(".")
+        assert config[group][key] == value
+    if told:
+        run_config(config, RunConfig)
+    else:
+        with pytest.raises(ValueError, match="compute_ms=7.0 changes nothing with kind='none'"):
+            run_config(config, RunConfig)
+
+
+def course_state(round_, evaluations=()):
+    server = types.SimpleNamespace(
+        round=round_, clock_us=0, evaluations=list(evaluations),
+        aggregations=[types.SimpleNamespace(fresh=(1, 2), stale=(), rejected=())],
+    )  # fmt: skip
+    return types.SimpleNamespace(server=server)
+
+
+def test_progress_tells_the_round_of_its_metric_and_no_rate_of_the_first_round():
+    shown = CourseProgress("sync", 12, course_state(0), "test/accuracy")
+    assert shown.line(course_state(0)) == "sync: round 0/12, compiling ..."
+    shown.update(course_state(1))
+    assert shown.line(course_state(1)) == "sync: round 1/12"
+    for number in (2, 3, 4):
+        shown.update(course_state(number))
+    evaluated = types.SimpleNamespace(round=3, metrics={"test/accuracy": 0.6506})
+    line = shown.line(course_state(4, [evaluated]))
+    assert re.fullmatch(
+        r"sync: round 4/12, [\d.,e+]+ clients/s, test/accuracy 0.6506 \(round 3\)", line
+    )
+    assert shown.timed[0] == 4  # two clients of each of the last two rounds
+
+
+def test_the_best_round_is_told_by_the_validation_examples_where_there_are_some():
+    def watched(**evaluation):
+        return metrics.watched_metric(RunConfig(evaluation=EvaluationConfig(**evaluation)), 2)
+
+    assert watched() == "test/accuracy"
+    assert watched(splits=("val", "test")) == "val/accuracy" == watched(splits=("test", "val"))
+    assert watched(splits=("test",), by_server=("val",)) == "val_server/accuracy"
+    assert watched(splits=("val",), by_server=("test",)) == "val/accuracy"
+    assert watched(metric="test/loss", target=3.0) == "test/loss"
+    config = RunConfig(task=TaskConfig("a:b"))
+    assert metrics.watched_metric(config, 2, ["f1"]) == "test/f1"
+    assert metrics.watched_metric(config, 2, []) == "test/loss"
+    with pytest.raises(ConfigError, match="name does not tell whether it is better where it is la"):
+        metrics.watched_metric(config, 2, ["top"])
+
+
+def test_with_0_rounds_between_evaluations_the_last_model_alone_is_evaluated(problem):
+    config = dataclasses.replace(SMALL, evaluation=EvaluationConfig(every_rounds=0))
+    assert tasks.plan_course(config, problem).config.eval_every_rounds == 0
+
+
+def test_tables_are_no_wider_than_a_terminal(capsys):
+    numbers = metrics.ClientNumbers(("weighted_avg", "avg", "fairness"))
+    found = {}
+    for name in ("val", "val_unseen", "test", "test_unseen", "train"):
+        found |= numbers.summarize(name, {"correct": np.array([[1.0, 4.0], [9.0, 12.0]])})
+    tables.print_spread(found, "sync: the last model over the clients")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum("bottom decile" in line for line in lines) == 2  # five scores in two tables
 
 
 def without_paths(text):

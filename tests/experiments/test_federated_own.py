@@ -57,23 +57,20 @@ def test_the_courses_of_the_guide_on_own_data_run_as_pasted(
 ):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
-    arguments = [*commands()[number], "--config.num_rounds=3"]
-    code, output, errors = run_program("federated.simulate", *arguments)
+    short = ("num_rounds=3", "width=1", "baselines=()")
+    arguments = [*commands()[number], *(f"--config.{setting}" for setting in short)]
+    code, _, errors = run_program("federated.simulate", *arguments)
     assert code == 0, errors
     workdir = folder / next(a for a in arguments if a.startswith("--workdir=")).partition("=")[2]
     results = json.loads((workdir / "results.json").read_text("utf-8"))
     assert results["test/accuracy"] > 0.6
     assert "classification with 2 classes; 3 clients" in caplog.text
-    if number == 0:
-        names = {line.split(",")[0] for line in (workdir / "sync/clients.csv").open()}
-        assert names == {"client", "north", "south", "west"}
-        assert "data.num_held_out=5000 (was 100)" in caplog.text
+    names = {line.split(",")[0] for line in (workdir / "sync/clients.csv").open()}
+    assert names == {"client", "north", "south", "west"}
+    assert "data.num_held_out=5000 (was 100)" in caplog.text
     if number == 3:
         tensors = safetensors.read_safetensors(workdir / "sync/model.safetensors").tensors
-        assert tensors["params/Dense_0/kernel"].shape == (4, 16)
-        assert "global/test/accuracy" in results
-        code, output, errors = run_program("federated.simulate", *arguments)
-        assert code == 0 and "is not run again" in caplog.text, errors
+        assert {np.shape(tensor) for tensor in tensors.values()} == {(4, 16), (16,), (16, 2), (2,)}
 
 
 def settings_of(number, folder):
