@@ -182,7 +182,7 @@ def find_trouble(host: str, port: int, authority: Path, patience_s: float = 5.0)
     except ssl.SSLError as error:
         return Trouble(f"what answers at {at} does not speak TLS as a SuperLink does: {error}")
     except ConnectionRefusedError:
-        return Trouble(f"nothing answers at {at} (connection refused); is `deploy` running there?")
+        return Trouble(f"nothing answers at {at} (connection refused); is deploy running there?")
     except socket.gaierror as error:
         return Trouble(f"this machine knows no {host!r} ({error.strerror})")
     except TimeoutError:
