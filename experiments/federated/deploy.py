@@ -27,6 +27,7 @@ from experiments.federated.deployed import (
     WORKDIR,
     Course,
     Settings,
+    describe_joined,
     make_course,
     write_settings,
 )
@@ -61,7 +62,7 @@ _START = flags.DEFINE_float(
 )
 _POLL = flags.DEFINE_float("poll_s", 0.5, "Seconds between two looks at what has come.")
 
-STATUS_EVERY_S, MAX_NAMED = 30.0, 10
+STATUS_EVERY_S = 30.0
 
 
 def main(config: RunConfig, workdir: Path) -> None:
@@ -127,21 +128,6 @@ def follow(superlink: SuperLink, number: str, course: Course) -> None:
                 f"the course has ended before its time: {reason}. Run this again, and it goes on "
                 f"where it was\n{superlink.log.explain()}"
             )
-
-
-def describe_joined(path: Path, num_clients: int) -> tuple[str, bool]:
-    """How many clients have joined, and whether some have not.
-
-    Args:
-      path: what the server writes of them.
-      num_clients: of the course.
-    """
-    joined = (read_json(path) or {}).get("clients", [])
-    missing = sorted(set(range(1, num_clients + 1)) - set(joined))
-    if not missing:
-        return f"all {num_clients} clients have joined", False
-    named = ", ".join(map(str, missing[:MAX_NAMED])) + ("..." if missing[MAX_NAMED:] else "")
-    return f"{len(joined)} of {num_clients} clients have joined; waiting for {named}", True
 
 
 def count_lines(path: Path) -> int:

@@ -21,13 +21,14 @@ from experiments.federated.courses import ClientNumbers, make_is_converged, watc
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import MODEL, Problem, make_problem, plan_course, save_variables
 from jaxlab.federated import ClientData, datasets, deployment
-from jaxlab.training.workdir import RESULTS, write_json
+from jaxlab.training.workdir import RESULTS, read_json, write_json
 
 WORKDIR, SETTINGS = "JAXLAB_DEPLOY_WORKDIR", "settings"
 """Environment variable that tells the ServerApp its folder; key of an app's configuration."""
 PROGRESS, OUTCOME, ERROR = "progress.jsonl", "outcome.json", "error.txt"
 JOINED = "joined.json"
 """Which clients have joined the server that runs now."""
+MAX_NAMED = 10
 
 
 Examples = dict[str, np.ndarray]
@@ -253,6 +254,21 @@ def make_place(app: Mapping[str, Any], workdir: Path) -> deployment.ServerPlace:
         learner, workdir, settings.live,
         on_progress=make_writer(settings, course, workdir), on_join=write_joined,
     )  # fmt: skip
+
+
+def describe_joined(path: Path, num_clients: int) -> tuple[str, bool]:
+    """How many clients have joined, and whether some have not.
+
+    Args:
+      path: what the server writes of them.
+      num_clients: of the course.
+    """
+    joined = (read_json(path) or {}).get("clients", [])
+    missing = sorted(set(range(1, num_clients + 1)) - set(joined))
+    if not missing:
+        return f"all {num_clients} clients have joined", False
+    named = ", ".join(map(str, missing[:MAX_NAMED])) + ("..." if missing[MAX_NAMED:] else "")
+    return f"{len(joined)} of {num_clients} clients have joined; waiting for {named}", True
 
 
 def make_writer(

@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 
 from experiments.federated import certificates, deployed, program_logs
-from experiments.federated.deploy import describe_joined
 from experiments.federated.flower_app import pipe
 from experiments.federated.join import Resident, serve
 from experiments.federated.settings import (
@@ -239,12 +238,17 @@ def test_what_stays_as_it_is_is_told_once(caplog):
 
 def test_who_has_joined_and_who_has_not_is_told(tmp_path):
     path = tmp_path / deployed.JOINED
-    assert describe_joined(path, 3) == ("0 of 3 clients have joined; waiting for 1, 2, 3", True)
+    assert deployed.describe_joined(path, 3) == (
+        "0 of 3 clients have joined; waiting for 1, 2, 3",
+        True,
+    )
     path.write_text(json.dumps({"clients": [3, 1]}), "utf-8")
-    assert describe_joined(path, 3) == ("2 of 3 clients have joined; waiting for 2", True)
-    assert describe_joined(path, 30)[0].endswith("waiting for 2, 4, 5, 6, 7, 8, 9, 10, 11, 12...")
+    assert deployed.describe_joined(path, 3) == ("2 of 3 clients have joined; waiting for 2", True)
+    assert deployed.describe_joined(path, 30)[0].endswith(
+        "waiting for 2, 4, 5, 6, 7, 8, 9, 10, 11, 12..."
+    )
     path.write_text(json.dumps({"clients": [1, 2, 3]}), "utf-8")
-    assert describe_joined(path, 3) == ("all 3 clients have joined", False)
+    assert deployed.describe_joined(path, 3) == ("all 3 clients have joined", False)
 
 
 WAITING = """
