@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
+import types
 from pathlib import Path
 
 import jax
@@ -269,8 +271,8 @@ except KeyboardInterrupt as interrupt:
 def test_signals_interrupt_a_program_that_a_script_has_started_in_the_background(number):
     # As `command &` in a script: the shell has SIGINT ignored.
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITING], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        ["sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, WAITING],
+        cwd=CHECKOUT, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
     )  # fmt: skip
     with process:
@@ -352,6 +354,8 @@ class Here:
 
 def test_the_example_of_an_app_learns_from_files_of_its_nodes(tmp_path, capsys):
     course = load_course()
+    agreement = course.make_agreement()
+    course.make_agreement = lambda: agreement  # of which programs are compiled once
     runpy.run_path(str(EXAMPLE_APP / "make_data.py"))["main"](tmp_path)
     places = {
         client: course.make_node(client, tmp_path / f"client_{client}.npz", tmp_path / str(client))
@@ -435,44 +439,51 @@ def test_a_certificate_is_checked_before_a_server_starts(keys):
 
 
 @pytest.mark.flower
-def test_other_names_are_refused_and_renewed_certificates_have_them(run_program, keys):
-    make = ("federated.make_keys", f"--workdir={keys}", "--clients=2")
-    code, output, _ = run_program(*make, "--host=fl.example.org")
+def test_other_names_are_refused_and_renewed_certificates_have_them(keys):
+    def make(*flags):
+        command = [sys.executable, "-m", "experiments.federated.make_keys", "--clients=2"]
+        done = subprocess.run(
+            [*command, f"--workdir={keys}", *flags], cwd=CHECKOUT, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    code, output, _ = make("--host=fl.example.org")
     assert code == 0 and "new: 2 keys" in output
     assert "WARNING: server.crt expires in 19 days" in output
     before = {path.name: path.read_bytes() for path in keys.iterdir()}
-    code, _, errors = run_program(*make, "--host=other.org,fl.example.org")
+    code, _, errors = make("--host=other.org,fl.example.org")
     assert code == 2 and (
         "is for fl.example.org, localhost, 127.0.0.1, ::1 and not for other.org. Make new "
         "certificates with --renew --host=other.org,fl.example.org" in errors
     )
     assert before == {path.name: path.read_bytes() for path in keys.iterdir()}
-    code, output, _ = run_program(*make, "--host=other.org", "--renew")
+    code, output, _ = make("--host=other.org", "--renew")
     assert code == 0 and "give every node the new ca.crt" in output and "new: 0 keys" in output
     found = certificates.read_certificate(keys / certificates.CERTIFICATE)
     assert found.names == ("other.org", *certificates.LOCAL)
     kept = {name for name, data in before.items() if (keys / name).read_bytes() == data}
     assert kept == {"client_1", "client_1.pub", "client_2", "client_2.pub"}
-    run_program(*make, "--renew")  # the names stay, unless others are asked for
+    make("--renew")  # the names stay, unless others are asked for
     assert certificates.read_certificate(keys / certificates.CERTIFICATE).names == found.names
 
 
 @pytest.mark.flower
 def test_flower_loads_the_example_of_an_app_and_its_node_answers(tmp_path, monkeypatch):
-    flwr = pytest.importorskip("flwr.app", reason="needs Flower: pip install 'jaxlab[flower]'")
+    pytest.importorskip("flwr", reason="needs Flower: pip install 'jaxlab[flower]'")
     monkeypatch.syspath_prepend(str(EXAMPLE_APP))  # as Flower does
     runpy.run_path(str(EXAMPLE_APP / "make_data.py"))["main"](tmp_path)
-    assert type(importlib.import_module("server_app").app).__name__ == "ServerApp"
-    app = importlib.import_module("client_app").app
-    learner = load_course().make_server(tmp_path / "server").learner
-    content = learner.program.evaluation(learner.start().model, 0)
-    packed = Packer()(Message(EVALUATE, SERVER, (2,), content, request=1))
+    server, client = (importlib.import_module(name) for name in ("server_app", "client_app"))
+    assert type(server.app).__name__ == "ServerApp" and type(client.app).__name__ == "ClientApp"
+    app = tomllib.loads((EXAMPLE_APP / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"]
+    assert app["components"] == {"serverapp": "server_app:app", "clientapp": "client_app:app"}
+    learner = server.place(types.SimpleNamespace(run_config=app["config"])).learner
     node = {
         "client": 2, "data": str(tmp_path / "client_2.npz"), "folder": str(tmp_path / "node2")
     }  # fmt: skip
-    context = flwr.Context(1, 2, node, flwr.RecordDict(), {})
-    reply = app(flwr.Message(flower.pack_records("one", [packed]), 2, "evaluate"), context)
-    _, (found,) = flower.unpack_records(reply.content, 10**6)
+    place = client.place(types.SimpleNamespace(node_config=node))
+    content = learner.program.evaluation(learner.start().model, 0)
+    packed = Packer()(Message(EVALUATE, SERVER, (2,), content, request=1))
+    course, (found,) = flower.answer_records(place, flower.pack_records("one", [packed]))
     metrics = unpack(found, 10**6)
-    assert metrics.type == METRICS and metrics.sender == 2
+    assert (course, metrics.type, metrics.sender) == ("one", METRICS, 2)
     assert metrics.content["sums"]["test"]["correct"][1] == 50
