@@ -11,8 +11,6 @@ and `server.bin`, from which a server that is started again goes on.
 
 import json
 import logging
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -22,16 +20,20 @@ from absl import flags
 from experiments.common import print_results, run
 from experiments.federated.deployed import (
     ERROR,
+    JOINED,
     OUTCOME,
     PROGRESS,
     WORKDIR,
+    Course,
     Settings,
-    deployable,
+    describe_joined,
     make_course,
     write_settings,
 )
+from experiments.federated.program_logs import Teller, interrupt_on_signals
 from experiments.federated.settings import RunConfig
 from experiments.federated.superlink import (
+    START_S,
     SuperLink,
     check_count,
     check_keys,
@@ -56,6 +58,9 @@ _ANSWER = flags.DEFINE_float(
 )
 _JOIN = flags.DEFINE_float("join_timeout_s", 3600.0, "Seconds that nodes may take to join.")
 _FINISH = flags.DEFINE_float("finish_timeout_s", 60.0, "Seconds that the end may take.")
+_START = flags.DEFINE_float(
+    "start_timeout_s", START_S, "Seconds that Flower's SuperLink may take to start."
+)
 _POLL = flags.DEFINE_float("poll_s", 0.5, "Seconds between two looks at what has come.")
 
 STATUS_EVERY_S = 30.0
@@ -78,48 +83,59 @@ def main(config: RunConfig, workdir: Path) -> None:
         save_config(workdir, config)
         if not read_json(workdir / OUTCOME):
             variables = {WORKDIR: str(workdir)}
-            (workdir / ERROR).unlink(missing_ok=True)
-            with start_superlink(workdir, keys, host, port, **variables) as superlink:
+            for name in (ERROR, JOINED):
+                (workdir / name).unlink(missing_ok=True)
+            logger.info(
+                "starting the SuperLink at %s; on a busy machine this takes a minute or more. "
+                "It writes to %s", _LISTEN.value, workdir / "superlink.log",
+            )  # fmt: skip
+            with start_superlink(workdir, keys, host, port, _START.value, **variables) as superlink:
                 count = register_nodes(superlink, keys)
                 number = run_app(superlink, write_settings(settings))
-                logger.info(
-                    "run %s waits for %d clients at %s; %d keys are known", number,
-                    course.agreement.config.num_clients, _LISTEN.value, count,
-                )  # fmt: skip
-                follow(superlink, number, course.agreement.config.num_rounds, course.metric)
+                logger.info("run %s has started; %d keys are known", number, count)
+                follow(superlink, number, course)
         results = read_json(workdir / RESULTS)
     print_results(results or {}, title=str(workdir))
     print(f"Results: {workdir / RESULTS}")
 
 
-def follow(superlink: SuperLink, number: str, num_rounds: int, metric: str) -> None:
+def follow(superlink: SuperLink, number: str, course: Course) -> None:
     """Shows how a course goes until it has ended.
 
     Args:
       superlink: where it runs.
       number: of the run.
-      num_rounds: of the course.
-      metric: what is shown of evaluations.
+      course: what is learned.
 
     Raises:
       RuntimeError: if it fails, with the reason.
     """
-    workdir, shown, looked = superlink.workdir, 0, time.monotonic()
-    status = "running"
+    config = course.agreement.config
+    workdir, looked, tell = superlink.workdir, time.monotonic(), Teller(logger)
+    status, are_missing, before = "running", True, count_lines(workdir / PROGRESS)
+    shown = before
     while status != "finished:completed":
+        if are_missing and shown == before:
+            text, are_missing = describe_joined(workdir / JOINED, config.num_clients)
+            tell(text)
         time.sleep(1.0)
-        shown = show(workdir / PROGRESS, shown, num_rounds, metric)
+        shown = show(workdir / PROGRESS, shown, config.num_rounds, course.metric)
         if superlink.process.poll() is not None:
-            raise RuntimeError(f"the SuperLink has ended; see {workdir / 'superlink.log'}")
+            raise RuntimeError(f"the SuperLink has ended; {superlink.log.explain()}")
         ended, error = read_json(workdir / OUTCOME) is not None, workdir / ERROR
         if ended or error.exists() or time.monotonic() - looked > STATUS_EVERY_S:
             looked, status = time.monotonic(), run_status(superlink, number)
         if status.startswith("finished") and not ended:
             reason = error.read_text("utf-8") if error.exists() else status
             raise RuntimeError(
-                f"the course has ended before its time: {reason}. See "
-                f"{workdir / 'superlink.log'}; run this again, and it goes on where it was"
+                f"the course has ended before its time: {reason}. Run this again, and it goes on "
+                f"where it was\n{superlink.log.explain()}"
             )
+
+
+def count_lines(path: Path) -> int:
+    """How many lines a file has; none if there is no such file."""
+    return len(path.read_text("utf-8").splitlines()) if path.exists() else 0
 
 
 def show(path: Path, shown: int, num_rounds: int, metric: str) -> int:
@@ -133,5 +149,5 @@ def show(path: Path, shown: int, num_rounds: int, metric: str) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    interrupt_on_signals()
     run(main)

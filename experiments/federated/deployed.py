@@ -21,12 +21,17 @@ from experiments.federated.courses import make_is_converged
 from experiments.federated.metrics import ClientNumbers, watched_metric
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import MODEL, Problem, make_problem, plan_course, save_variables
-from jaxlab.federated import ClientData, ConfigError, deployment
-from jaxlab.training.workdir import RESULTS, write_json
+from jaxlab.federated import ClientData, ConfigError, datasets, deployment
 
 WORKDIR, SETTINGS = "JAXLAB_DEPLOY_WORKDIR", "settings"
 """Environment variable that tells the ServerApp its folder; key of an app's configuration."""
 PROGRESS, OUTCOME, ERROR = "progress.jsonl", "outcome.json", "error.txt"
+JOINED = "joined.json"
+"""Which clients have joined the server that runs now."""
+MAX_NAMED = 10
+
+
+Examples = dict[str, np.ndarray]
 
 
 class Settings(NamedTuple):
@@ -167,8 +172,8 @@ def make_own_node(course: Course, client: int, own: Path | None) -> deployment.N
     Args:
       course: what is learned.
       client: its id, from 1.
-      own: an NPZ file with its examples, `x` and `y` to train on and `test_x`, `test_y`, `val_x`,
-        `val_y` to evaluate; None takes its part of the data set of the settings.
+      own: an NPZ file with its examples, `x` and `y` to train on and `x_test`, `y_test`, `x_val`,
+        `y_val` to evaluate; None takes its part of the data set of the settings.
 
     Raises:
       ValueError: if there is no such client, or the file has other arrays.
@@ -180,39 +185,51 @@ def make_own_node(course: Course, client: int, own: Path | None) -> deployment.N
         train = part_of(course.problem.data.train, client)
         splits = {name: part_of(data, client) for name, data in course.splits.items()}
     else:
-        train, splits = read_own(own, tuple(course.splits))
+        train, splits = read_own(own, tuple(course.splits), course.agreement.example)
     return deployment.make_node(course.agreement, train, splits, number=client)
 
 
 def read_own(
-    path: Path, splits: tuple[str, ...]
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
+    path: Path, splits: tuple[str, ...], example: Mapping[str, jax.ShapeDtypeStruct]
+) -> tuple[Examples, dict[str, Examples]]:
     """Training examples and splits of an NPZ file.
 
     Args:
-      path: the file.
+      path: the file, see `datasets.read_npz`.
       splits: names of what evaluations go over; those that the file lacks are left out.
+      example: form of an example; numbers of NumPy's own types become its types.
 
     Raises:
-      ValueError: if it is no NPZ file of arrays, or has none to train on.
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is no NPZ file of arrays, or they do not fit together.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no NPZ file of arrays: {error}") from error
-    train = {name: values for name, values in arrays.items() if "_" not in name}
-    if not train:
-        raise ValueError(f"{path} holds {sorted(arrays)}; wanted x and y to train on")
-    found = {
-        split: {
-            name.removeprefix(f"{split}_"): values
-            for name, values in arrays.items()
-            if name.startswith(f"{split}_")
-        }
-        for split in splits
+    train, parts = datasets.read_npz(path)
+    held = {"train": train} | {name: parts[name] for name in splits if name in parts}
+    converted = {name: as_agreed(part, example) for name, part in held.items()}
+    return converted["train"], converted
+
+
+def as_agreed(part: Examples, example: Mapping[str, jax.ShapeDtypeStruct]) -> Examples:
+    """The arrays in the number types that are agreed on, where no value changes its meaning.
+
+    NumPy makes float64 and int64 of lists; JAX computes in 32 bits.
+
+    Args:
+      part: name -> (examples, ...).
+      example: form of an example.
+    """
+
+    def convert(values: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
+        if values.dtype.kind != wanted.kind or wanted.kind not in "if":
+            return values
+        converted = values.astype(wanted)
+        is_same = wanted.kind == "f" or np.array_equal(converted, values)
+        return converted if is_same else values
+
+    return {
+        name: convert(values, np.dtype(example[name].dtype)) if name in example else values
+        for name, values in part.items()
     }
-    return train, {"train": train} | {name: part for name, part in found.items() if part}
 
 
 def make_app() -> Any:
@@ -263,9 +280,29 @@ def make_place(app: Mapping[str, Any], workdir: Path) -> deployment.ServerPlace:
     settings = read_settings(app[SETTINGS])
     course = make_course(settings)
     learner = deployment.make_learner(course.agreement, **course.learner_options)
+
+    def write_joined(state: deployment.LiveState) -> None:
+        write_json(workdir / JOINED, {"clients": sorted(state.nodes)})
+
     return deployment.ServerPlace(
-        learner, workdir, settings.live, on_progress=make_writer(settings, course, workdir)
-    )
+        learner, workdir, settings.live,
+        on_progress=make_writer(settings, course, workdir), on_join=write_joined,
+    )  # fmt: skip
+
+
+def describe_joined(path: Path, num_clients: int) -> tuple[str, bool]:
+    """How many clients have joined, and whether some have not.
+
+    Args:
+      path: what the server writes of them.
+      num_clients: of the course.
+    """
+    joined = (read_json(path) or {}).get("clients", [])
+    missing = sorted(set(range(1, num_clients + 1)) - set(joined))
+    if not missing:
+        return f"all {num_clients} clients have joined", False
+    named = ", ".join(map(str, missing[:MAX_NAMED])) + ("..." if missing[MAX_NAMED:] else "")
+    return f"{len(joined)} of {num_clients} clients have joined; waiting for {named}", True
 
 
 def make_writer(

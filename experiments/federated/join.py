@@ -10,8 +10,6 @@ again, it goes on where it was.
 
 import contextlib
 import logging
-import os
-import signal
 import socket
 import socketserver
 import subprocess
@@ -27,16 +25,19 @@ from absl import flags
 from experiments.common import run
 from experiments.common.program import is_for_user
 from experiments.federated import deployed
+from experiments.federated.certificates import CA, Trouble, find_trouble
 from experiments.federated.flower_app import pipe
-from experiments.federated.make_keys import CA, key_file
+from experiments.federated.make_keys import key_file
+from experiments.federated.program_logs import Log, Teller, interrupt_on_signals
 from experiments.federated.superlink import (
     end_leftovers,
     flower_environment,
     program,
     split_address,
+    stop,
 )
 from jaxlab import training
-from jaxlab.federated import deployment
+from jaxlab.federated import datasets, deployment
 from jaxlab.training.workdir import open_workdir
 
 logger = logging.getLogger(__name__)
@@ -45,11 +46,13 @@ _CLIENT = flags.DEFINE_integer("client", None, "Id of the client, from 1.", 1)
 _SERVER = flags.DEFINE_string("server", "127.0.0.1:9092", "host:port of the SuperLink.")
 _KEYS = flags.DEFINE_string("keys", "keys", "Folder with ca.crt and the key of the client.")
 _DATA = flags.DEFINE_string(
-    "data", None, "NPZ file with x, y, test_x, test_y; by default a part of the course's data set."
+    "data", None, "NPZ file with x, y, x_test, y_test; by default a part of the course's data set."
 )
 _STAY = flags.DEFINE_boolean("stay", False, "Stay for further courses when this one has ended.")
 
-RETRY_S, LAST_ANSWER_S = 5.0, 5.0
+RETRY_S, LAST_ANSWER_S, PROBE_S = 5.0, 5.0, 2.0
+JOINED, UNKNOWN, LOST = "SuperNode ID:", "Failed to activate SuperNode", "Connection attempt failed"
+"""What Flower's SuperNode writes when it is known to the server, is not, and does not reach it."""
 
 
 def main(workdir: Path) -> None:
@@ -65,11 +68,7 @@ def main(workdir: Path) -> None:
                 "folder"
             )
     if own is not None:
-        if not own.is_file():
-            raise FileNotFoundError(
-                f"--data={own} does not exist; give an NPZ file with x, y, test_x, test_y"
-            )
-        deployed.read_own(own, ())  # whether it is one is told now
+        datasets.read_npz(own)  # whether it is one is told now
     workdir = open_workdir(workdir)
     with training.lock_workdir(workdir):
         resident = Resident(workdir, _CLIENT.value, own)
@@ -141,10 +140,13 @@ def serve(resident: Resident) -> Iterator[str]:
                 head, parts = {"error": f"{type(error).__name__}: {error}"}, []
             pipe.send(self.wfile, head, parts)
 
+    class Server(socketserver.ThreadingUnixStreamServer):
+        daemon_threads = True  # training that is under way does not hold up the end
+
     # Paths of sockets are short.
     with tempfile.TemporaryDirectory(prefix="jaxlab-") as folder:
         address = str(Path(folder) / "node")
-        with socketserver.ThreadingUnixStreamServer(address, Handler) as server:
+        with Server(address, Handler) as server:
             thread = threading.Thread(target=server.serve_forever, daemon=True)
             thread.start()
             try:
@@ -154,25 +156,98 @@ def serve(resident: Resident) -> Iterator[str]:
 
 
 def follow(resident: Resident, workdir: Path, address: str, keys: Path) -> None:
-    """Keeps a SuperNode running until the course has ended."""
-    with contextlib.ExitStack() as stack:
-        node = None
+    """Keeps a SuperNode running until the course has ended.
+
+    Args:
+      resident: the node's program.
+      workdir: folder of the node.
+      address: where its program answers.
+      keys: folder of certificate and key.
+
+    Raises:
+      ConnectionError: if the server's certificate is not trusted.
+    """
+    tell = Teller(logger)
+    while not is_done(resident):
+        wait_for_server(keys, tell)
+        log = Log(workdir / "supernode.log")
+        with open(log.path, "ab") as file:
+            node = start_node(workdir, address, keys, resident.client, file)
         try:
-            while not resident.finished.is_set() or _STAY.value:
-                if node is None or node.poll() is not None:
-                    if node is not None:
-                        logger.warning("the SuperNode has ended (%s); once more", node.returncode)
-                        end_leftovers(workdir)
-                        time.sleep(RETRY_S)
-                    log = stack.enter_context(open(workdir / "supernode.log", "ab"))
-                    node = start_node(workdir, address, keys, resident.client, log)
-                    logger.info("joining %s; see %s", _SERVER.value, log.name)
-                resident.finished.wait(1.0)
-            time.sleep(LAST_ANSWER_S)  # until Flower has carried the last answer away
+            tell(
+                f"joining {_SERVER.value} as client {resident.client}; Flower writes to {log.path}"
+            )
+            watch(resident, node, log, keys, tell)
+            if is_done(resident):
+                time.sleep(LAST_ANSWER_S)  # until Flower has carried the last answer away
         finally:
-            if node is not None:
-                stop(node)
-                end_leftovers(workdir)
+            stop(node)
+            end_leftovers(workdir)
+
+
+def is_done(resident: Resident) -> bool:
+    """Whether the course has ended, and no other one is waited for."""
+    return resident.finished.is_set() and not _STAY.value
+
+
+def call_server(keys: Path) -> Trouble | None:
+    """Why the server cannot be called, if so."""
+    host, port = split_address("server", _SERVER.value)
+    return find_trouble(host.strip("[]"), port, keys / CA)
+
+
+def wait_for_server(keys: Path, tell: Teller) -> None:
+    """Waits until the server answers, and tells why it does not.
+
+    Args:
+      keys: folder of the certificate.
+      tell: where to.
+
+    Raises:
+      ConnectionError: if its certificate is not trusted.
+    """
+    while trouble := call_server(keys):
+        if trouble.is_final:
+            raise ConnectionError(trouble.text)
+        tell(f"{trouble.text}; trying again")
+        time.sleep(PROBE_S)
+
+
+def watch(
+    resident: Resident, node: subprocess.Popen[bytes], log: Log, keys: Path, tell: Teller
+) -> None:
+    """Tells what a SuperNode does, until it or the course has ended.
+
+    Args:
+      resident: the node's program.
+      node: the SuperNode.
+      log: what it writes.
+      keys: folder of the certificate.
+      tell: where to.
+    """
+    has_joined = False
+    while node.poll() is None and not is_done(resident):
+        news = log.news()
+        if JOINED in news:
+            has_joined = True
+            tell("the server knows this node; waiting for what it asks")
+        if LOST in news:
+            if trouble := call_server(keys):
+                tell(f"{trouble.text}; trying again")
+        time.sleep(1.0)
+    if is_done(resident):
+        return
+    if not has_joined and UNKNOWN in log.text():
+        tell(
+            f"the server does not know the key of client {resident.client} yet; waiting. (deploy "
+            f"tells it the keys in its own --keys when it starts: is client_{resident.client}.pub "
+            "there, and of this key?)"
+        )
+    else:
+        logger.warning(
+            "the SuperNode has ended (%s) and is started again; %s", node.poll(), log.explain()
+        )
+    time.sleep(RETRY_S)
 
 
 def start_node(
@@ -200,16 +275,6 @@ def start_node(
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
-def stop(process: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:
-    """Ends a process, kindly at first."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    interrupt_on_signals()
     run(main)

@@ -2,11 +2,10 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
-import socket
-import ssl
 import subprocess
 import sysconfig
 import time
@@ -15,10 +14,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.common.flags import CHECKOUT
+from experiments.federated.certificates import (
+    CA,
+    CERTIFICATE,
+    KEY,
+    check_certificate,
+    find_trouble,
+)
 from experiments.federated.deployed import SETTINGS
-from experiments.federated.make_keys import CA, CERTIFICATE, KEY
+from experiments.federated.program_logs import Log
 
-NAME, START_S, COMMAND_S = "course", 120.0, 300.0
+logger = logging.getLogger(__name__)
+
+NAME, START_S, COMMAND_S, STOP_S, TOLD_EVERY_S = "course", 600.0, 600.0, 10.0, 15.0
 APP = Path(__file__).parent / "flower_app"
 _REGISTERED = "registered.json"
 
@@ -30,11 +38,22 @@ class SuperLink(NamedTuple):
       process: of it.
       workdir: folder of the run.
       environment: of Flower's commands.
+      log: what it writes.
+      address: host and port by which it is called from its own machine.
+      authority: file of the authority that signs its certificate.
     """
 
     process: subprocess.Popen[bytes]
     workdir: Path
     environment: Mapping[str, str]
+    log: Log
+    address: tuple[str, int]
+    authority: Path
+
+    def explain(self) -> str:
+        """Why it cannot be called, if so, and what its log says."""
+        trouble = find_trouble(*self.address, self.authority)
+        return "\n".join([*([trouble.text] if trouble else []), self.log.explain()])
 
 
 def split_address(flag: str, text: str) -> tuple[str, int]:
@@ -121,9 +140,19 @@ def check_count(keys: Path, num_clients: int) -> None:
         )
 
 
+def own_address(host: str) -> str:
+    """The address by which a server is called from its own machine.
+
+    Args:
+      host: what it listens at.
+    """
+    plain = host.strip("[]")
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plain, plain)
+
+
 @contextlib.contextmanager
 def start_superlink(
-    workdir: Path, keys: Path, host: str, port: int, **more: str
+    workdir: Path, keys: Path, host: str, port: int, start_s: float = START_S, **more: str
 ) -> Iterator[SuperLink]:
     """Runs a SuperLink that speaks TLS and knows its nodes by their keys.
 
@@ -132,58 +161,88 @@ def start_superlink(
       keys: folder of certificates and public keys.
       host: address to listen at.
       port: port to listen at.
+      start_s: seconds that it may take to start.
       more: environment variables of the ServerApp.
 
     Raises:
+      ValueError: if the certificate is for other names or has expired.
       RuntimeError: if it does not start.
     """
     environment = flower_environment(workdir, **more)
     home = Path(environment["FLWR_HOME"])
     home.mkdir(parents=True, exist_ok=True)
-    reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    called = own_address(host)
+    if warning := check_certificate(keys / CERTIFICATE, called):
+        logger.warning("%s", warning)
+    at = f"[{called}]:{port}" if ":" in called else f"{called}:{port}"
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "{NAME}"\n\n[superlink.{NAME}]\n'
-        f'address = "{reached}:{port}"\nroot-certificates = {json.dumps(str(keys / CA))}\n',
+        f'address = "{at}"\nroot-certificates = {json.dumps(str(keys / CA))}\n',
         "utf-8",
     )
     command = [
-        program("flower-superlink"), "--host", host, "--port", str(port),
+        program("flower-superlink"), "--host", host.strip("[]"), "--port", str(port),
         "--ssl-ca-certfile", str(keys / CA), "--ssl-certfile", str(keys / CERTIFICATE),
         "--ssl-keyfile", str(keys / KEY), "--enable-supernode-auth",
         "--database", str(home / "superlink.db"), "--disable-runtime-dependency-installation",
     ]  # fmt: skip
-    with open(workdir / "superlink.log", "ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    end_leftovers(workdir)
+    log = Log(workdir / "superlink.log")
+    with open(log.path, "ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+        superlink = SuperLink(process, workdir, environment, log, (called, port), keys / CA)
         try:
-            wait_for_port(process, keys / CA, reached, port, workdir)
-            yield SuperLink(process, workdir, environment)
+            wait_for_superlink(superlink, start_s)
+            yield superlink
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process)
+            end_leftovers(workdir)
 
 
-def wait_for_port(
-    process: subprocess.Popen[bytes], authority: Path, host: str, port: int, workdir: Path
-) -> None:
-    """Waits until a SuperLink answers with a certificate that is trusted."""
-    context = ssl.create_default_context(cafile=str(authority))
-    context.check_hostname = False
-    end = time.monotonic() + START_S
+def stop(process: subprocess.Popen[bytes], patience_s: float = STOP_S) -> None:
+    """Ends a process, kindly at first.
+
+    Args:
+      process: to end.
+      patience_s: seconds until it is killed.
+    """
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def wait_for_superlink(superlink: SuperLink, start_s: float) -> None:
+    """Waits until a SuperLink answers with a certificate that is trusted, and tells how it goes.
+
+    Args:
+      superlink: one that was started.
+      start_s: seconds that it may take.
+
+    Raises:
+      RuntimeError: if it has ended, is not trusted, or takes longer.
+    """
+    began = told = time.monotonic()
     while True:
-        try:
-            with socket.create_connection((host, port), 2) as plain, context.wrap_socket(plain):
-                return
-        except OSError as error:
-            reason = str(error)
-        if process.poll() is not None or time.monotonic() > end:
+        trouble = find_trouble(*superlink.address, superlink.authority)
+        now = time.monotonic()
+        code = superlink.process.poll()
+        if code is not None:
+            # Another program may answer at its port.
+            raise RuntimeError(f"the SuperLink has ended ({code}); {superlink.log.explain()}")
+        if trouble is None:
+            logger.info("the SuperLink answers after %.0f s", now - began)
+            return
+        if trouble.is_final or now - began > start_s:
+            late = "" if trouble.is_final else f" within start_timeout_s={start_s:g}"
             raise RuntimeError(
-                f"the SuperLink does not answer at {host}:{port} ({reason}); see "
-                f"{workdir / 'superlink.log'}"
+                f"the SuperLink does not answer{late}: {trouble.text}\n{superlink.log.explain()}"
             )
+        if now - told > TOLD_EVERY_S:
+            told = now
+            logger.info("the SuperLink is starting (%.0f s of %.0f s)", now - began, start_s)
         time.sleep(0.5)
 
 
@@ -200,12 +259,15 @@ def register_nodes(superlink: SuperLink, keys: Path) -> int:
     known = Path(superlink.environment["FLWR_HOME"]) / _REGISTERED
     registered = json.loads(known.read_text("utf-8")) if known.exists() else []
     found = sorted(keys.glob("client_*.pub"))
-    for path in found:
-        key = path.read_text("utf-8").strip()
-        if key not in registered:
-            command(superlink, "supernode", "register", str(path), NAME, "--name", path.stem)
-            registered.append(key)
-            known.write_text(json.dumps(registered), "utf-8")
+    if not found:
+        raise ValueError(f"keys={str(keys)!r} holds no client_N.pub; make_keys makes them")
+    new = {path: path.read_text("utf-8").strip() for path in found}
+    new = {path: key for path, key in new.items() if key not in registered}
+    for number, (path, key) in enumerate(new.items(), start=1):
+        logger.info("telling it the key of %s (%d of %d)", path.stem, number, len(new))
+        command(superlink, "supernode", "register", str(path), NAME, "--name", path.stem)
+        registered.append(key)
+        known.write_text(json.dumps(registered), "utf-8")
     return len(found)
 
 
@@ -245,15 +307,21 @@ def command(superlink: SuperLink, *arguments: str) -> dict[str, Any]:
     """What one of Flower's commands answers.
 
     Raises:
-      RuntimeError: with its own words if it fails.
+      RuntimeError: if it fails, with its own words and those of the SuperLink's log.
     """
-    done = subprocess.run(
-        [program("flwr"), *arguments, "--format", "json"], env=dict(superlink.environment),
-        capture_output=True, text=True, timeout=COMMAND_S,
-    )  # fmt: skip
+    name = f"flwr {' '.join(arguments[:2])}"
+    try:
+        done = subprocess.run(
+            [program("flwr"), *arguments, "--format", "json"], env=dict(superlink.environment),
+            capture_output=True, text=True, timeout=COMMAND_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(
+            f"{name} has not answered within {COMMAND_S:g} s\n{superlink.explain()}"
+        ) from error
     start = done.stdout.find("{")
     found: dict[str, Any] = json.loads(done.stdout[start:]) if start >= 0 else {}
     if done.returncode or not found.get("success"):
         said = found.get("error-message") or done.stderr.strip() or done.stdout.strip()
-        raise RuntimeError(f"flwr {' '.join(arguments[:2])} has failed: {said}")
+        raise RuntimeError(f"{name} has failed: {said}\n{superlink.explain()}")
     return found

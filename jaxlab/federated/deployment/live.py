@@ -100,6 +100,7 @@ def run_live(
     clock: Callable[[], float],
     wait: Callable[[float], None],
     on_progress: Callable[[LiveState], None] = lambda state: None,
+    on_join: Callable[[LiveState], None] = lambda state: None,
 ) -> LiveState:
     """Runs a course to its end, or on from where a server was stopped.
 
@@ -113,6 +114,7 @@ def run_live(
       wait: waits for some seconds.
       on_progress: called whenever the server has begun, aggregated, evaluated or finished, before
         the messages that follow from it are sent: what nodes know, a checkpoint knows.
+      on_join: called whenever a node has joined or come back; `nodes` of the state holds them.
 
     Returns:
       The state at the end.
@@ -122,7 +124,7 @@ def run_live(
       TooManyFailuresError: (a RuntimeError) if clients fail, or fall silent, beyond what the course
         allows.
     """
-    live = _Live(learner, state, transport, config, clock, on_progress)
+    live = _Live(learner, state, transport, config, clock, on_progress, on_join)
     live.resume()
     while True:
         live.look()
@@ -146,7 +148,9 @@ class _Live:
         config: LiveConfig,
         clock: Callable[[], float],
         on_progress: Callable[[LiveState], None],
+        on_join: Callable[[LiveState], None],
     ) -> None:
+        self.on_join, self.joined = on_join, dict(state.nodes)
         self.on_progress, self.seen = on_progress, _progress(state.server)
         self.learner, self.state, self.transport, self.config = learner, state, transport, config
         # While answers are read nobody is late: theirs may be the next one.
@@ -178,6 +182,9 @@ class _Live:
         self.greet()
         for delivery in self.transport.receive():
             self.take(delivery)
+        if self.state.nodes != self.joined:
+            self.joined = dict(self.state.nodes)
+            self.on_join(self.state)
         self.send_again()
         self.pass_time(self.learner.role)
         server = self.state.server

@@ -5,7 +5,7 @@ from importlib import metadata
 import numpy as np
 import pytest
 
-from jaxlab.federated.datasets import federate, load_csv, load_npz, load_table, tables
+from jaxlab.federated.datasets import federate, load_csv, load_npz, load_table, read_npz, tables
 from jaxlab.federated.splitters import split_by_key
 
 TABLE = """age,job,city,paid
@@ -89,9 +89,32 @@ def test_arrays_with_test_behind_their_name_are_the_test_part(tmp_path):
     assert data.test is None and data.keys is None and data.info.num_classes is None
 
 
+def test_either_order_of_a_name_is_the_same_part(tmp_path):
+    path = tmp_path / "mine.npz"
+    x = np.arange(6.0).reshape(3, 2)
+    np.savez(path, x=x, x_test=x[:1], test_y=np.ones(1), y=np.zeros(3), val_x=x[:2], y_val=x[:2, 0])
+    train, parts = read_npz(path)
+    assert train.keys() == {"x", "y"} and parts.keys() == {"test", "val"}
+    assert all(part.keys() == {"x", "y"} for part in parts.values())
+    np.testing.assert_array_equal(parts["val"]["x"], x[:2])
+    with pytest.raises(ValueError, match="has examples for val, which are cut from those"):
+        load_npz(path)
+    np.savez(path, x=x, y=np.zeros(3), test_x=x[:1], test_y=np.ones(1))
+    assert load_npz(path).test.keys() == {"x", "y"}
+
+
 @pytest.mark.parametrize(
     "arrays, message",
     [
+        ({"x_test": np.zeros(3)}, r"holds \['x_test'\]; wanted x and y to train on"),
+        (
+            {"x": np.zeros(3), "x_test": np.zeros(3), "test_x": np.zeros(3)},
+            "has both test_x and x_test; wanted one",
+        ),
+        (
+            {"x": np.zeros(3), "tst_x": np.zeros(2)},
+            "those to test or validate on are called x_test or te",
+        ),
         ({"x": np.zeros(3), "y": np.zeros(2)}, r"lengths \{'x': 3, 'y': 2\}"),
         ({"x": np.zeros(3), "client": np.zeros(2)}, r"lengths \{'x': 3, 'client': 2\}"),
         ({"x": np.zeros(())}, r"lengths \{'x': 'no axis'\}"),
