@@ -101,13 +101,23 @@ def deployable(config: RunConfig) -> tuple[RunConfig, list[str]]:
       The settings, and a clause for everything that they had and a deployment leaves out.
 
     Raises:
-      ConfigError: (a ValueError) if nothing would be evaluated.
+      ConfigError: (a ValueError) if nothing would be evaluated, or functions of one's own are
+        named.
     """
     evaluation = config.evaluation
     if not evaluation.splits:
         raise ConfigError(
             "evaluation.splits=() and the server of a deployed course holds no examples; name what "
             "clients evaluate on, such as ('test',)"
+        )
+    factories = {
+        f"{group}.factory": getattr(config, group).factory for group in ("data", "model", "task")
+    }
+    if named := [f"{name}={value!r}" for name, value in factories.items() if value]:
+        raise ConfigError(
+            f"{', '.join(named)}: settings travel to the nodes, which run no code that a server "
+            "names; deploy your own code as an app of two files, see help(jaxlab.federated."
+            "deployment)"
         )
     left_out = {
         f"devices.kind={config.devices.kind!r} (time is real)": config.devices.kind != "none",

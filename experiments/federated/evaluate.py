@@ -77,7 +77,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     write_json(workdir / NUMBERS, metrics | by_server)
     write_clients(workdir / CLIENTS, plan, numbers)
     title = "The checkpoint" if _CHECKPOINT.value else plan.name
-    print_spread(metrics, f"{title}, over the clients")
+    print_spread(metrics, f"{title} over its clients")
     if by_server:
         print_results(by_server, title=f"{title}, by the server")
     print(f"Every client: {workdir / CLIENTS}")

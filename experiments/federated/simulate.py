@@ -95,10 +95,10 @@ def report(
     print_grid(transposed(shown), title=f"Courses; the best round by {metric}")
     for outcome in everything:
         if outcome.name != "global":  # which has no clients to differ
-            print_spread(outcome.final, f"{outcome.name}: the last model over the clients")
+            print_spread(outcome.final, f"{outcome.name} over its clients")
     print_results(
         {name: value for name, value in results.items() if value is not None},
-        title=f"Results: the last model of {outcomes[-1].name}",
+        title=f"Results of {outcomes[-1].name}",
     )
     save_png(workdir / PICTURE, draw_course(config, outcomes, baselines, metric))
     print(f"Picture: {workdir / PICTURE}")

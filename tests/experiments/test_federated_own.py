@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from experiments.common import run_config
 from experiments.common.flags import load_config
-from experiments.federated import data, own, tasks
+from experiments.federated import data, deployed, own, tasks
 from experiments.federated.settings import DataConfig, ModelConfig, RunConfig, TaskConfig
 from jaxlab import federated
 from jaxlab.checkpoints.foreign import safetensors
@@ -196,6 +196,16 @@ def test_a_model_that_does_not_fit_is_told_before_the_course(monkeypatch):
     monkeypatch.setattr(own, "call_factory", lambda *arguments: Plain())
     with pytest.raises(ConfigError, match="Plain.__call__.* takes no train"):
         own.make_own_model("mine:f", INFO)
+
+
+def test_nodes_run_no_code_that_a_server_names():
+    for given in (
+        {"task": TaskConfig("mine:make_task")},
+        {"model": ModelConfig(name="own", factory="mine:make_model")},
+        {"data": DataConfig(name="own", factory="mine:load")},
+    ):
+        with pytest.raises(ConfigError, match="factory='mine:.*run no code that a server names"):
+            deployed.deployable(RunConfig(**given))
 
 
 def test_clients_that_are_there_are_not_shared_out_again(monkeypatch):
