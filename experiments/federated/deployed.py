@@ -22,6 +22,7 @@ from experiments.federated.metrics import ClientNumbers, watched_metric
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import MODEL, Problem, make_problem, plan_course, save_variables
 from jaxlab.federated import ClientData, ConfigError, datasets, deployment
+from jaxlab.training.workdir import RESULTS, read_json, write_json
 
 WORKDIR, SETTINGS = "JAXLAB_DEPLOY_WORKDIR", "settings"
 """Environment variable that tells the ServerApp its folder; key of an app's configuration."""

@@ -48,7 +48,7 @@ def main(workdir: Path) -> None:
     asked = None if _HOST.value is None else _HOST.value or [""]
     if wrong := [host for host in asked or () if not host.isascii() or not host.strip()]:
         raise ValueError(
-            f"--host={','.join(_HOST.value)}: {wrong[0]!r} is no name or address of the server; "
+            f"--host={','.join(asked or ())}: {wrong[0]!r} is no name or address of the server; "
             "wanted such as localhost,fl.example.org (names with other letters in xn-- form)"
         )
     workdir = open_workdir(workdir)
