@@ -26,6 +26,7 @@ from experiments.federated.deployed import (
     WORKDIR,
     Course,
     Settings,
+    deployable,
     describe_joined,
     make_course,
     write_settings,
