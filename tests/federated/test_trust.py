@@ -59,6 +59,6 @@ def test_a_majority_of_hostile_clients_does_not_keep_the_model_from_the_truth():
     state = run_course(simulation.course, simulation.start())
     learned = simulation.variables(state)["params"]["Dense_0"]["kernel"][:, 0]
     np.testing.assert_allclose(learned, truth, atol=1e-2)
-    few = {"x": x[:3], "y": y[:3]}
+    few, algorithm = {"x": x[:3], "y": y[:3]}, algorithm._replace(schedule=None)
     with pytest.raises(ConfigError, match="3 examples, which make no batch"):
         fl_trust(algorithm, Schedule(8, drop_last=True), few, variables, key=jax.random.key(1))
