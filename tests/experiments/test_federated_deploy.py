@@ -355,8 +355,8 @@ WAITING = """
 import sys, time
 from experiments.federated.program_logs import interrupt_on_signals
 interrupt_on_signals()
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt as interrupt:
     print(interrupt, flush=True)
