@@ -187,7 +187,7 @@ def supervised(
         kept = None if score_all is None else {"output": output, "y": batch["y"]}
         return LossOutput(losses, model_state, scores, kept)
 
-    init = _make_init(module, tuple(example.shape), np.dtype(example.dtype))
+    init = _make_init(module, tuple(example.shape), np.dtype(example.dtype), masked)
 
     def loss(variables: PyTree, batch: Batch, key: Key[Array, ""], train: bool) -> LossOutput:
         mask = batch[MASK] if masked else None
@@ -215,24 +215,31 @@ def supervised(
 
 
 def _make_init(
-    module: nn.Module, shape: tuple[int, ...], dtype: np.dtype
+    module: nn.Module, shape: tuple[int, ...], dtype: np.dtype, masked: bool
 ) -> Callable[[Key[Array, ""]], PyTree]:
     """The start of a module as one program; operation by operation each would be compiled."""
     try:
-        return _compiled_init(module, shape, dtype)
+        return _compiled_init(module, shape, dtype, masked)
     except TypeError:  # a module with fields that have no hash
-        return _compiled_init.__wrapped__(module, shape, dtype)
+        return _compiled_init.__wrapped__(module, shape, dtype, masked)
 
 
 @functools.lru_cache(maxsize=NUM_STARTS)
 def _compiled_init(
-    module: nn.Module, shape: tuple[int, ...], dtype: np.dtype
+    module: nn.Module, shape: tuple[int, ...], dtype: np.dtype, masked: bool
 ) -> Callable[[Key[Array, ""]], PyTree]:
     @jax.jit
     def init(key: Key[Array, ""]) -> PyTree:
-        return dict(module.init(key, jnp.zeros((1, *shape), dtype), train=False))
+        return dict(
+            module.init(key, jnp.zeros((1, *shape), dtype), train=False, **_whole_batch(masked))
+        )
 
     return init
+
+
+def _whole_batch(masked: bool) -> dict[str, Bool[Array, " one"]]:
+    """The mask of one example, for a module that takes one."""
+    return {MASK: jnp.ones(1, bool)} if masked else {}
 
 
 def _output_form(module: Any, example: Any, masked: bool) -> jax.ShapeDtypeStruct:
@@ -258,7 +265,9 @@ def _output_form(module: Any, example: Any, masked: bool) -> jax.ShapeDtypeStruc
     inputs = jax.ShapeDtypeStruct((1, *example.shape), example.dtype)
     try:
         output, _ = jax.eval_shape(
-            lambda key, x: module.init_with_output(key, x, train=False), jax.random.key(0), inputs
+            lambda key, x: module.init_with_output(key, x, train=False, **_whole_batch(masked)),
+            jax.random.key(0),
+            inputs,
         )
     except Exception as error:
         raise ConfigError(
