@@ -123,7 +123,8 @@ def check_output(
     """
 
     def call(key: jax.Array, x: jax.Array) -> Any:
-        return module.init_with_output(key, x, train=False)[0]
+        mask = {MASK: jnp.ones(1, bool)} if takes_mask(module) else {}
+        return module.init_with_output(key, x, train=False, **mask)[0]
 
     one = jax.ShapeDtypeStruct((1, *example.shape), example.dtype)
     found = getattr(jax.eval_shape(call, jax.random.key(0), one), "shape", None)
