@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.federated import certificates, deployed, program_logs
+from experiments.federated import certificates, deployed, join, program_logs
 from experiments.federated.flower_app import pipe
 from experiments.federated.join import Resident, serve
 from experiments.federated.settings import (
@@ -380,6 +380,40 @@ def test_signals_interrupt_a_program_that_a_script_has_started_in_the_background
         process.send_signal(number)
         assert process.stdout.read() == "ended\n"
     assert process.returncode == 0
+
+
+def test_a_node_tells_why_it_waits_and_ends_with_its_course(tmp_path, monkeypatch, caplog):
+    resident, started = Resident(tmp_path, 2, None), []
+    troubles = [certificates.Trouble("nothing answers"), None, None]
+
+    def start(workdir, address, keys, client, log):
+        said = "Failed to activate SuperNode." if not started else "SuperNode ID: 7"
+        rest = "" if not started else "; import time; time.sleep(60)"
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", f"print('{said}', flush=True){rest}"], stdout=log
+            )
+        )
+        if len(started) == 2:
+            resident.finished.set()
+        return started[-1]
+
+    for name in ("RETRY_S", "LAST_ANSWER_S", "PROBE_S"):
+        monkeypatch.setattr(join, name, 0.0)
+    monkeypatch.setattr(join, "start_node", start)
+    monkeypatch.setattr(join, "call_server", lambda keys: troubles.pop(0))
+    monkeypatch.setattr(join, "_SERVER", types.SimpleNamespace(value="here:1"))
+    monkeypatch.setattr(join, "_STAY", types.SimpleNamespace(value=False))
+    with caplog.at_level(logging.INFO, join.logger.name):
+        join.follow(resident, tmp_path, "socket", tmp_path)
+    told = [record.message for record in caplog.records]
+    assert told[0] == "nothing answers; trying again"
+    assert told[2].startswith("the server does not know the key of client 2 yet; waiting.")
+    assert [process.returncode for process in started] == [0, -signal.SIGTERM]
+    troubles.append(certificates.Trouble("for another name", is_final=True))
+    resident.finished.clear()
+    with pytest.raises(ConnectionError, match="for another name"):
+        join.follow(resident, tmp_path, "socket", tmp_path)
 
 
 # Certificates.
