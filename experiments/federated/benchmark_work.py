@@ -6,11 +6,13 @@ network 784-200-200-10 with ReLU (199,210 parameters) that begins at the same nu
 pixels in [0, 1]. The server takes the weighted mean. Nothing is evaluated while the time runs.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,11 @@ def accuracy(layers: Iterable[np.ndarray]) -> float:
 
 
 class Simulator:
-    """A process that does the work, a round at a time. A context manager."""
+    """A process that does the work, a round at a time. A context manager.
+
+    Between its rounds it is stopped, with all processes that it has started: threads that wait for
+    work by spinning, and what looks after actors, would take time from the others.
+    """
 
     def __init__(self, name: str, python: str, module: str, work: Path, log: Path) -> None:
         """Describe the process.
@@ -130,7 +136,7 @@ class Simulator:
             self._process = subprocess.Popen(
                 [*self._command, str(child_read), str(child_write)],
                 pass_fds=(child_read, child_write), cwd=CHECKOUT, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 env={**os.environ, "PYTHONPATH": paths.rstrip(os.pathsep)},
             )  # fmt: skip
         os.close(child_read)
@@ -141,10 +147,12 @@ class Simulator:
         except RuntimeError:
             self.__exit__()
             raise
+        self._send(signal.SIGSTOP)
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None, "entered"
+        self._send(signal.SIGCONT)
         self._write.close()
         self._read.close()
         try:
@@ -163,12 +171,22 @@ class Simulator:
         return [np.asarray(layer, np.float32) for layer in self._ask("weights")["weights"]]
 
     def _ask(self, action: str) -> dict[str, Any]:
+        self._send(signal.SIGCONT)
         try:
             self._write.write(json.dumps({"do": action}) + "\n")
             self._write.flush()
         except BrokenPipeError:
             pass  # its last words are in the log
-        return self._receive()
+        answer = self._receive()
+        self._send(signal.SIGSTOP)
+        return answer
+
+    def _send(self, number: signal.Signals) -> None:
+        """Signals the process and all that it has started, which share its session."""
+        assert self._process is not None, "entered"
+        for pid in _members_of(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(pid, number)
 
     def _receive(self) -> dict[str, Any]:
         line = self._read.readline()
@@ -181,3 +199,15 @@ class Simulator:
             f"the process of {self.name} ended (exit code {code}) before its round was over. It "
             f"ran {' '.join(self._command)}; the last lines that it printed:\n{last}"
         )
+
+
+def _members_of(session: int) -> Iterator[int]:
+    """Processes of a session; where the system does not tell, its first one."""
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    if not stats:
+        yield session
+    for path in stats:
+        with contextlib.suppress(OSError):  # it has ended
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[3]) == session:  # after the name: state, parent, group, session
+                yield int(path.parent.name)
