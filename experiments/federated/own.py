@@ -123,7 +123,7 @@ def check_output(
     """
 
     def call(key: jax.Array, x: jax.Array) -> Any:
-        mask = {MASK: jnp.ones(1, bool)} if takes_mask(module) else {}
+        mask: dict[str, Any] = {MASK: jnp.ones(1, bool)} if takes_mask(module) else {}
         return module.init_with_output(key, x, train=False, **mask)[0]
 
     one = jax.ShapeDtypeStruct((1, *example.shape), example.dtype)

@@ -237,7 +237,7 @@ def _compiled_init(
     return init
 
 
-def _whole_batch(masked: bool) -> dict[str, Bool[Array, " one"]]:
+def _whole_batch(masked: bool) -> dict[str, Any]:
     """The mask of one example, for a module that takes one."""
     return {MASK: jnp.ones(1, bool)} if masked else {}
 
