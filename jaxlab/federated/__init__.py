@@ -54,8 +54,9 @@ Example:
 
 Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
 `strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
-time); `tasks`, `rankings`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`,
-`algorithms` (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`, `compression`;
+time); `tasks`, `simclr`, `rankings`, `client_data`, `local` (what a client computes), `algorithm`,
+`fedavg`, `algorithms` (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`,
+`compression`;
 `cohort`, `padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes),
 and `learning`, which puts them together; `checks` (of numbers and optimizers); `checkpoint` (of a
 whole course), `fingerprint` (of its algorithm), `records`; `monitoring`
@@ -180,6 +181,7 @@ from jaxlab.federated.server_state import (
     TooManyFailuresError,
     Update,
 )
+from jaxlab.federated.simclr import contrastive, nt_xent
 from jaxlab.federated.simulation import Course, CourseState, run_course, start_course, step
 from jaxlab.federated.split_summary import SplitSummary, summarize_split
 from jaxlab.federated.splitters import (
@@ -277,6 +279,7 @@ __all__ = [
     "classification",
     "clustered_means",
     "compressed",
+    "contrastive",
     "count_flops",
     "dequantize_state_dict",
     "ditto",
@@ -331,6 +334,7 @@ __all__ = [
     "named",
     "nearest",
     "norm_bounding",
+    "nt_xent",
     "pack",
     "pack_message",
     "packed_size",
