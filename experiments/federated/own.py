@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxlab.federated import ConfigError, Task
 from jaxlab.federated.datasets import CentralData, DataInfo, FederatedData
 from jaxlab.federated.monitoring import metric_values
-from jaxlab.federated.tasks import MASK
+from jaxlab.federated.tasks import MASK, takes
 
 Prepare = Callable[[jax.Array], jax.Array]
 
@@ -101,7 +101,7 @@ def make_own_model(factory: str, info: DataInfo) -> nn.Module:
             f"model.factory={factory!r} returned a {type(found).__name__}; wanted a "
             "flax.linen.Module"
         )
-    if not _takes(found, "train"):
+    if not takes(found, "train"):
         raise ConfigError(
             f"model.factory={factory!r}: {type(found).__name__}.__call__"
             f"{inspect.signature(type(found).__call__)} takes no train; wanted "
@@ -162,7 +162,7 @@ def make_own_task(
 
 def takes_mask(module: nn.Module) -> bool:
     """Whether a module is also told which rows are examples."""
-    return _takes(module, "mask")
+    return takes(module, "mask")
 
 
 def score_names(task: Task, examples: Any) -> list[str]:
@@ -186,8 +186,3 @@ def score_names(task: Task, examples: Any) -> list[str]:
 
     found = jax.eval_shape(measure, jax.random.key(0), batch)
     return list(metric_values({name: np.ones(2) for part in found for name in part}))
-
-
-def _takes(module: nn.Module, name: str) -> bool:
-    parameters = inspect.signature(type(module).__call__).parameters
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

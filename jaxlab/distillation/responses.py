@@ -10,6 +10,7 @@ References:
   `task_distill.py` of TinyBERT; `kd_loss` of OFA-Compress for lists of tokens.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -48,7 +49,7 @@ def logits_ce(
       The mean, in nats.
 
     Raises:
-      ValueError: if the numbers of classes differ.
+      ValueError: if the numbers of classes differ, or the temperature is not positive.
     """
     tau, log_student, log_teacher = _log_probabilities(student, teacher, temperature, allowed)
     losses = -_expected(log_teacher, log_student)
@@ -84,7 +85,7 @@ def logits_kl(
       The mean, in nats.
 
     Raises:
-      ValueError: if the numbers of classes differ.
+      ValueError: if the numbers of classes differ, or the temperature is not positive.
     """
     tau, log_student, log_teacher = _log_probabilities(student, teacher, temperature, allowed)
     losses = _expected(log_teacher, log_teacher - log_student)
@@ -109,7 +110,7 @@ def logits_mse(
       temperature: tau, positive.
 
     Raises:
-      ValueError: if the numbers of classes differ.
+      ValueError: if the numbers of classes differ, or the temperature is not positive.
     """
     _check_classes(student, teacher)
     difference = student - jax.lax.stop_gradient(teacher)
@@ -140,6 +141,21 @@ def shift_probability(
     return jnp.where(classes == right, at_largest, shifted)
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not positive.
+
+    Args:
+      temperature: tau.
+
+    Raises:
+      ValueError: naming it.
+    """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(
+            f"temperature={temperature} divides logits; it must be positive, such as 1 to 8"
+        )
+
+
 def _log_probabilities(
     student: Array, teacher: Array, temperature: Temperature, allowed: Array | None
 ) -> tuple[Array, Array, Array]:
@@ -164,6 +180,8 @@ def _expected(log_probabilities: Array, values: Array) -> Array:
 
 def _per_row(temperature: Temperature, logits: Array) -> Array:
     """The temperature with the axes of the logits: one number, or one for every example."""
+    if isinstance(temperature, int | float):
+        check_temperature(temperature)
     tau = jax.lax.stop_gradient(jnp.asarray(temperature, jnp.float32))
     return tau.reshape(*tau.shape, *(1,) * (logits.ndim - tau.ndim))
 

@@ -6,7 +6,6 @@ References:
   arXiv:2212.05998 (continuation).
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -140,18 +139,3 @@ def continuation_factor(progress: Float[Array, ""]) -> Float[Array, ""]:
       progress: x, in [0, 1].
     """
     return jnp.where(progress > 0.666, 1.0, progress / 1.333)
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that is not positive.
-
-    Args:
-      temperature: tau.
-
-    Raises:
-      ValueError: naming it.
-    """
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(
-            f"temperature={temperature} divides logits; it must be positive, such as 1 to 8"
-        )

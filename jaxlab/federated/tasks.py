@@ -237,6 +237,17 @@ def _compiled_init(
     return init
 
 
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module can be called with an argument of some name.
+
+    Args:
+      module: any.
+      name: of the argument.
+    """
+    parameters = inspect.signature(type(module).__call__).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def _whole_batch(masked: bool) -> dict[str, Any]:
     """The mask of one example, for a module that takes one."""
     return {MASK: jnp.ones(1, bool)} if masked else {}
@@ -248,10 +259,9 @@ def _output_form(module: Any, example: Any, masked: bool) -> jax.ShapeDtypeStruc
     if not isinstance(module, nn.Module) or not callable(module):
         raise ConfigError(f"module must be a flax.linen module, such as MyNet(), and is {name}")
     wanted = "x, *, train, mask" if masked else "x, *, train"
-    taken = inspect.signature(type(module).__call__).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
-    missing = [word for word in ("train", *(["mask"] if masked else [])) if word not in taken]
-    if missing and not takes_any:
+    missing = [w for w in ("train", *(["mask"] if masked else [])) if not takes(module, w)]
+    if missing:
+        taken = inspect.signature(type(module).__call__).parameters
         raise ConfigError(
             f"{name}.__call__ takes {list(taken)[1:]} and no {' and no '.join(missing)}; wanted "
             f"__call__(self, {wanted}): train says whether dropout and statistics are those of "

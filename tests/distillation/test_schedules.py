@@ -62,4 +62,4 @@ def test_wrong_numbers_are_told():
         schedules.piecewise((0.3, 0.2), (1.0, 2.0, 3.0))
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="must be positive"):
-            schedules.check_temperature(temperature)
+            logits_kl(STUDENT_LOGITS, TEACHER_LOGITS, temperature=temperature)
