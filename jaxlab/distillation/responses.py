@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlab.distillation.means import Mean, masked_mean
 
-Temperature = float | Float[Array, " batch"]
+Temperature = float | Float[Array, ""] | Float[Array, " batch"]
 Reduction = Literal["rows", "numel"]
 
 

@@ -1,0 +1,609 @@
+"""The objective of a distillation: settings that compile to one loss function.
+
+What a student is to learn is settings (`ObjectiveConfig`): matches of layers, a loss between
+logits, a loss against labels, and how they are weighed. With the sizes of the two networks they
+become an `Objective`, a list of `Term`s: which features either network has to show, which
+projections train along, and a function from features to named `Mean`s. Recipes differ in their
+settings alone.
+
+Terms keep sum and count apart, so that a loss does not depend on how a batch is padded, cut over
+devices or cut into microbatches (`total` takes the counts of the whole batch).
+
+References:
+  Lu et al. 2022, arXiv:2206.14366; `distill` of OFA-Compress; `GeneralDistiller` of TextBrewer
+  0.2.1.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxlab.distillation import hard_losses, responses, schedules
+from jaxlab.distillation.grammar import EMBEDDINGS, LayerPair, Match, parse_matches
+from jaxlab.distillation.knowledge import Feature, Features
+from jaxlab.distillation.means import Mean
+from jaxlab.distillation.projections import Projection, init_projection, project
+from jaxlab.distillation.relations import check_relation_heads
+
+Stacks = Mapping[str, Features]
+"""Features of an encoder-decoder by stack: `encoder`, `decoder`, `cross`."""
+
+Batch = Mapping[str, Any]
+Task = Literal["none", "classification", "regression", "tagging", "span", "mlm"]
+
+RESPONSE, HARD = "response", "hard"
+
+
+@dataclasses.dataclass(frozen=True)
+class ResponseConfig:
+    """The loss between the logits of student and teacher.
+
+    Attributes:
+      kind: `kl` or `ce` between distributions, `mse` between logits, `none`.
+      weight: factor of the loss.
+      temperature: divides the logits of both.
+      scale_by_temperature: multiply by its square; None does so for `kl` and not for `ce`, as the
+        systems do that use them.
+      temperature_schedule: `constant`, or a temperature for every example (`flsw`, `cwsm`).
+      beta: how much those vary.
+      gamma: exponent of `flsw`.
+      schedule: how the weight changes over a run: `constant`, `growth` or `decay`.
+      reduction: mean over `rows`, or over rows times classes (`numel`).
+      tokens: of a model that labels tokens, `real` ones count, or those with a `label` only.
+      shift_probability: let the right class have the teacher's largest probability.
+      annealing: `mse` against logits that grow to the teacher's in so many steps (Annealing-KD); 0
+        compares with the logits as they are.
+    """
+
+    kind: Literal["none", "kl", "ce", "mse"] = "kl"
+    weight: float = 1.0
+    temperature: float = 1.0
+    scale_by_temperature: bool | None = None
+    temperature_schedule: Literal["constant", "flsw", "cwsm"] = "constant"
+    beta: float = 1.0
+    gamma: float = 1.0
+    schedule: Literal["constant", "growth", "decay"] = "constant"
+    reduction: responses.Reduction = "rows"
+    tokens: Literal["real", "label"] = "real"
+    shift_probability: bool = False
+    annealing: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+          ValueError: listing all that is wrong.
+        """
+        problems = [] if self.weight >= 0 else [f"weight={self.weight} must not be negative"]
+        if self.annealing < 0 or (self.annealing and self.kind != "mse"):
+            problems.append(f"annealing={self.annealing} goes with kind='mse', not {self.kind!r}")
+        try:
+            responses.check_temperature(self.temperature)
+        except ValueError as error:
+            problems.append(str(error))
+        if problems:
+            raise ValueError("response: " + "; ".join(problems))
+
+    @property
+    def is_used(self) -> bool:
+        """Whether logits are compared at all."""
+        return self.kind != "none" and self.weight > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class HardConfig:
+    """The loss against labels; examples without one have no part in it.
+
+    Attributes:
+      weight: factor of the loss; 0 learns from the teacher alone.
+      label_smoothing: probability of a label that goes to the other classes.
+      schedule: how the weight changes over a run: `constant`, `growth`, `decay`, or `continuation`
+        (growth over two thirds of the run).
+      drop_worst: share of the examples of a batch, those with the largest losses, that is left out.
+      drop_after: share of the run after which it is.
+      r_drop: weight of the symmetric KL between two passes with different dropout (R-Drop).
+    """
+
+    weight: float = 0.0
+    label_smoothing: float = 0.0
+    schedule: Literal["constant", "growth", "decay", "continuation"] = "constant"
+    drop_worst: float = 0.0
+    drop_after: float = 0.0
+    r_drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+          ValueError: listing all that is wrong.
+        """
+        problems = [
+            f"{name}={getattr(self, name)} must not be negative"
+            for name in ("weight", "drop_after", "r_drop")
+            if not getattr(self, name) >= 0
+        ]
+        problems += [
+            f"{name}={getattr(self, name)} is not in [0, 1)"
+            for name in ("label_smoothing", "drop_worst")
+            if not 0 <= getattr(self, name) < 1
+        ]
+        if problems:
+            raise ValueError("hard: " + "; ".join(problems))
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a student learns.
+
+    Attributes:
+      matches: what layers are to agree in, a line of the grammar (see `grammar`); "" is nothing.
+      response: the loss between logits.
+      hard: the loss against labels.
+      projection_init: how projections begin, see `projections`.
+    """
+
+    matches: str = ""
+    response: ResponseConfig = ResponseConfig()
+    hard: HardConfig = HardConfig()
+    projection_init: Literal["normal", "orthogonal", "identity"] = "normal"
+
+    def __post_init__(self) -> None:
+        """Check that the line can be read, and that something is learnt.
+
+        Raises:
+          ValueError: if not.
+        """
+        matches = parse_matches(self.matches)
+        if not (matches or self.response.is_used or self.hard.weight):
+            raise ValueError(
+                "the objective is empty: give matches, a response of positive weight or a hard "
+                "loss of positive weight"
+            )
+
+
+class Shape(NamedTuple):
+    """The sizes of a network that matter to an objective.
+
+    Attributes:
+      num_layers: its layers, of an encoder-decoder by stack.
+      width: of its hidden states.
+      num_heads: attention heads.
+    """
+
+    num_layers: int
+    width: int
+    num_heads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One loss of a compiled objective: a match of one pair of layers.
+
+    Attributes:
+      name: `gap:hidden_mse/7-1` and the like.
+      match: the item that it comes from.
+      pair: its layers.
+      num_relation_heads: of relations.
+      projection: name of its projection in the tree; "" for none.
+      student_layers: layers of the student's stack, for schedules that go through them.
+    """
+
+    name: str
+    match: Match
+    pair: LayerPair
+    num_relation_heads: int
+    projection: str
+    student_layers: int
+
+
+class Losses(NamedTuple):
+    """What an objective gives for a batch.
+
+    Attributes:
+      means: of every term, by name.
+      weights: its factor at this point of the run.
+    """
+
+    means: dict[str, Mean]
+    weights: dict[str, Float[Array, ""]]
+
+    def total(self, counts: Mapping[str, Float[Array, ""]] | None = None) -> Float[Array, ""]:
+        """The weighted sum of the terms.
+
+        Args:
+          counts: what the sums are divided by, term by term: those of a whole batch of which this
+            is a part; `None` takes the own counts.
+        """
+        values = [
+            self.weights[name]
+            * mean.total
+            / jnp.maximum(mean.count if counts is None else counts[name], 1.0)
+            for name, mean in self.means.items()
+        ]
+        return jnp.asarray(sum(values), jnp.float32)
+
+    @property
+    def counts(self) -> dict[str, Float[Array, ""]]:
+        """The number of entries that every term is a mean over."""
+        return {name: mean.count for name, mean in self.means.items()}
+
+    @property
+    def values(self) -> dict[str, Float[Array, ""]]:
+        """The terms without their weights."""
+        return {name: mean.value for name, mean in self.means.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A compiled objective, see `compile_objective`. Hashable; its methods are pure.
+
+    Attributes:
+      config: the settings.
+      task: what the models put out.
+      terms: matches of layers, in the order of the settings.
+      teacher_taps: what the teacher has to show.
+      student_taps: what the student has to show.
+      projections: name of every trained projection -> its two widths.
+    """
+
+    config: ObjectiveConfig
+    task: Task
+    terms: tuple[Term, ...]
+    teacher_taps: frozenset[Feature]
+    student_taps: frozenset[Feature]
+    projections: tuple[tuple[str, int, int], ...]
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether there is anything to learn from a teacher."""
+        return bool(self.terms) or self.config.response.is_used
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all terms."""
+        config = self.config
+        ends = ((RESPONSE, config.response.is_used), (HARD, config.hard.weight > 0))
+        return (*(term.name for term in self.terms), *(name for name, used in ends if used))
+
+    def init(self, key: Key[Array, ""]) -> dict[str, Projection]:
+        """New projections, the parameters of the objective itself; `{}` where it has none.
+
+        Args:
+          key: for their weights.
+        """
+        keys = jax.random.split(key, max(len(self.projections), 1))
+        return {
+            name: init_projection(keys[i], narrow, wide, self.config.projection_init)
+            for i, (name, narrow, wide) in enumerate(self.projections)
+        }
+
+    def __call__(
+        self,
+        projections: Mapping[str, Projection],
+        student: Features | Stacks,
+        teacher: Features | Stacks | None,
+        batch: Batch,
+        progress: Float[Array, ""] | float = 0.0,
+        *,
+        temperature: Float[Array, ""] | None = None,
+    ) -> Losses:
+        """The losses of a batch.
+
+        Args:
+          projections: from `init`; those of principal components beside them, by the term's name.
+          student: what the student shows.
+          teacher: what the teacher shows; no gradient goes to it.
+          batch: `mask`, `label`, `has_label`; `decoder_mask` for the second stack of an
+            encoder-decoder.
+          progress: share of the run that is over, in [0, 1].
+          temperature: in place of the settings', for sweeps over it.
+
+        Raises:
+          ValueError: if lengths, classes or heads do not fit, or there is no teacher.
+        """
+        progress = jnp.asarray(progress, jnp.float32)
+        means, weights = {}, {}
+        if self.needs_teacher and teacher is None:
+            raise ValueError(
+                f"the objective compares with a teacher ({', '.join(self.names[:3])} ...) and "
+                "there is none: give the teacher's features, or an objective of a hard loss alone"
+            )
+        for term in self.terms:
+            assert teacher is not None, "checked"
+            means[term.name] = self._match(term, projections, student, teacher, batch)
+            weights[term.name] = term.match.weight * _match_factor(term, progress)
+        logits = _top(student).logits
+        if self.config.response.is_used:
+            assert teacher is not None, "checked"
+            means[RESPONSE] = self._respond(
+                logits, _top(teacher).logits, batch, progress, temperature
+            )
+            weights[RESPONSE] = self.config.response.weight * _factor(
+                self.config.response.schedule, progress
+            )
+        if self.config.hard.weight > 0:
+            means[HARD] = hard_loss(self.task, logits, batch, self.config.hard, progress)
+            weights[HARD] = self.config.hard.weight * _factor(self.config.hard.schedule, progress)
+        return Losses(means, weights)
+
+    def _match(
+        self,
+        term: Term,
+        projections: Mapping[str, Projection],
+        student: Features | Stacks,
+        teacher: Features | Stacks,
+        batch: Batch,
+    ) -> Mean:
+        """The loss of one pair of layers."""
+        match, kind = term.match, term.match.kind
+        stack = match.stack
+        mask = batch["decoder_mask"] if stack == "decoder" else batch["mask"]
+        sides = [_take(_of(f, stack), term, i) for i, f in enumerate((student, teacher))]
+        if term.projection:
+            side = 1 if match.projection == "pca" else 0
+            activation = "linear" if match.projection == "pca" else match.projection
+            own = projections[term.projection]
+            sides[side] = tuple(project(own, hidden, activation) for hidden in sides[side])
+        if kind.num_layers == 1 and len(kind.features) == 1:
+            sides = [side[0] for side in sides]
+        loss = kind.loss
+        if kind.is_relation:
+            return loss(*sides, mask, term.num_relation_heads)
+        if "convention" in inspect.signature(loss).parameters:
+            loss = functools.partial(loss, convention=match.convention)
+        return loss(*sides, mask)
+
+    def _respond(
+        self,
+        student: Array | None,
+        teacher: Array | None,
+        batch: Batch,
+        progress: Array,
+        temperature: Array | None,
+    ) -> Mean:
+        """The loss between logits."""
+        config = self.config.response
+        if student is None or teacher is None:
+            raise ValueError(
+                "logits are to be compared and a model has no head; give both models the head of "
+                "the task, or response.kind='none'"
+            )
+        student, teacher, rows, allowed = _distributions(self.task, student, teacher, batch, config)
+        if config.annealing:
+            teacher = teacher * schedules.annealing_factor(progress, config.annealing)
+        if config.shift_probability:
+            labels = jnp.where(batch["has_label"], batch["label"], -1)
+            teacher = responses.shift_probability(teacher, labels)
+        tau: Any = config.temperature if temperature is None else temperature
+        if config.temperature_schedule == "flsw":
+            tau = schedules.flsw_temperature(student, teacher, tau, config.beta, config.gamma)
+        elif config.temperature_schedule == "cwsm":
+            tau = schedules.cwsm_temperature(student, teacher, tau, config.beta)
+        if config.kind == "mse":
+            return responses.logits_mse(student, teacher, rows, temperature=tau)
+        scaled = config.scale_by_temperature
+        loss = responses.logits_kl if config.kind == "kl" else responses.logits_ce
+        return loss(
+            student,
+            teacher,
+            rows,
+            temperature=tau,
+            scale_by_temperature=config.kind == "kl" if scaled is None else scaled,
+            reduction=config.reduction,
+            allowed=allowed,
+        )
+
+
+def compile_objective(
+    config: ObjectiveConfig,
+    student: Shape,
+    teacher: Shape | None,
+    *,
+    task: Task = "classification",
+) -> Objective:
+    """The objective of settings for two networks of known sizes.
+
+    Args:
+      config: the settings.
+      student: sizes of the student.
+      teacher: sizes of the teacher; `None` where labels are all there is.
+      task: what the models put out: a loss between distributions needs classes.
+
+    Raises:
+      ValueError: listing every match that does not fit the sizes, and what would.
+    """
+    matches = parse_matches(config.matches)
+    if teacher is None and (matches or config.response.is_used):
+        raise ValueError("the objective compares with a teacher, and there is none")
+    problems, terms, projections = [], [], {}
+    if task == "regression" and config.response.is_used and config.response.kind != "mse":
+        problems.append(
+            f"response.kind={config.response.kind!r} compares distributions over classes, and the "
+            "task is a regression; use response.kind='mse'"
+        )
+    for match in matches:
+        assert teacher is not None, "checked"
+        try:
+            found = _terms(match, student, teacher)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        terms += found
+        if match.projection and match.projection != "pca":
+            projections |= {term.projection: (student.width, teacher.width) for term in found}
+    if problems:
+        raise ValueError("the objective does not fit: " + "; ".join(problems))
+    terms = _with_unique_names(terms)
+    taps = frozenset(feature for term in terms for feature in _features(term.match))
+    return Objective(
+        config=config,
+        task=task,
+        terms=tuple(terms),
+        teacher_taps=taps,
+        student_taps=taps,
+        projections=tuple((name, *widths) for name, widths in projections.items()),
+    )
+
+
+def hard_loss(
+    task: Task, logits: Array | None, batch: Batch, config: HardConfig, progress: Array
+) -> Mean:
+    """The loss against the labels of a batch.
+
+    Args:
+      task: what the logits are.
+      logits: of the student.
+      batch: with `label`, `has_label` and `mask`.
+      config: settings of the loss.
+      progress: share of the run that is over.
+
+    Raises:
+      ValueError: if the model has no head, or the task no labels.
+    """
+    if logits is None or task == "none":
+        raise ValueError(
+            "a loss against labels needs a model with the head of a task; set hard.weight=0, or "
+            "give the model a head"
+        )
+    labels, rows = batch["label"], batch["has_label"]
+    if task == "regression":
+        return hard_losses.label_mse(logits, labels, rows)
+    if task == "span":
+        return hard_losses.span_ce(logits, labels, batch["mask"], rows)
+    if task in ("tagging", "mlm"):
+        return hard_losses.token_ce(logits, labels, rows, smoothing=config.label_smoothing)
+    kept = jnp.where(progress >= config.drop_after, 1.0 - config.drop_worst, 1.0)
+    return hard_losses.label_ce(
+        logits,
+        labels,
+        rows,
+        smoothing=config.label_smoothing,
+        kept=kept if config.drop_worst else 1.0,
+    )
+
+
+def _terms(match: Match, student: Shape, teacher: Shape) -> list[Term]:
+    """The pairs of a match as terms, checked against the sizes."""
+    kind = match.kind
+    _check_widths(match, student, teacher)
+    if kind.equal_heads and student.num_heads != teacher.num_heads:
+        raise ValueError(
+            f"{match.knowledge!r} compares head by head, and the student has {student.num_heads} "
+            f"heads, the teacher {teacher.num_heads}; use attention_mse_mean, attention_ce_mean or "
+            "relations"
+        )
+    heads = (match.num_relation_heads or teacher.num_heads) if kind.is_relation else 0
+    if kind.is_relation:
+        check_relation_heads(heads, student.width, teacher.width)
+    terms = []
+    for pair in match.layer_pairs(teacher.num_layers, student.num_layers):
+        layers = "-".join("/".join(map(_layer_name, side)) for side in pair)
+        name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}{layers}"
+        projection = (match.shared or name) if match.projection else ""
+        terms.append(Term(name, match, pair, heads, projection, student.num_layers))
+    return terms
+
+
+def _check_widths(match: Match, student: Shape, teacher: Shape) -> None:
+    kind = match.kind
+    if match.projection and kind.features != ("hidden",):
+        raise ValueError(f"{match.knowledge!r} is of no hidden states: nothing to project")
+    if kind.equal_width and not match.projection and student.width != teacher.width:
+        raise ValueError(
+            f"{match.knowledge!r} needs one width, and the student has {student.width}, the "
+            f"teacher {teacher.width}; add a projection, such as {match.knowledge}->linear, or use "
+            "knowledge that knows no width (mmd, relations)"
+        )
+    if match.probabilities and kind.features != ("scores",):
+        raise ValueError(
+            f"{match.knowledge!r} is not of attention: [of=probabilities] goes nowhere"
+        )
+
+
+def _with_unique_names(terms: list[Term]) -> list[Term]:
+    """Terms that are there twice get a number after their name."""
+    seen: dict[str, int] = {}
+    unique = []
+    for term in terms:
+        seen[term.name] = seen.get(term.name, 0) + 1
+        times = seen[term.name]
+        unique.append(
+            term if times == 1 else dataclasses.replace(term, name=f"{term.name}#{times}")
+        )
+    return unique
+
+
+def _layer_name(layer: int) -> str:
+    return "emb" if layer == EMBEDDINGS else str(layer)
+
+
+def _features(match: Match) -> tuple[Feature, ...]:
+    return ("probabilities",) if match.probabilities else match.kind.features
+
+
+def _of(features: Features | Stacks, stack: str) -> Features:
+    """The features of a stack; a network that is one stack has only that of an encoder."""
+    if isinstance(features, Features):
+        if stack != "encoder":
+            raise ValueError(f"a match is of the {stack}, and the model is an encoder alone")
+        return features
+    if stack not in features:
+        raise ValueError(f"a match is of the {stack}; the model shows {', '.join(features)}")
+    return features[stack]
+
+
+def _top(features: Features | Stacks) -> Features:
+    """The features that hold the logits: of an encoder-decoder those of the decoder."""
+    return features if isinstance(features, Features) else features["decoder"]
+
+
+def _take(features: Features, term: Term, side: int) -> tuple[Array, ...]:
+    """What a loss compares, of one side: a feature of one or two layers, or two of one layer."""
+    layers = term.pair.student if side == 0 else term.pair.teacher
+    taken = []
+    for feature in _features(term.match):
+        values = getattr(features, feature)
+        lower = 1 if feature == "hidden" else 0
+        taken += [values[layer + lower] for layer in layers]
+    return tuple(taken)
+
+
+def _distributions(
+    task: Task, student: Array, teacher: Array, batch: Batch, config: ResponseConfig
+) -> tuple[Array, Array, Array, Array | None]:
+    """Logits with their classes last, the rows that count, and the classes that may be chosen."""
+    mask = batch["decoder_mask"] if "decoder_mask" in batch else batch["mask"]
+    if task == "span":
+        student, teacher = (jnp.swapaxes(logits, 1, 2) for logits in (student, teacher))
+        # Padding is no place of an answer, and a row without any token none for a question.
+        rows = jnp.broadcast_to(mask.any(axis=-1)[:, None], student.shape[:-1])
+        return student, teacher, rows, (mask | ~mask.any(axis=-1, keepdims=True))[:, None, :]
+    if student.ndim == 2:
+        return student, teacher, mask.any(axis=-1), None
+    rows = mask & (batch["label"] >= 0) if config.tokens == "label" else mask
+    return student, teacher, rows, None
+
+
+def _match_factor(term: Term, progress: Array) -> Array:
+    if term.match.schedule == "progressive":
+        # Every layer of the student has an equal share of the run in which it and those below it
+        # are matched (MobileBERT).
+        layer = max(term.pair.student)
+        return (progress * term.student_layers >= layer).astype(jnp.float32)
+    return _factor(term.match.schedule, progress)
+
+
+def _factor(schedule: str, progress: Array) -> Array:
+    factors = {
+        "constant": jnp.ones_like,
+        "growth": schedules.growth,
+        "decay": schedules.decay,
+        "continuation": schedules.continuation_factor,
+    }
+    return factors[schedule](progress)

@@ -1,0 +1,146 @@
+"""The line that says what is matched: what it means, what it refuses, and the way back."""
+
+import dataclasses
+
+import pytest
+
+from jaxlab.distillation.grammar import (
+    LayerPair,
+    Match,
+    format_matches,
+    from_textbrewer,
+    parse_matches,
+)
+
+
+def pairs_of(line, teacher, student):
+    matches = parse_matches(line)
+    return [tuple(pair) for match in matches for pair in match.layer_pairs(teacher, student)]
+
+
+def test_the_line_of_the_original_toolkit_is_read():
+    first, second = parse_matches("first:attention_mse_sum:encoder,first:attention_mse_sum:decoder")
+    assert first == Match("attention_mse_sum", "first")
+    assert second == Match("attention_mse_sum", "first", stack="decoder")
+
+
+def test_hidden_states_bring_the_embeddings_along():
+    assert pairs_of("gap:hidden_mse", 12, 3) == [
+        ((-1,), (-1,)), ((3,), (0,)), ((7,), (1,)), ((11,), (2,)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("knowledge", ["cos", "pkd", "attention_mse", "value_relation"])
+def test_other_knowledge_does_not(knowledge):
+    assert ((-1,), (-1,)) not in pairs_of(f"gap:{knowledge}", 12, 3)
+
+
+def test_embeddings_can_be_asked_for_and_left_out():
+    assert pairs_of("last1:cos[emb=yes]", 4, 2) == [((-1,), (-1,)), ((3,), (1,))]
+    assert pairs_of("last1:hidden_mse[emb=no]", 4, 2) == [((3,), (1,))]
+
+
+def test_knowledge_of_pairs_of_layers_takes_a_layer_twice():
+    assert pairs_of("last1:mmd[emb=no]", 4, 2) == [((3, 3), (1, 1))]
+
+
+def test_pairs_are_listed_from_the_teacher_to_the_student():
+    assert pairs_of("emb-emb+3-0+7-1:hidden_mse", 12, 3) == [
+        ((-1,), (-1,)), ((3,), (0,)), ((7,), (1,)),
+    ]  # fmt: skip
+    assert pairs_of("emb/3-emb/1:gram", 4, 2) == [((-1, 3), (-1, 1))]
+
+
+def test_weights_options_and_projections_are_read():
+    match = parse_matches("gap:hidden_mse[emb=no,schedule=decay]@2.5e-1->relu/fit")[0]
+    assert match == Match(
+        "hidden_mse", "gap", weight=0.25, schedule="decay", projection="relu", shared="fit",
+        embeddings=False,
+    )  # fmt: skip
+    assert parse_matches("last1:query_relation[heads=48]")[0].num_relation_heads == 48
+    assert parse_matches("gap:attention_mse[of=probabilities]")[0].probabilities
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "gap:hidden_mse,last1:value_relation",
+        "3-0+7-1:cos@0.5->linear",
+        "emb/3-emb/1:gram[norm=textbrewer]->tanh/both",
+        "gap:attention_mse:decoder[of=probabilities]@3",
+        "last1:query_relation[heads=48,schedule=growth]",
+    ],
+)
+def test_a_line_comes_back_from_its_matches(line):
+    assert format_matches(parse_matches(line)) == line
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("gap", "cannot be read"),
+        ("gap:colour", "'colour' is no knowledge"),
+        ("gap:cos:middle", "stack='middle' is not one of encoder"),
+        ("gap:cos@much", "'much' is no number"),
+        ("gap:cos@-1", "cannot be read"),
+        ("gap:cos->wide", "projection='wide' is not one of"),
+        ("gap:cos[head=3]", "option 'head' is not one of heads"),
+        ("gap:cos[heads=few]", "heads='few': wanted a number"),
+        ("gap:cos[emb=maybe]", "emb='maybe': wanted yes"),
+        ("gap:cos[schedule=soon]", "schedule='soon' is not one of constant"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_the_item(line, message):
+    with pytest.raises(ValueError) as told:
+        parse_matches(f"last1:cos,{line}")
+    assert message in str(told.value)
+    assert repr(line)[1:-1] in str(told.value)
+
+
+def test_layers_that_are_not_there_are_refused():
+    with pytest.raises(
+        ValueError, match=r"layers \(12,\) of the teacher, which has layers 0 to 11"
+    ):
+        parse_matches("12-0:cos")[0].layer_pairs(12, 3)
+    with pytest.raises(ValueError, match="takes 2 layers a side, got 1"):
+        parse_matches("3-0:mmd")[0].layer_pairs(12, 3)
+    with pytest.raises(ValueError, match="layers"):
+        parse_matches("emb-emb:attention_mse")[0].layer_pairs(12, 3)
+
+
+def test_a_match_has_either_a_strategy_or_pairs():
+    with pytest.raises(ValueError, match="either a strategy or pairs"):
+        Match("cos")
+    with pytest.raises(ValueError, match="either a strategy or pairs"):
+        Match("cos", "gap", pairs=(LayerPair((0,), (0,)),))
+
+
+def test_matches_of_textbrewer_are_read():
+    hidden, gram, attention = from_textbrewer(
+        [
+            {"layer_T": 8, "layer_S": 2, "feature": "hidden", "loss": "hidden_mse", "weight": 2,
+             "proj": ["linear", 312, 768, {"lr": 1e-3}]},
+            {"layer_T": [0, 4], "layer_S": [0, 1], "feature": "hidden", "loss": "fsp"},
+            {"layer_T": 11, "layer_S": 2, "feature": "attention", "loss": "attention_ce"},
+        ]
+    )  # fmt: skip
+    assert hidden.pairs == (LayerPair((7,), (1,)),)
+    assert (hidden.weight, hidden.projection, hidden.convention) == (2.0, "linear", "textbrewer")
+    assert gram.pairs == (LayerPair((-1, 3), (-1, 0)),)
+    assert attention == dataclasses.replace(
+        Match("attention_ce", pairs=(LayerPair((11,), (2,)),)), convention="textbrewer"
+    )
+
+
+@pytest.mark.parametrize(
+    "match, message",
+    [
+        ({"layer_T": 1, "layer_S": 1, "feature": "hidden"}, "has no loss"),
+        ({"layer_T": 1, "layer_S": 1, "feature": "keys", "loss": "cos"}, "an unknown feature"),
+    ],
+    ids=["missing", "unknown"],
+)
+def test_a_broken_match_of_textbrewer_is_told_with_its_place(match, message):
+    with pytest.raises(ValueError, match=rf"intermediate_matches\[0\].*{message}"):
+        from_textbrewer([match])

@@ -1,0 +1,271 @@
+"""Compiled objectives: which losses they are, what they refuse; a copy has none to lose."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab.distillation import attentions, hidden, relations, responses
+from jaxlab.distillation.knowledge import CATALOGUE, Features
+from jaxlab.distillation.objective import (
+    HardConfig,
+    ObjectiveConfig,
+    ResponseConfig,
+    Shape,
+    compile_objective,
+)
+
+TEACHER, STUDENT = Shape(4, 12, 2), Shape(2, 8, 2)
+SAME = Shape(2, 12, 2)
+NO_RESPONSE = ResponseConfig(kind="none")
+BATCH = {
+    "mask": jnp.arange(5)[None] < jnp.array([[5], [3], [0]]),
+    "label": jnp.array([2, 0, 0]),
+    "has_label": jnp.array([True, True, False]),
+}
+
+
+def random_features(shape: Shape, seed: int, *, classes: int = 3) -> Features:
+    rng = np.random.default_rng(seed)
+
+    def draw(*sizes):
+        return jnp.asarray(rng.normal(size=sizes), jnp.float32)
+
+    layers = range(shape.num_layers)
+    scores = tuple(draw(3, shape.num_heads, 5, 5) for _ in layers)
+    return Features(
+        logits=draw(3, classes),
+        hidden=tuple(draw(3, 5, shape.width) for _ in range(shape.num_layers + 1)),
+        scores=scores,
+        probabilities=tuple(jax.nn.softmax(s) for s in scores),
+        queries=tuple(draw(3, 5, shape.width) for _ in layers),
+        keys=tuple(draw(3, 5, shape.width) for _ in layers),
+        values=tuple(draw(3, 5, shape.width) for _ in layers),
+    )
+
+
+FROM_TEACHER = random_features(TEACHER, 0)
+FROM_STUDENT = random_features(STUDENT, 1)
+FROM_SAME = random_features(SAME, 2)
+
+
+def losses_of(config, student=FROM_SAME, shape=SAME, teacher=FROM_TEACHER, **options):
+    objective = compile_objective(config, shape, TEACHER)
+    projections = objective.init(jax.random.key(0))
+    return objective, objective(projections, student, teacher, BATCH, **options)
+
+
+def test_terms_are_the_losses_of_their_layers():
+    config = ObjectiveConfig(
+        "gap:hidden_mse@2,last1:attention_kl,1-0:key_value_relation[heads=4],last1:mmd[emb=no]",
+        ResponseConfig("kl", weight=3.0, temperature=2.0),
+        HardConfig(0.5),
+    )
+    objective, losses = losses_of(config)
+    mask = BATCH["mask"]
+    teacher, student = FROM_TEACHER, FROM_SAME
+    expected = {
+        "hidden_mse/emb-emb": hidden.hidden_mse(student.hidden[0], teacher.hidden[0], mask),
+        "hidden_mse/1-0": hidden.hidden_mse(student.hidden[1], teacher.hidden[2], mask),
+        "hidden_mse/3-1": hidden.hidden_mse(student.hidden[2], teacher.hidden[4], mask),
+        "attention_kl/3-1": attentions.attention_kl(student.scores[1], teacher.scores[3], mask),
+        "key_value_relation/1-0": relations.relation(
+            (student.keys[0], student.values[0]), (teacher.keys[1], teacher.values[1]), mask, 4
+        ),
+        "mmd/3/3-1/1": hidden.token_similarity(
+            (student.hidden[2],) * 2, (teacher.hidden[4],) * 2, mask
+        ),
+        "response": responses.logits_kl(
+            student.logits, teacher.logits, mask.any(axis=1), temperature=2.0
+        ),
+    }
+    assert objective.names == (*expected, "hard")
+    for name, mean in expected.items():
+        np.testing.assert_allclose(losses.values[name], mean.value, rtol=1e-6, err_msg=name)
+    log_p = jax.nn.log_softmax(student.logits)
+    np.testing.assert_allclose(losses.values["hard"], -(log_p[0, 2] + log_p[1, 0]) / 2, rtol=1e-6)
+    factors = {"hidden_mse": 2.0, "response": 3.0, "hard": 0.5}
+    total = sum(factors.get(n.split("/")[0], 1.0) * v for n, v in losses.values.items())
+    np.testing.assert_allclose(losses.total(), total, rtol=1e-6)
+
+
+def test_only_the_features_of_its_terms_are_asked_for():
+    objective = compile_objective(ObjectiveConfig("last1:key_value_relation"), SAME, TEACHER)
+    assert objective.student_taps == {"keys", "values"}
+    objective = compile_objective(
+        ObjectiveConfig("last1:attention_mse[of=probabilities]"), SAME, TEACHER
+    )
+    assert objective.teacher_taps == {"probabilities"}
+    assert not compile_objective(ObjectiveConfig(), SAME, TEACHER).student_taps
+
+
+@pytest.mark.parametrize("knowledge", CATALOGUE)
+def test_a_copy_of_the_teacher_has_nothing_to_learn(knowledge):
+    """No loss, and no gradient that would move the copy away."""
+    objective = compile_objective(
+        ObjectiveConfig(f"first:{knowledge}", NO_RESPONSE), TEACHER, TEACHER
+    )
+
+    def loss(student):
+        losses = objective({}, student, FROM_TEACHER, BATCH)
+        return losses.total(), losses
+
+    (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(FROM_TEACHER)
+    if knowledge in ("attention_ce", "attention_ce_mean"):  # the entropy of the teacher remains
+        assert value > 0
+    else:
+        np.testing.assert_allclose(value, 0.0, atol=1e-6)
+    for gradient in jax.tree.leaves(gradients):
+        np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+
+
+def test_projections_are_one_a_pair_or_shared():
+    own, _ = losses_of(ObjectiveConfig("gap:hidden_mse->linear"), FROM_STUDENT, STUDENT)
+    assert sorted(own.init(jax.random.key(1))) == [
+        "hidden_mse/1-0", "hidden_mse/3-1", "hidden_mse/emb-emb",
+    ]  # fmt: skip
+    shared, losses = losses_of(ObjectiveConfig("gap:hidden_mse->tanh/fit"), FROM_STUDENT, STUDENT)
+    projections = shared.init(jax.random.key(0))
+    assert list(projections) == ["fit"]
+    assert projections["fit"]["kernel"].shape == (8, 12)
+    projected = jnp.tanh(FROM_STUDENT.hidden[2] @ projections["fit"]["kernel"])
+    expected = hidden.hidden_mse(projected, FROM_TEACHER.hidden[4], BATCH["mask"]).value
+    np.testing.assert_allclose(losses.values["hidden_mse/3-1"], expected, rtol=1e-5)
+
+
+def test_principal_components_take_the_teacher_down():
+    objective = compile_objective(
+        ObjectiveConfig("last1:cos->pca/pca", NO_RESPONSE), STUDENT, TEACHER
+    )
+    assert not objective.projections
+    kernel = jnp.asarray(np.random.default_rng(3).normal(size=(12, 8)), jnp.float32)
+    principal = {"pca": {"kernel": kernel, "bias": jnp.zeros(8)}}
+    losses = objective(principal, FROM_STUDENT, FROM_TEACHER, BATCH)
+    expected = hidden.hidden_cosine(
+        FROM_STUDENT.hidden[2], FROM_TEACHER.hidden[4] @ kernel, BATCH["mask"]
+    )
+    np.testing.assert_allclose(losses.total(), expected.value, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "schedule, factors",
+    [("constant", (1, 1, 1)), ("growth", (0, 0.25, 1)), ("decay", (1, 0.75, 0))],
+    ids=["constant", "growth", "decay"],
+)
+def test_schedules_multiply_the_weight(schedule, factors):
+    config = ObjectiveConfig(
+        f"last1:cos[schedule={schedule}]@4",
+        ResponseConfig(weight=2.0, schedule=schedule),
+        HardConfig(3.0, schedule=schedule),
+    )
+    for progress, factor in zip((0.0, 0.25, 1.0), factors, strict=True):
+        _, losses = losses_of(config, progress=progress)
+        assert {n: float(w) for n, w in losses.weights.items()} == {
+            "cos/3-1": 4.0 * factor, "response": 2.0 * factor, "hard": 3.0 * factor,
+        }  # fmt: skip
+
+
+def test_layers_join_one_after_the_other_in_a_progressive_match():
+    config = ObjectiveConfig("gap:hidden_mse[emb=no,schedule=progressive]", NO_RESPONSE)
+    weights = [
+        [float(w) for w in losses_of(config, progress=x)[1].weights.values()]
+        for x in (0.0, 0.49, 0.5, 1.0)
+    ]
+    assert weights == [[1, 0], [1, 0], [1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    "matches, shape, message",
+    [
+        ("gap:hidden_mse", STUDENT, "needs one width, and the student has 8, the teacher 12"),
+        ("first:attention_kl", Shape(2, 12, 4), "4 heads, the teacher 2; use attention_mse_mean"),
+        ("last1:value_relation[heads=5]", SAME, "these do: 1, 2, 3, 4, 6, 12"),
+        ("last3:cos", SAME, "last3"),
+        ("gap:value_relation->linear", SAME, "nothing to project"),
+        ("gap:cos[of=probabilities]", SAME, "not of attention"),
+    ],
+    ids=["width", "heads", "pieces", "layers", "projection", "probabilities"],
+)
+def test_what_does_not_fit_the_sizes_is_refused(matches, shape, message):
+    with pytest.raises(ValueError, match=message):
+        compile_objective(ObjectiveConfig(matches), shape, TEACHER)
+
+
+def test_all_that_does_not_fit_is_told_at_once():
+    with pytest.raises(ValueError, match=r"needs one width.*; .*4 heads"):
+        compile_objective(
+            ObjectiveConfig("gap:hidden_mse,first:attention_kl"), Shape(2, 8, 4), TEACHER
+        )
+
+
+def test_a_regression_has_no_distributions():
+    with pytest.raises(ValueError, match="use response.kind='mse'"):
+        compile_objective(ObjectiveConfig(), SAME, TEACHER, task="regression")
+
+
+def test_an_objective_without_anything_is_refused():
+    with pytest.raises(ValueError, match="the objective is empty"):
+        ObjectiveConfig(response=NO_RESPONSE)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ResponseConfig(temperature=0.0), "must be positive"),
+        (lambda: ResponseConfig(weight=-1.0), "weight=-1.0 must not be negative"),
+        (lambda: ResponseConfig("kl", annealing=7), "goes with kind='mse'"),
+        (lambda: HardConfig(label_smoothing=1.0), r"not in \[0, 1\)"),
+        (lambda: HardConfig(drop_worst=-0.1), r"drop_worst=-0.1 is not in \[0, 1\)"),
+    ],
+    ids=["temperature", "weight", "annealing", "smoothing", "worst"],
+)
+def test_settings_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_teacher_that_is_asked_for_must_be_there():
+    objective = compile_objective(ObjectiveConfig("last1:cos"), SAME, TEACHER)
+    with pytest.raises(ValueError, match="there is none"):
+        objective({}, FROM_SAME, None, BATCH)
+    with pytest.raises(ValueError, match="there is none"):
+        compile_objective(ObjectiveConfig(), SAME, None)
+
+
+def test_labels_alone_need_no_teacher():
+    config = ObjectiveConfig(response=NO_RESPONSE, hard=HardConfig(1.0))
+    objective = compile_objective(config, SAME, None)
+    losses = objective({}, FROM_SAME, None, BATCH)
+    assert not objective.needs_teacher
+    assert list(losses.means) == ["hard"] and losses.total() > 0
+
+
+def test_annealing_follows_growing_logits():
+    config = ObjectiveConfig(response=ResponseConfig("mse", annealing=7))
+    _, losses = losses_of(config, progress=0.0)
+    rows = BATCH["mask"].any(axis=1)
+    expected = responses.logits_mse(FROM_SAME.logits, FROM_TEACHER.logits / 7, rows).value
+    np.testing.assert_allclose(losses.values["response"], expected, rtol=1e-5)
+
+
+def test_a_given_temperature_takes_the_place_of_the_settings():
+    config = ObjectiveConfig(response=ResponseConfig(temperature=1.0))
+    _, warm = losses_of(config, temperature=jnp.float32(4.0))
+    _, same = losses_of(dataclasses.replace(config, response=ResponseConfig(temperature=4.0)))
+    np.testing.assert_allclose(warm.total(), same.total(), rtol=1e-6)
+
+
+def test_answers_are_compared_over_the_tokens_of_a_text():
+    """Start and end of a span are two distributions over real tokens."""
+    rng = np.random.default_rng(5)
+    s, t = (jnp.asarray(rng.normal(size=(3, 5, 2)), jnp.float32) for _ in range(2))
+    objective = compile_objective(ObjectiveConfig(), SAME, TEACHER, task="span")
+    found = objective({}, Features(logits=s), Features(logits=t), BATCH).values["response"]
+    total = 0.0
+    for row, length in ((0, 5), (1, 3)):
+        for end in range(2):
+            p, q = (np.asarray(jax.nn.softmax(x[row, :length, end]), np.float64) for x in (t, s))
+            total += np.sum(p * np.log(p / q))
+    np.testing.assert_allclose(found, total / 4, rtol=1e-5)
