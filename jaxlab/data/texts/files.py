@@ -197,14 +197,13 @@ def check_columns(rows: Sequence[Row], columns: Iterable[str], path: Path) -> No
     if not rows:
         raise ValueError(f"{path} has a head line and no rows; wanted one example a line")
     wanted = list(columns)
-    wrong = [(row, [c for c in wanted if c not in row.fields]) for row in rows]
-    problems = [
-        f"{row.place}: no column {', '.join(map(repr, missing))}"
-        for row, missing in wrong
-        if missing
-    ]
-    if problems:
-        raise_problems(problems[:1], f"wanted {wanted}; the columns are {list(rows[0].fields)}")
+    for row in rows:
+        missing = [column for column in wanted if column not in row.fields]
+        if missing:
+            raise ValueError(
+                f"{row.place}: no column {', '.join(map(repr, missing))}; wanted {wanted}, the "
+                f"columns are {list(row.fields)}"
+            )
 
 
 def raise_problems(problems: Sequence[str], wanted: str) -> None:
@@ -220,4 +219,5 @@ def raise_problems(problems: Sequence[str], wanted: str) -> None:
     if problems:
         more = f"\n  and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
         listed = "\n  ".join(problems[:_MAX_LISTED])
-        raise ValueError(f"{len(problems)} mistakes; {wanted}:\n  {listed}{more}")
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        raise ValueError(f"{count}; {wanted}:\n  {listed}{more}")

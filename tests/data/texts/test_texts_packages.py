@@ -101,7 +101,9 @@ def test_spam_is_as_rare_as_it_was():
 @pytest.mark.parametrize("name", PACKAGED)
 def test_no_text_is_on_both_sides_and_ids_are_different(name):
     data = packaged(name)
-    train, held, test = ({e.text for e in part} for part in (data.train, data.validation, data.test))
+    train, held, test = (
+        {e.text for e in part} for part in (data.train, data.validation, data.test)
+    )
     assert not train & held
     if name not in ("r8", "r52", "20ng"):  # official parts stay as they are
         assert not test & (train | held)
