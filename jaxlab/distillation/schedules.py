@@ -7,6 +7,7 @@ References:
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,20 @@ Schedule = Callable[[Float[Array, ""]], Float[Array, ""]]
 """Progress in [0, 1] -> factor of a weight."""
 
 Logits = Float[Array, "batch classes"]
+
+
+class SoftAndHard(NamedTuple):
+    """What a run that goes from the teacher to the labels asks for at one point.
+
+    Attributes:
+      scale: what the teacher's logits are multiplied by.
+      soft: weight of the loss against the teacher.
+      hard: weight of the loss against labels.
+    """
+
+    scale: Float[Array, ""]
+    soft: Float[Array, ""]
+    hard: Float[Array, ""]
 
 
 def flsw_temperature(
@@ -139,3 +154,52 @@ def continuation_factor(progress: Float[Array, ""]) -> Float[Array, ""]:
       progress: x, in [0, 1].
     """
     return jnp.where(progress > 0.666, 1.0, progress / 1.333)
+
+
+def annealing_kd(
+    progress: Float[Array, ""], soft_share: float = 0.5, max_temperature: int = 7
+) -> SoftAndHard:
+    """Both stages of Annealing-KD: scaled logits of the teacher first, then labels alone.
+
+    Args:
+      progress: x of the whole run, in [0, 1].
+      soft_share: share of the run that the first stage takes; the second one begins there.
+      max_temperature: T_max of `annealing_factor`, which runs over the first stage.
+
+    Raises:
+      ValueError: if a stage has no part of the run.
+    """
+    if not 0.0 < soft_share < 1.0:
+        raise ValueError(
+            f"soft_share={soft_share} leaves one of two stages no step; use a share in (0, 1)"
+        )
+    scale = annealing_factor(jnp.minimum(progress / soft_share, 1.0), max_temperature)
+    hard = (progress >= soft_share).astype(jnp.float32)
+    return SoftAndHard(scale, 1.0 - hard, hard)
+
+
+def continuation_kd(
+    progress: Float[Array, ""],
+    soft_loss: Float[Array, ""],
+    margin: float = 1.0,
+    max_temperature: int = 10,
+) -> SoftAndHard:
+    """Continuation-KD: `psi hard + (1 - psi) soft [soft > margin phi]`.
+
+    The teacher is followed only while the student is further from it than a margin that grows with
+    phi, the `annealing_factor`, by which the teacher's logits are scaled.
+
+    Args:
+      progress: x, in [0, 1].
+      soft_loss: the loss against the teacher's scaled logits; no gradient goes through the test.
+      margin: of that loss at the end of the run.
+      max_temperature: T_max of phi.
+
+    Raises:
+      ValueError: for a negative margin.
+    """
+    if margin < 0:
+        raise ValueError(f"margin={margin} of a loss must be 0 (no margin) or more")
+    scale, hard = annealing_factor(progress, max_temperature), continuation_factor(progress)
+    is_far = (jax.lax.stop_gradient(soft_loss) > margin * scale).astype(jnp.float32)
+    return SoftAndHard(scale, (1.0 - hard) * is_far, jnp.asarray(hard, jnp.float32))

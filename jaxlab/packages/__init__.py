@@ -13,7 +13,7 @@ is fetched, and what is not in the cache is a `FileNotFoundError` that says how 
 
 from jaxlab.packages.cache import cache_dir, check_sha256, file_sha256, is_offline
 from jaxlab.packages.npm import npm_package
-from jaxlab.packages.pypi import pypi_file
+from jaxlab.packages.pypi import pypi_archive, pypi_file
 
 __all__ = [
     "cache_dir",
@@ -21,5 +21,6 @@ __all__ = [
     "file_sha256",
     "is_offline",
     "npm_package",
+    "pypi_archive",
     "pypi_file",
 ]

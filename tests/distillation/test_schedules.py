@@ -55,7 +55,34 @@ def test_continuation_ends_at_hard_labels():
     np.testing.assert_allclose(found, [0, 0.5 / 1.333, 0.666 / 1.333, 1, 1], rtol=1e-6)
 
 
+def test_annealing_goes_over_to_labels_when_its_first_stage_is_over():
+    steps = jnp.asarray([0.0, 0.2, 0.39, 0.4, 1.0])
+    found = jax.vmap(lambda x: schedules.annealing_kd(x, soft_share=0.4))(steps)
+    np.testing.assert_allclose(found.scale, [1 / 7, 4 / 7, 1, 1, 1], rtol=1e-6)
+    np.testing.assert_array_equal(found.soft, [1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(found.hard, [0, 0, 0, 1, 1])
+
+
+def test_continuation_follows_the_teacher_beyond_the_margin_only():
+    def weights(progress, soft):
+        return schedules.continuation_kd(jnp.float32(progress), jnp.float32(soft), margin=2.0)
+
+    # phi is 0.1 at the beginning, 0.6 (level 5 of 10) in the middle.
+    near, far = weights(0.0, 0.19), weights(0.0, 0.21)
+    assert (float(near.soft), float(far.soft)) == (0.0, 1.0)
+    near, far = weights(0.5, 1.19), weights(0.5, 1.21)
+    assert (float(near.soft), float(near.hard)) == (0.0, pytest.approx(0.5 / 1.333))
+    assert float(far.soft) == pytest.approx(1 - 0.5 / 1.333)
+    assert float(far.scale) == pytest.approx(0.6)
+    end = weights(1.0, 9.0)
+    assert (float(end.soft), float(end.hard), float(end.scale)) == (0.0, 1.0, 1.0)
+
+
 def test_wrong_numbers_are_told():
+    with pytest.raises(ValueError, match="soft_share=1.0 leaves one of two stages"):
+        schedules.annealing_kd(jnp.float32(0.5), soft_share=1.0)
+    with pytest.raises(ValueError, match="margin=-1.0"):
+        schedules.continuation_kd(jnp.float32(0.5), jnp.float32(0.5), margin=-1.0)
     with pytest.raises(ValueError, match="2 factors; give one a piece"):
         schedules.piecewise((0.2, 0.3), (1.0, 2.0))
     with pytest.raises(ValueError, match="must increase"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlab.packages import pypi_file
+from jaxlab.packages import pypi_archive, pypi_file
 
 TEXT = b"words\n"
 SHA256 = hashlib.sha256(TEXT).hexdigest()
@@ -110,3 +110,16 @@ def test_a_failing_pip_leaves_no_release(cache):
 def test_members_stay_inside_the_package(member):
     with pytest.raises(ValueError, match="not a path inside"):
         pypi_file("data", "1.0", member, run=FakePip())
+
+
+def test_the_whole_wheel_is_fetched_once_and_checked(cache):
+    pip = FakePip()
+    path = pypi_archive("data", "1.0", run=pip)
+    with zipfile.ZipFile(path) as packed:
+        assert packed.namelist() == ["data/words.txt", "data/other.txt"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert pypi_archive("data", "1.0", digest, run=pip) == path
+    assert pypi_file("data", "1.0", "data/words.txt", SHA256, run=pip).read_bytes() == TEXT
+    assert len(pip.commands) == 1
+    with pytest.raises(ValueError, match="the wheel of data 1.0: SHA-256"):
+        pypi_archive("data", "1.0", "0" * 64, run=pip)

@@ -1,0 +1,63 @@
+"""Labels of rows: names to places, texts to numbers."""
+
+import math
+from collections.abc import Sequence
+
+from jaxlab.data.texts.examples import TextExample
+from jaxlab.data.texts.files import Row, raise_problems
+
+
+def make_examples(
+    rows: Sequence[Row],
+    *,
+    text: str,
+    pair: str | None,
+    label: str | None,
+    label_names: Sequence[str],
+    first_id: int,
+) -> tuple[TextExample, ...]:
+    """Examples of rows.
+
+    Args:
+      rows: of one file.
+      text: column of the text.
+      pair: column of the second text, or None.
+      label: column of the label, or None if they are not known.
+      label_names: of the classes; empty for a regression.
+      first_id: of the first row; the next ones follow.
+
+    Raises:
+      ValueError: listing file, line and label of all that are no class or no number.
+    """
+    examples, problems = [], []
+    for place, row in enumerate(rows):
+        value: int | float | None = None
+        if label is not None:
+            value = to_label(row.fields[label], label_names)
+            if value is None:
+                problems.append(f"{row.place}: label {row.fields[label]!r}")
+        second = None if pair is None else str(row.fields[pair])
+        examples.append(TextExample(first_id + place, str(row.fields[text]), second, value))
+    wanted = f"one of {list(label_names)[:20]}" if label_names else "a finite number"
+    raise_problems(problems, f"wanted {wanted} as label")
+    return tuple(examples)
+
+
+def to_label(value: object, label_names: Sequence[str]) -> int | float | None:
+    """The place of a class, or the number of a regression; None if it is neither.
+
+    Args:
+      value: as it stands in the file.
+      label_names: of the classes; empty for a regression.
+
+    Example:
+      >>> to_label("yes", ("no", "yes")), to_label("2.5", ()), to_label("maybe", ("no", "yes"))
+      (1, 2.5, None)
+    """
+    if label_names:
+        return label_names.index(str(value)) if str(value) in label_names else None
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,165 @@
+"""One's own texts from CSV, TSV and JSONL files with named columns."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxlab.data.texts.examples import (
+    TextData,
+    TextExample,
+    TextInfo,
+    check_classes,
+    count_parts,
+    hold_out,
+    split_every_tenth,
+    text_data,
+)
+from jaxlab.data.texts.files import (
+    Row,
+    check_columns,
+    checksums,
+    find_files,
+    read_csv,
+    read_jsonl,
+    read_tsv,
+)
+from jaxlab.data.texts.labels import make_examples, to_label
+
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".json")
+
+
+class Columns(NamedTuple):
+    """Names of the columns of a table.
+
+    Attributes:
+      text: the text, or the first of a pair.
+      pair: the second, or None.
+      label: the label, or None if there is none.
+      id: a number of the example, or None to count the rows.
+    """
+
+    text: str = "text"
+    pair: str | None = None
+    label: str | None = "label"
+    id: str | None = None
+
+
+def load_tables(
+    folder: str | Path,
+    columns: Columns | None = None,
+    *,
+    label_names: Sequence[str] | None = None,
+    is_regression: bool = False,
+    name: str | None = None,
+) -> TextData:
+    """Files `train`, `validation` (or `dev`) and `test` with named columns.
+
+    Args:
+      folder: of the files, each `.tsv` (quotes are ordinary characters), `.csv` (quoted), or
+        `.jsonl` (one object a line). Only the training file must be there: without a test file
+        every tenth row is for the test, without a validation file a tenth of the training texts is
+        held out.
+      columns: names of the columns, None for those of `Columns`. A test file may lack the label.
+      label_names: of the classes; None takes the sorted labels of the training file.
+      is_regression: labels are numbers.
+      name: of the data set; None takes the folder's.
+
+    Raises:
+      FileNotFoundError: if there is no training file.
+      ValueError: naming file and line of what is wrong, or if there is only one class.
+    """
+    columns = columns or Columns()
+    folder = Path(folder).expanduser()
+    names = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
+    candidates = {part: [s + x for s in stems for x in SUFFIXES] for part, stems in names.items()}
+    paths = find_files(folder, {"train": candidates["train"]})
+    for part in ("validation", "test"):
+        if any((folder / file).is_file() for file in candidates[part]):
+            paths |= find_files(folder, {part: candidates[part]})
+    rows = {part: read_table(path) for part, path in paths.items()}
+    for part, path in paths.items():
+        check_columns(rows[part], _needed(columns, rows[part]), path)
+    if is_regression or columns.label is None:
+        label_names = ()
+    elif label_names is None:
+        labels = {str(row.fields[columns.label]) for row in rows["train"]}
+        label_names = sorted(labels, key=_numbers_first)
+    parts = _to_parts(rows, columns, tuple(label_names))
+    counts: dict[str, int] = {}
+    if "test" not in parts:
+        parts["train"], parts["test"], counts["also_in_test"] = split_every_tenth(parts["train"])
+    if "validation" not in parts:
+        parts["train"], parts["validation"] = hold_out(parts["train"])
+    if label_names:
+        check_classes(parts["train"], label_names, str(paths["train"]))
+    info = TextInfo(str(folder), "", checksums(paths.values()), count_parts(parts, **counts))
+    task = "classification" if label_names else "regression"
+    return text_data(name or folder.name, task, parts, label_names, info)
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """The rows of a file, by its suffix.
+
+    Args:
+      path: `.tsv`, `.csv`, `.jsonl` or `.json` (one object a line).
+
+    Raises:
+      ValueError: for another suffix, or naming file and line of what is wrong.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; wanted one of {SUFFIXES}")
+    if path.suffix == ".tsv":
+        return read_tsv(path, None)
+    return read_csv(path) if path.suffix == ".csv" else read_jsonl(path)
+
+
+def _needed(columns: Columns, rows: Sequence[Row]) -> list[str]:
+    """Columns that a file must have; files to test on may have no labels."""
+    needed = [name for name in (columns.text, columns.pair, columns.id) if name is not None]
+    is_test = bool(rows) and Path(rows[0].place).name.startswith("test")
+    return needed if is_test or columns.label is None else [*needed, columns.label]
+
+
+def _numbers_first(label: str) -> tuple[float, str]:
+    number = to_label(label, ())
+    return (float("inf") if number is None else float(number), label)
+
+
+def _to_parts(
+    rows: dict[str, list[Row]], columns: Columns, label_names: tuple[str, ...]
+) -> dict[str, tuple[TextExample, ...]]:
+    parts, first_id = {}, 0
+    for part, found in rows.items():
+        has_label = columns.label is not None and columns.label in found[0].fields
+        parts[part] = make_examples(
+            found, text=columns.text, pair=columns.pair,
+            label=columns.label if has_label else None, label_names=label_names,
+            first_id=first_id,
+        )  # fmt: skip
+        first_id += len(found)
+    if columns.id is not None:
+        parts = _with_ids(parts, rows, columns.id)
+    return parts
+
+
+def _with_ids(
+    parts: dict[str, tuple[TextExample, ...]], rows: dict[str, list[Row]], column: str
+) -> dict[str, tuple[TextExample, ...]]:
+    """The examples with the ids of a column, if these are whole numbers and all different."""
+    values = [str(row.fields[column]) for found in rows.values() for row in found]
+    if not all(value.removeprefix("-").isdecimal() for value in values):
+        raise ValueError(f"column {column!r} holds {values[:3]}; wanted whole numbers as ids")
+    if copies := len(values) - len(set(values)):
+        warnings.warn(
+            f"{copies} of {len(values)} ids of column {column!r} occur before; rows are counted "
+            "instead",
+            stacklevel=4,
+        )
+        return parts
+    left = iter(values)
+    return {
+        part: tuple(TextExample(int(next(left)), e.text, e.pair, e.label) for e in examples)
+        for part, examples in parts.items()
+    }
