@@ -27,6 +27,7 @@ from jaxlab.distillation.attentions import (
     attention_mse_sum,
     attention_tinybert,
 )
+from jaxlab.distillation.grammar import Match, format_matches, from_textbrewer, parse_matches
 from jaxlab.distillation.hidden import (
     Convention,
     feature_gram,
@@ -38,6 +39,17 @@ from jaxlab.distillation.hidden import (
 from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
 from jaxlab.distillation.matching import STRATEGIES, match_layers
 from jaxlab.distillation.means import Mean, masked_mean, pool
+from jaxlab.distillation.objective import (
+    HardConfig,
+    Losses,
+    Objective,
+    ObjectiveConfig,
+    ResponseConfig,
+    Shape,
+    Term,
+    compile_objective,
+)
+from jaxlab.distillation.projections import init_projection, principal_projection, project
 from jaxlab.distillation.relations import example_relation, relation
 from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
 from jaxlab.distillation.schedules import (
@@ -50,14 +62,39 @@ from jaxlab.distillation.schedules import (
     growth,
     piecewise,
 )
+from jaxlab.distillation.sweep import (
+    Variants,
+    init_sweep,
+    make_sweep_step,
+    make_variants,
+    student_of,
+)
+from jaxlab.distillation.train import (
+    Parts,
+    exported_params,
+    init_params,
+    losses_of,
+    make_distillation_step,
+    make_forward,
+)
 
 __all__ = [
     "CATALOGUE",
-    "STRATEGIES",
     "Convention",
     "Features",
+    "HardConfig",
     "Knowledge",
+    "Losses",
+    "Match",
     "Mean",
+    "Objective",
+    "ObjectiveConfig",
+    "Parts",
+    "ResponseConfig",
+    "STRATEGIES",
+    "Shape",
+    "Term",
+    "Variants",
     "annealing_factor",
     "attention_ce",
     "attention_ce_mean",
@@ -66,26 +103,42 @@ __all__ = [
     "attention_mse_mean",
     "attention_mse_sum",
     "attention_tinybert",
+    "compile_objective",
     "constant",
     "continuation_factor",
     "cwsm_temperature",
     "decay",
     "example_relation",
+    "exported_params",
     "feature_gram",
     "find_knowledge",
     "flsw_temperature",
+    "format_matches",
+    "from_textbrewer",
     "growth",
     "hidden_cosine",
     "hidden_mse",
     "hidden_pkd",
+    "init_params",
+    "init_projection",
+    "init_sweep",
     "logits_ce",
     "logits_kl",
     "logits_mse",
+    "losses_of",
+    "make_distillation_step",
+    "make_forward",
+    "make_sweep_step",
+    "make_variants",
     "masked_mean",
     "match_layers",
+    "parse_matches",
     "piecewise",
     "pool",
+    "principal_projection",
+    "project",
     "relation",
     "shift_probability",
+    "student_of",
     "token_similarity",
 ]
