@@ -36,6 +36,24 @@ class AttentionOutput(NamedTuple):
     probabilities: Float[Array, "batch heads queries keys"]
 
 
+class AttentionTaps(NamedTuple):
+    """What `MultiHeadAttention` shows of itself; what was not asked for is `None`.
+
+    Attributes:
+      scores: see `AttentionOutput`.
+      probabilities: likewise.
+      queries: the projected inputs, all heads one after the other.
+      keys: likewise.
+      values: likewise.
+    """
+
+    scores: Float[Array, "batch heads queries keys"] | None = None
+    probabilities: Float[Array, "batch heads queries keys"] | None = None
+    queries: Float[Array, "batch queries width"] | None = None
+    keys: Float[Array, "batch keys width"] | None = None
+    values: Float[Array, "batch keys width"] | None = None
+
+
 @overload
 def attention(
     query: jax.Array,
@@ -235,7 +253,8 @@ class MultiHeadAttention(nn.Module):
         mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
         train: bool = False,
         return_scores: bool = False,
-    ) -> tuple[Float[Array, "batch queries out"], AttentionOutput | None]:
+        return_projections: bool = False,
+    ) -> tuple[Float[Array, "batch queries out"], AttentionTaps]:
         """Attend from `inputs` to `context`.
 
         Args:
@@ -245,9 +264,10 @@ class MultiHeadAttention(nn.Module):
           mask: True where a key may be attended to.
           train: apply dropout (needs the `dropout` stream when the rate is positive).
           return_scores: return scores and probabilities too.
+          return_projections: return queries, keys and values too.
 
         Returns:
-          The projected output, and the `AttentionOutput` before the projection or `None`.
+          The projected output, and what else was asked for.
 
         Raises:
           ValueError: if the number of heads does not divide the width.
@@ -256,21 +276,24 @@ class MultiHeadAttention(nn.Module):
         check_heads(width, self.num_heads)
         context = inputs if context is None else context
         split = (self.num_heads, width // self.num_heads)
-        query, key, value = (
+        projections = [
             Dense(
                 width,
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init,
                 name=name,
-            )(x).reshape(*x.shape[:-1], *split)
+            )(x)
             for name, x in (("query", inputs), ("key", context), ("value", context))
-        )
+        ]
+        query, key, value = (x.reshape(*x.shape[:-1], *split) for x in projections)
         rate = self.dropout_rate if train else 0.0
         dropout_key = self.make_rng("dropout") if rate > 0.0 else None
-        extras: AttentionOutput | None = None
+        taps = AttentionTaps()
+        if return_projections:
+            taps = AttentionTaps(None, None, *projections)
         if return_scores:
-            extras = attention(
+            whole = attention(
                 query,
                 key,
                 value,
@@ -280,7 +303,8 @@ class MultiHeadAttention(nn.Module):
                 dropout_key=dropout_key,
                 return_scores=True,
             )
-            attended = extras.output
+            attended = whole.output
+            taps = taps._replace(scores=whole.scores, probabilities=whole.probabilities)
         else:
             attended = attention(
                 query,
@@ -299,7 +323,7 @@ class MultiHeadAttention(nn.Module):
             bias_init=self.bias_init,
             name="out",
         )(attended.reshape(*inputs.shape[:-1], width))
-        return output, extras
+        return output, taps
 
 
 def attention_of_some(

@@ -6,7 +6,7 @@ compiles one layer instead of all, and wants them stacked along a leading axis: 
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -26,25 +26,58 @@ class Taps(NamedTuple):
       scores: attention scores after bias, one (batch, heads, queries, keys) a layer; empty for
         networks without attention layers.
       probabilities: their softmax before dropout.
+      queries: what the scores are made of, (batch, time, width) with the heads one after the other.
+      keys: likewise.
+      values: what the probabilities weight, likewise.
     """
 
-    hidden: tuple[Array, ...]
-    scores: tuple[Array, ...]
-    probabilities: tuple[Array, ...]
+    hidden: tuple[Array, ...] = ()
+    scores: tuple[Array, ...] = ()
+    probabilities: tuple[Array, ...] = ()
+    queries: tuple[Array, ...] = ()
+    keys: tuple[Array, ...] = ()
+    values: tuple[Array, ...] = ()
+
+
+DEFAULT_TAPS = frozenset({"hidden", "scores", "probabilities"})
+"""What `return_taps=True` stands for."""
 
 
 class LayerOutput(NamedTuple):
-    """Output of one layer.
+    """Output of one layer; what was not asked for is `None`.
 
     Attributes:
       hidden: (batch, time, width).
-      scores: attention scores, or `None` when not asked for.
-      probabilities: their softmax, or `None`.
+      scores: attention scores.
+      probabilities: their softmax.
+      queries: all heads one after the other.
+      keys: likewise.
+      values: likewise.
     """
 
     hidden: Float[Array, "batch time width"]
     scores: Float[Array, "batch heads time time"] | None = None
     probabilities: Float[Array, "batch heads time time"] | None = None
+    queries: Float[Array, "batch time width"] | None = None
+    keys: Float[Array, "batch time width"] | None = None
+    values: Float[Array, "batch time width"] | None = None
+
+
+def check_taps(taps: Collection[str]) -> frozenset[str]:
+    """Taps as a set, if all of them exist.
+
+    Args:
+      taps: names of fields of `Taps`.
+
+    Raises:
+      ValueError: naming those that do not exist, and all that do.
+    """
+    if unknown := sorted(set(taps) - set(Taps._fields)):
+        raise ValueError(
+            f"taps={sorted(taps)}: {', '.join(unknown)} cannot be tapped; "
+            f"use some of {', '.join(Taps._fields)}"
+        )
+    return frozenset(taps)
 
 
 def stack_layers(params: Mapping[str, PyTree], num_layers: int) -> PyTree:
@@ -102,7 +135,7 @@ def run_layers(
     scan: bool,
     dropout: bool,
     num_outputs: int | None,
-    return_taps: bool,
+    taps: frozenset[str],
 ) -> tuple[Float[Array, "batch outputs width"], Taps]:
     """Run equal layers one after the other inside a compact method of `parent`.
 
@@ -123,35 +156,36 @@ def run_layers(
       num_outputs: how many of the last hidden states are wanted, from the first token on; `None`
         is all. The last layer computes no others unless there are taps: of a tower of twelve
         layers that gives the state of one token, this saves a fifteenth.
-      return_taps: fill the taps; else they are empty.
+      taps: names of the fields of `Taps` to fill, which the layers return; the others stay empty.
 
     Returns:
       The last hidden states of the first tokens, and the taps.
     """
-    hidden, outputs = [x], []
-    last = {**fields, "num_outputs": None if return_taps else num_outputs}
+    first, tapped = x, []
+    last = {**fields, "num_outputs": None if taps else num_outputs}
     num_equal = num_layers if last["num_outputs"] is None else num_layers - 1
     if scan and not parent.is_initializing():
         layers = [layer(**fields, parent=None)] * num_equal
         layers += [layer(**last, parent=None)] * (num_layers - num_equal)
-        x, stacked = _scan_layers(parent, layers, num_equal, x, shared, remat, dropout, return_taps)
-        if stacked is not None:
-            outputs = [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(num_layers)]
+        x, stacked = _scan_layers(parent, layers, num_equal, x, shared, remat, dropout, taps)
+        if taps:
+            tapped = [{tap: a[i] for tap, a in stacked.items()} for i in range(num_layers)]
     else:
         layer_class = nn.remat(layer) if remat else layer
         for i in range(num_layers):
             own = fields if i < num_equal else last
             output = layer_class(**own, name=f"{LAYER_PREFIX}{i}")(x, *shared)
             x = output.hidden
-            outputs.append(output)
-    if not return_taps:
-        return x, Taps((), (), ())
-    hidden += [output.hidden for output in outputs]
-    return x[:, :num_outputs], Taps(
-        tuple(hidden),
-        tuple(output.scores for output in outputs),
-        tuple(output.probabilities for output in outputs),
-    )
+            tapped.append(_tapped(output, taps))
+    filled = {tap: tuple(of_layer[tap] for of_layer in tapped) for tap in taps}
+    if "hidden" in taps:
+        filled["hidden"] = (first, *filled["hidden"])
+    return x[:, :num_outputs], Taps(**filled)
+
+
+def _tapped(output: LayerOutput, taps: frozenset[str]) -> dict[str, Array]:
+    """The wanted fields of a layer's output."""
+    return {tap: getattr(output, tap) for tap in taps}
 
 
 def _scan_layers(
@@ -162,8 +196,8 @@ def _scan_layers(
     shared: Sequence[Any],
     remat: bool,
     dropout: bool,
-    keep_outputs: bool,
-) -> tuple[Array, LayerOutput | None]:
+    taps: frozenset[str],
+) -> tuple[Array, dict[str, Array]]:
     """Scan one detached layer over the stacked parameters of the parent's layers.
 
     Only the first `num_equal` are; a last one that differs from them runs after the scan.
@@ -171,13 +205,13 @@ def _scan_layers(
 
     def run(
         layer: nn.Module, x: Array, xs: tuple[PyTree, Array | None]
-    ) -> tuple[Array, LayerOutput | None]:
+    ) -> tuple[Array, dict[str, Array]]:
         params, key = xs
         rngs = {} if key is None else {"dropout": key}
         output = cast(LayerOutput, layer.apply({"params": params}, x, *shared, rngs=rngs))
-        return output.hidden, output if keep_outputs else None
+        return output.hidden, _tapped(output, taps)
 
-    params, outputs = parent.variables["params"], None
+    params, outputs = parent.variables["params"], {}
     keys = jax.random.split(parent.make_rng("dropout"), len(layers)) if dropout else None
     steps = [functools.partial(run, layer) for layer in layers]
     if remat:

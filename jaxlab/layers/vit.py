@@ -25,7 +25,7 @@ from jaxlab.layers.attention import (
 from jaxlab.layers.dense import Dense
 from jaxlab.layers.initializers import torch_uniform, uniform
 from jaxlab.layers.normalization import LayerNorm
-from jaxlab.layers.stacking import LayerOutput, Taps, run_layers
+from jaxlab.layers.stacking import DEFAULT_TAPS, LayerOutput, Taps, run_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class VisionTransformerLayer(nn.Module):
         config = self.config
         width = config.width
         h = LayerNorm(config.layer_norm_epsilon, name="ln_1")(x)
-        attended, extras = MultiHeadAttention(
+        attended, taps = MultiHeadAttention(
             config.num_heads,
             implementation=attention_of_some(self.implementation, self.num_outputs),
             # The original draws q, k and v as one (3 * width, width) Xavier-uniform matrix.
@@ -130,9 +130,7 @@ class VisionTransformerLayer(nn.Module):
             h = Dense(features, dtype=self.dtype, kernel_init=init, bias_init=init, name=name)(h)
             h = ACTIVATIONS[config.activation](h) if name == "mlp_in" else h
         x = x + h
-        if extras is None:
-            return LayerOutput(x)
-        return LayerOutput(x, extras.scores, extras.probabilities)
+        return LayerOutput(x, taps.scores, taps.probabilities)
 
 
 class VisionTransformer(nn.Module):
@@ -203,7 +201,7 @@ class VisionTransformer(nn.Module):
             scan=self.scan,
             dropout=False,
             num_outputs=1,
-            return_taps=return_taps,
+            taps=DEFAULT_TAPS if return_taps else frozenset(),
         )
         pooled = LayerNorm(config.layer_norm_epsilon, name="ln_post")(x[:, 0])
         projection = self.param(
