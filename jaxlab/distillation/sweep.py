@@ -67,7 +67,8 @@ def make_variants(
       >>> objective = compile_objective(config, Shape(2, 8, 2), Shape(4, 8, 2))
       >>> objective.names
       ('cos/3-1', 'mmd/3/3-1/1', 'response')
-      >>> make_variants(objective, [{"response": 1.0}, {"response": 1.0, "cos": 2.0}]).factors.tolist()
+      >>> each = [{"response": 1.0}, {"response": 1.0, "cos": 2.0}]
+      >>> make_variants(objective, each).factors.tolist()
       [[0.0, 0.0, 1.0], [2.0, 0.0, 1.0]]
     """
     number = len(factors)
