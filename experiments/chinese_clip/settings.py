@@ -1,30 +1,21 @@
 """The settings of a Chinese CLIP run; the files in `configs/chinese_clip` give their values."""
 
 import dataclasses
-import math
-from typing import Literal, TypeVar
+from typing import Literal
 
+from experiments.common.stages import EpochConfig
 from jaxlab.chinese_clip import ChineseClipConfig, DistillationConfig, LossConfig
 from jaxlab.chinese_clip.data import PairDataConfig
 from jaxlab.chinese_clip.emoji import EmojiDataConfig
 from jaxlab.layers.attention import AttentionImplementation
-from jaxlab.training import OptimizerConfig, TrainConfig
-
-Stage = TypeVar("Stage", bound="StageConfig")
+from jaxlab.training import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StageConfig(TrainConfig):
+class StageConfig(EpochConfig):
     """One stage of training, as long as `num_steps` or `num_epochs` says.
 
     Attributes:
-      num_steps: updates of the stage; it stops exactly there. 0 leaves it to `num_epochs`.
-      num_epochs: passes over the data; turned into steps when their number is known, where
-        `num_steps` is 0.
-      eval_every_epochs: passes between two evaluations, beside `eval_every_steps`; 0 is none.
-      save_every_epochs: passes between two checkpoints, in place of `save_every_steps`; 0 leaves it
-        to that.
-      result: which model the stage ends with: the `last` one, or the `best` by `best_metric`.
       reset_optimizer: with `continue_from`, take the parameters of the other run but not the state
         of its optimizer.
       reset_data_offset: with `continue_from`, begin at step 0 (of the data and of the schedule)
@@ -45,11 +36,6 @@ class StageConfig(TrainConfig):
       optimizer: optimizer and schedule.
     """
 
-    num_steps: int = 0
-    num_epochs: float = 0.0
-    eval_every_epochs: float = 0.0
-    save_every_epochs: float = 0.0
-    result: Literal["last", "best"] = "last"
     reset_optimizer: bool = False
     reset_data_offset: bool = False
     image_locked: bool = False
@@ -61,71 +47,21 @@ class StageConfig(TrainConfig):
     decay_like_original: bool = False
     optimizer: OptimizerConfig = OptimizerConfig()
 
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-          ValueError: if a field is out of range, the stage has no length, or features of a tower
-            that trains are to be cached.
-        """
-        problems = self._problems()
-        if problems:
-            raise ValueError("; ".join(problems))
-        if self.num_steps or not self.num_epochs:
-            super().__post_init__()
-        else:  # the number of steps is not known yet: check all else
-            dataclasses.replace(self, num_steps=1)
-
     def _problems(self) -> list[str]:
-        problems = [
-            f"{name}={getattr(self, name)} is negative; 0 switches it off"
-            for name in ("num_epochs", "eval_every_epochs", "save_every_epochs", "cached_views")
-            if not getattr(self, name) >= 0
-        ]
-        if self.num_steps == 0 and self.num_epochs == 0:
-            problems.append("num_steps=0 and num_epochs=0: wanted one of them positive")
+        problems = super()._problems()
+        if self.cached_views < 0:
+            problems.append(f"cached_views={self.cached_views} is negative; 0 switches it off")
         if self.cached_views and not self.image_locked:
             problems.append(
                 f"cached_views={self.cached_views} needs image_locked=True: the features of a "
                 "tower that trains change with every step"
             )
-        if self.result == "best" and not self.keep_best:
-            problems.append("result='best' needs keep_best=1 or more, and best_metric")
         if (self.reset_optimizer or self.reset_data_offset) and not self.continue_from:
             problems.append(
                 "reset_optimizer and reset_data_offset say how to go on from another run; set "
                 "continue_from, or leave them out"
             )
         return problems
-
-    def with_steps(self: Stage, steps_per_epoch: int) -> Stage:
-        """The stage with epochs turned into steps.
-
-        Args:
-          steps_per_epoch: updates of one pass over the data, at least 1.
-
-        Returns:
-          The stage with `num_steps`, `eval_every_steps` and `save_every_steps` filled in where they
-          were given in epochs; itself where nothing was.
-        """
-        steps = {
-            "num_steps": self.num_steps or _steps_of(self.num_epochs, steps_per_epoch),
-            "eval_every_steps": self.eval_every_steps
-            or _steps_of(self.eval_every_epochs, steps_per_epoch),
-            "save_every_steps": _steps_of(self.save_every_epochs, steps_per_epoch)
-            or self.save_every_steps,
-        }
-        return dataclasses.replace(self, **steps)
-
-    @property
-    def counts_epochs(self) -> bool:
-        """Whether a length or an interval is given in epochs."""
-        given = (self.num_epochs and not self.num_steps, self.eval_every_epochs)
-        return any((*given, self.save_every_epochs))
-
-
-def _steps_of(epochs: float, steps_per_epoch: int) -> int:
-    return max(1, math.floor(epochs * steps_per_epoch)) if epochs else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
