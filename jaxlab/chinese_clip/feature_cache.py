@@ -16,7 +16,6 @@ the augmentation) is compared before a file is used.
 
 import hashlib
 import itertools
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +28,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, PyTree, UInt8
 
 from jaxlab import parallel
-from jaxlab.checkpoints.foreign.names import flatten
+from jaxlab.checkpoints.fingerprints import tree_sha256
+from jaxlab.data.identity import check_identity, read_json, write_json
 from jaxlab.data.pairs import PairSource
 from jaxlab.data.pairs.records import OnError, ProblemList, replaced_file
 
@@ -106,7 +106,7 @@ class FeatureCache:
         self.broken_ids = frozenset(
             image_id
             for shard in range(plan.num_shards)
-            for image_id in _read_json(_broken_file(plan, shard), [])
+            for image_id in read_json(_broken_file(plan, shard), [])
         )
 
     def __contains__(self, image_id: int) -> bool:
@@ -171,13 +171,7 @@ def tower_fingerprint(variables: PyTree) -> str:
     Args:
       variables: variables of the model.
     """
-    digest = hashlib.sha256()
-    for path, leaf in sorted(flatten(variables).items()):
-        if path.split("/")[1] == "visual":
-            array = np.ascontiguousarray(leaf)
-            digest.update(f"{path} {array.dtype} {array.shape}".encode())
-            digest.update(array.data)
-    return digest.hexdigest()
+    return tree_sha256(variables, lambda path: path.split("/")[1] == "visual")
 
 
 def file_size(path: Path) -> int:
@@ -293,26 +287,17 @@ def _note_broken(plan: CachePlan, shard: int, broken: Mapping[int, str], on_erro
         problems.add(f"image_id={image_id}", problem)
     problems.finish(max(1, len(plan.shard_ids(shard)) - len(broken)), "images")
     if broken:
-        _write_json(_broken_file(plan, shard), sorted(broken))
+        write_json(_broken_file(plan, shard), sorted(broken))
 
 
 def _check_identity(plan: CachePlan) -> None:
     """Compares the identity in the folder, or writes it where there is none."""
     path, wanted = plan.folder / IDENTITY, plan.whole_identity()
     if parallel.is_main_process() and not path.exists():
-        _write_json(path, wanted)
+        write_json(path, wanted)
     parallel.barrier("feature cache: identity")
-    found = _read_json(path, {})
-    different = [
-        f"{name}: {found.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
-        for name in sorted(wanted.keys() | found.keys())
-        if wanted.get(name) != found.get(name)
-    ]
-    if different:
-        raise ValueError(
-            f"{plan.folder} holds features of something else: {'; '.join(different)}. Remove the "
-            "folder to compute them again, or give another one"
-        )
+    found = read_json(path, {})
+    check_identity(found, wanted, plan.folder, "features")
 
 
 def _shard_file(plan: CachePlan, shard: int) -> Path:
@@ -321,12 +306,3 @@ def _shard_file(plan: CachePlan, shard: int) -> Path:
 
 def _broken_file(plan: CachePlan, shard: int) -> Path:
     return plan.folder / f"broken_{shard:05d}.json"
-
-
-def _read_json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text("utf-8")) if path.exists() else default
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with replaced_file(path) as file:
-        file.write(json.dumps(value, indent=2).encode("utf-8") + b"\n")

@@ -4,5 +4,7 @@
 * `class_folders`: pictures sorted into one folder a class.
 * `pairs`: image-text pairs in the TSV, JSONL and LMDB formats of Chinese-CLIP.
 * `images`, `augment`: decoding, resizing, normalising and augmenting pictures.
+* `identity`: what stored results were made from, compared before they are used.
+* `record_log`: records of bytes by id, continued after a kill.
 * `pipeline`: shuffled, sharded, resumable batches of any random-access source.
 """

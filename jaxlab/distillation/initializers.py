@@ -88,7 +88,7 @@ class Started(NamedTuple):
 def start_student(
     student: Mapping[str, Any],
     teacher: Mapping[str, Any],
-    start: StudentStart = StudentStart(),  # noqa: B008
+    start: StudentStart,
     *,
     heads: HeadCounts | None = None,
     vocabulary: Int[np.ndarray, " student_vocabulary"] | None = None,
@@ -109,7 +109,7 @@ def start_student(
     Raises:
       ValueError: if layers do not exist, or listing everything that is missing or cannot be cut.
     """
-    flat_student, flat_teacher = flatten_dict(student), flatten_dict(teacher)
+    flat_student, flat_teacher = _flatten(student), _flatten(teacher)
     layers = dict(_swap(layers_of_start(start, count_layers(teacher), count_layers(student))))
     params, copied, drawn, problems = {}, [], [], []
     num_shared = 0
@@ -156,7 +156,7 @@ def start_from_distilled(
     Raises:
       ValueError: listing the parameters that are missing or of another shape.
     """
-    own, found = flatten_dict(student), flatten_dict(distilled)
+    own, found = _flatten(student), _flatten(distilled)
     wanted = [path for path in own if with_head or path[0] == "encoder"]
     problems = [
         f"{'/'.join(path)}: {found[path].shape if path in found else 'missing'} there, "
@@ -207,7 +207,7 @@ def layers_of_start(start: StudentStart, num_teacher_layers: int, num_student_la
             f"{num_teacher_layers - 1}); not there: {missing or 'none'}. Name one for every layer "
             "of the student"
         )
-    return tuple((int(layer), i) for i, layer in enumerate(chosen))
+    return tuple((layer, i) for i, layer in enumerate(chosen))
 
 
 def map_vocabulary(
@@ -257,6 +257,10 @@ def count_layers(params: Mapping[str, Any]) -> int:
             " expected encoder/layer_0, layer_1, ... without a gap"
         )
     return len(found)
+
+
+def _flatten(params: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    return dict(flatten_dict(params))
 
 
 def _swap(pairs: Pairs) -> Pairs:

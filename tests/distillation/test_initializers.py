@@ -198,9 +198,11 @@ def test_everything_that_cannot_be_cut_is_listed():
     ):
         assert part in message
     with pytest.raises(ValueError, match="pass `heads`"):
-        start_student(draw(NARROW, 2), TEACHER_PARAMS)
+        start_student(draw(NARROW, 2), TEACHER_PARAMS, StudentStart())
     with pytest.raises(ValueError, match="maps 3 pieces to ids up to 9"):
-        start_student(SHALLOW_PARAMS, TEACHER_PARAMS, vocabulary=np.array([1, 9, 2]))
+        start_student(
+            SHALLOW_PARAMS, TEACHER_PARAMS, StudentStart(), vocabulary=np.array([1, 9, 2])
+        )
 
 
 def test_layers_that_are_not_there_are_told():
@@ -209,4 +211,4 @@ def test_layers_that_are_not_there_are_told():
     with pytest.raises(ValueError, match="is no strategy"):
         layers_of_start(StudentStart("middle"), 4, 2)
     with pytest.raises(ValueError, match=r"layers \[0, 2\] under 'encoder'"):
-        start_student({"encoder": {"layer_0": {}, "layer_2": {}}}, TEACHER_PARAMS)
+        start_student({"encoder": {"layer_0": {}, "layer_2": {}}}, TEACHER_PARAMS, StudentStart())
