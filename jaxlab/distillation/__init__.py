@@ -38,6 +38,15 @@ from jaxlab.distillation.hidden import (
 from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
 from jaxlab.distillation.matching import STRATEGIES, match_layers
 from jaxlab.distillation.means import Mean, masked_mean, pool
+from jaxlab.distillation.model import (
+    SIZES,
+    TextModel,
+    TextModelConfig,
+    flops,
+    init_params,
+    mean_of_tokens,
+    num_params,
+)
 from jaxlab.distillation.relations import example_relation, relation
 from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
 from jaxlab.distillation.schedules import (
@@ -53,11 +62,14 @@ from jaxlab.distillation.schedules import (
 
 __all__ = [
     "CATALOGUE",
+    "SIZES",
     "STRATEGIES",
     "Convention",
     "Features",
     "Knowledge",
     "Mean",
+    "TextModel",
+    "TextModelConfig",
     "annealing_factor",
     "attention_ce",
     "attention_ce_mean",
@@ -73,16 +85,20 @@ __all__ = [
     "example_relation",
     "feature_gram",
     "find_knowledge",
+    "flops",
     "flsw_temperature",
     "growth",
     "hidden_cosine",
     "hidden_mse",
     "hidden_pkd",
+    "init_params",
     "logits_ce",
     "logits_kl",
     "logits_mse",
     "masked_mean",
     "match_layers",
+    "mean_of_tokens",
+    "num_params",
     "piecewise",
     "pool",
     "relation",
