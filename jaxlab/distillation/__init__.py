@@ -50,6 +50,15 @@ from jaxlab.distillation.objective import (
     compile_objective,
 )
 from jaxlab.distillation.projections import init_projection, principal_projection, project
+from jaxlab.distillation.model import (
+    SIZES,
+    TextModel,
+    TextModelConfig,
+    flops,
+    init_params,
+    mean_of_tokens,
+    num_params,
+)
 from jaxlab.distillation.relations import example_relation, relation
 from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
 from jaxlab.distillation.schedules import (
@@ -80,6 +89,8 @@ from jaxlab.distillation.train import (
 
 __all__ = [
     "CATALOGUE",
+    "SIZES",
+    "STRATEGIES",
     "Convention",
     "Features",
     "HardConfig",
@@ -95,6 +106,8 @@ __all__ = [
     "Shape",
     "Term",
     "Variants",
+    "TextModel",
+    "TextModelConfig",
     "annealing_factor",
     "attention_ce",
     "attention_ce_mean",
@@ -112,6 +125,7 @@ __all__ = [
     "exported_params",
     "feature_gram",
     "find_knowledge",
+    "flops",
     "flsw_temperature",
     "format_matches",
     "from_textbrewer",
@@ -133,6 +147,8 @@ __all__ = [
     "masked_mean",
     "match_layers",
     "parse_matches",
+    "mean_of_tokens",
+    "num_params",
     "piecewise",
     "pool",
     "principal_projection",

@@ -27,6 +27,7 @@ class Features(NamedTuple):
       queries: of every layer, all heads one after the other.
       keys: likewise.
       values: likewise.
+      pooled: the one vector that a text was pooled to.
     """
 
     logits: Float[Array, "batch *time classes"] | None = None
@@ -36,6 +37,7 @@ class Features(NamedTuple):
     queries: tuple[Float[Array, "batch time width"], ...] = ()
     keys: tuple[Float[Array, "batch time width"], ...] = ()
     values: tuple[Float[Array, "batch time width"], ...] = ()
+    pooled: Float[Array, "batch width"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
