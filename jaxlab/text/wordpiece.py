@@ -10,7 +10,7 @@ References:
 
 import functools
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -193,7 +193,16 @@ def _replace_character(char: str) -> str:
         return ""
     if category == "Zs":
         return " "
-    return f" {char} " if _is_in(ord(char), _CJK_RANGES) else char
+    return f" {char} " if is_ideograph(char) else char
+
+
+def is_ideograph(char: str) -> bool:
+    """Whether a character is a CJK ideograph, which is a word of its own.
+
+    Args:
+      char: one character.
+    """
+    return _is_in(ord(char), _CJK_RANGES)
 
 
 def make_word_encoder(ids: dict[str, int], unk_id: int) -> Callable[[str], tuple[int, ...]]:
@@ -239,21 +248,24 @@ def split_punctuation(text: str) -> list[str]:
     """
     if text.isalnum():
         return [text]
-    return "".join(f" {char} " if _is_punctuation(char) else char for char in text).split()
+    return "".join(f" {char} " if is_punctuation(char) else char for char in text).split()
 
 
-def longest_match(piece: str, ids: dict[str, int], longest: int) -> Sequence[int] | None:
+def longest_match(
+    piece: str, ids: Mapping[str, int], longest: int, max_characters: int = MAX_WORD_CHARACTERS
+) -> Sequence[int] | None:
     """Ids of the greedy longest-match cut of a piece, or None where the vocabulary has no cut.
 
     Args:
       piece: a word without punctuation and white space.
       ids: the vocabulary; entries that continue a word begin with `##`.
       longest: length of the longest entry, a bound of the search.
+      max_characters: of a piece that is cut.
 
     Returns:
-      The ids, or None also for a piece longer than `MAX_WORD_CHARACTERS`.
+      The ids, or None also for a piece longer than `max_characters`.
     """
-    if len(piece) > MAX_WORD_CHARACTERS:
+    if len(piece) > max_characters:
         return None
     out: list[int] = []
     start = 0
@@ -271,7 +283,12 @@ def longest_match(piece: str, ids: dict[str, int], longest: int) -> Sequence[int
 
 
 @functools.lru_cache(1 << 14)
-def _is_punctuation(char: str) -> bool:
+def is_punctuation(char: str) -> bool:
+    """Whether a character is a word of its own, see `split_punctuation`.
+
+    Args:
+      char: one character.
+    """
     return _is_in(ord(char), _ASCII_PUNCTUATION_RANGES) or unicodedata.category(char)[0] == "P"
 
 
