@@ -39,6 +39,15 @@ from jaxlab.distillation.hidden import (
 from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
 from jaxlab.distillation.matching import STRATEGIES, match_layers
 from jaxlab.distillation.means import Mean, masked_mean, pool
+from jaxlab.distillation.model import (
+    SIZES,
+    TextModel,
+    TextModelConfig,
+    flops,
+    init_params,
+    mean_of_tokens,
+    num_params,
+)
 from jaxlab.distillation.objective import (
     HardConfig,
     Losses,
@@ -50,15 +59,6 @@ from jaxlab.distillation.objective import (
     compile_objective,
 )
 from jaxlab.distillation.projections import init_projection, principal_projection, project
-from jaxlab.distillation.model import (
-    SIZES,
-    TextModel,
-    TextModelConfig,
-    flops,
-    init_params,
-    mean_of_tokens,
-    num_params,
-)
 from jaxlab.distillation.relations import example_relation, relation
 from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
 from jaxlab.distillation.schedules import (
@@ -80,8 +80,8 @@ from jaxlab.distillation.sweep import (
 )
 from jaxlab.distillation.train import (
     Parts,
+    distillation_params,
     exported_params,
-    init_params,
     losses_of,
     make_distillation_step,
     make_forward,
@@ -89,8 +89,6 @@ from jaxlab.distillation.train import (
 
 __all__ = [
     "CATALOGUE",
-    "SIZES",
-    "STRATEGIES",
     "Convention",
     "Features",
     "HardConfig",
@@ -102,12 +100,13 @@ __all__ = [
     "ObjectiveConfig",
     "Parts",
     "ResponseConfig",
+    "SIZES",
     "STRATEGIES",
     "Shape",
     "Term",
-    "Variants",
     "TextModel",
     "TextModelConfig",
+    "Variants",
     "annealing_factor",
     "attention_ce",
     "attention_ce_mean",
@@ -121,6 +120,7 @@ __all__ = [
     "continuation_factor",
     "cwsm_temperature",
     "decay",
+    "distillation_params",
     "example_relation",
     "exported_params",
     "feature_gram",
@@ -146,9 +146,9 @@ __all__ = [
     "make_variants",
     "masked_mean",
     "match_layers",
-    "parse_matches",
     "mean_of_tokens",
     "num_params",
+    "parse_matches",
     "piecewise",
     "pool",
     "principal_projection",

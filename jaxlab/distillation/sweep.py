@@ -21,7 +21,7 @@ from jaxlab.distillation.train import (
     TEACHER,
     Parts,
     cached_features,
-    init_params,
+    distillation_params,
     progress_at,
 )
 from jaxlab.training.state import TrainState
@@ -119,7 +119,7 @@ def init_sweep(
     seeds = [0] * len(students) if seeds is None else seeds
     run_key, projections_key = jax.random.split(key)
     each = [
-        init_params(objective, student, jax.random.fold_in(projections_key, seed))
+        distillation_params(objective, student, jax.random.fold_in(projections_key, seed))
         for student, seed in zip(students, seeds, strict=True)
     ]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

@@ -80,7 +80,7 @@ def make_forward(model: Any, *, prefix: str = "") -> Forward:
     return forward
 
 
-def init_params(objective: Objective, student: PyTree, key: jax.Array) -> dict[str, PyTree]:
+def distillation_params(objective: Objective, student: PyTree, key: jax.Array) -> dict[str, PyTree]:
     """What a distillation trains: the student, and the projections of the objective.
 
     Args:
@@ -166,7 +166,7 @@ def make_distillation_step(
 ) -> TrainStep:
     """`step(state, frozen, batch, key) -> (state, metrics)` of a distillation.
 
-    `state.params` are those of `init_params`, `frozen` holds the `teacher`. Metrics are the `loss`,
+    `state.params` are those of `distillation_params`, `frozen` holds the `teacher`. Metrics are the `loss`,
     every term without its weight as `loss/<term>`, and `tokens`, the number of real ones.
 
     Args:
@@ -265,6 +265,6 @@ def exported_params(params: Mapping[str, PyTree]) -> PyTree:
     """The student alone: what is evaluated and exported.
 
     Args:
-      params: those of `init_params`.
+      params: those of `distillation_params`.
     """
     return params[STUDENT]

@@ -13,7 +13,7 @@ from jaxlab.distillation.objective import (
     compile_objective,
 )
 from jaxlab.distillation.sweep import init_sweep, make_sweep_step, make_variants, student_of
-from jaxlab.distillation.train import Parts, init_params, make_distillation_step
+from jaxlab.distillation.train import Parts, distillation_params, make_distillation_step
 from jaxlab.training import TrainState
 from tests.distillation.networks import (
     FROZEN,
@@ -61,7 +61,7 @@ def test_every_student_trains_as_it_would_alone(at_once):
     alone = ObjectiveConfig("gap:hidden_mse@2->linear", ResponseConfig("none"), HardConfig(0.5))
     objective = compile_objective(alone, STUDENT, TEACHER)
     single = jax.jit(make_distillation_step(PARTS._replace(objective=objective), TX, 3))
-    params = init_params(objective, STUDENTS[1], jax.random.key(9))
+    params = distillation_params(objective, STUDENTS[1], jax.random.key(9))
     names = list(params["projections"])
     params["projections"] = jax.tree.map(
         lambda leaf: leaf[1], {name: first["projections"][name] for name in names}

@@ -17,7 +17,7 @@ from jaxlab.distillation.objective import (
 from jaxlab.distillation.train import (
     CACHED,
     Parts,
-    init_params,
+    distillation_params,
     losses_of,
     make_distillation_step,
     progress_at,
@@ -37,7 +37,7 @@ TX = optax.sgd(0.1)
 
 
 def new_state():
-    params = init_params(OBJECTIVE, random_params(STUDENT, 2), jax.random.key(3))
+    params = distillation_params(OBJECTIVE, random_params(STUDENT, 2), jax.random.key(3))
     return TrainState.create(params, TX, jax.random.key(5))
 
 
@@ -127,7 +127,7 @@ def test_a_batch_of_padding_is_no_loss():
 def test_r_drop_compares_two_passes():
     config = ObjectiveConfig(response=ResponseConfig("none"), hard=HardConfig(1.0, r_drop=2.0))
     objective = compile_objective(config, STUDENT, None)
-    params = init_params(objective, random_params(STUDENT, 2), jax.random.key(3))
+    params = distillation_params(objective, random_params(STUDENT, 2), jax.random.key(3))
     parts = Parts(objective, forward)
     batch, key = make_batch(), jax.random.key(7)
     losses, shown = losses_of(parts, params, {}, batch, jnp.float32(0.0), key)
