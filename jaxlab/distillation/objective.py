@@ -28,6 +28,7 @@ from jaxlab.distillation import hard_losses, responses, schedules
 from jaxlab.distillation.grammar import EMBEDDINGS, LayerPair, Match, parse_matches
 from jaxlab.distillation.knowledge import Feature, Features
 from jaxlab.distillation.means import Mean
+from jaxlab.distillation.progressive import ProgressiveTransfer
 from jaxlab.distillation.projections import Projection, init_projection, project
 from jaxlab.distillation.relations import check_relation_heads
 
@@ -53,7 +54,8 @@ class ResponseConfig:
       temperature_schedule: `constant`, or a temperature for every example (`flsw`, `cwsm`).
       beta: how much those vary.
       gamma: exponent of `flsw`.
-      schedule: how the weight changes over a run: `constant`, `growth` or `decay`.
+      schedule: how the weight changes over a run: `constant`, `growth`, `decay`, or
+        `after_transfer`, see `ObjectiveConfig`.
       reduction: mean over `rows`, or over rows times classes (`numel`).
       tokens: of a model that labels tokens, `real` ones count, or those with a `label` only.
       shift_probability: let the right class have the teacher's largest probability.
@@ -68,7 +70,7 @@ class ResponseConfig:
     temperature_schedule: Literal["constant", "flsw", "cwsm"] = "constant"
     beta: float = 1.0
     gamma: float = 1.0
-    schedule: Literal["constant", "growth", "decay"] = "constant"
+    schedule: Literal["constant", "growth", "decay", "after_transfer"] = "constant"
     reduction: responses.Reduction = "rows"
     tokens: Literal["real", "label"] = "real"
     shift_probability: bool = False
@@ -103,8 +105,8 @@ class HardConfig:
     Attributes:
       weight: factor of the loss; 0 learns from the teacher alone.
       label_smoothing: probability of a label that goes to the other classes.
-      schedule: how the weight changes over a run: `constant`, `growth`, `decay`, or `continuation`
-        (growth over two thirds of the run).
+      schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
+        (growth over two thirds of the run), or `after_transfer`, see `ObjectiveConfig`.
       drop_worst: share of the examples of a batch, those with the largest losses, that is left out.
       drop_after: share of the run after which it is.
       r_drop: weight of the symmetric KL between two passes with different dropout (R-Drop).
@@ -112,7 +114,7 @@ class HardConfig:
 
     weight: float = 0.0
     label_smoothing: float = 0.0
-    schedule: Literal["constant", "growth", "decay", "continuation"] = "constant"
+    schedule: Literal["constant", "growth", "decay", "continuation", "after_transfer"] = "constant"
     drop_worst: float = 0.0
     drop_after: float = 0.0
     r_drop: float = 0.0
@@ -146,12 +148,15 @@ class ObjectiveConfig:
       response: the loss between logits.
       hard: the loss against labels.
       projection_init: how projections begin, see `projections`.
+      transfer_share: share of the run in which the matches with `schedule=progressive` take their
+        turns, layer after layer; losses with `schedule="after_transfer"` begin after it.
     """
 
     matches: str = ""
     response: ResponseConfig = ResponseConfig()
     hard: HardConfig = HardConfig()
     projection_init: Literal["normal", "orthogonal", "identity"] = "normal"
+    transfer_share: float = 0.5
 
     def __post_init__(self) -> None:
         """Check that the line can be read, and that something is learnt.
@@ -191,7 +196,6 @@ class Term:
       pair: its layers.
       num_relation_heads: of relations.
       projection: name of its projection in the tree; "" for none.
-      student_layers: layers of the student's stack, for schedules that go through them.
     """
 
     name: str
@@ -199,7 +203,6 @@ class Term:
     pair: LayerPair
     num_relation_heads: int
     projection: str
-    student_layers: int
 
 
 class Losses(NamedTuple):
@@ -250,6 +253,7 @@ class Objective:
       teacher_taps: what the teacher has to show.
       student_taps: what the student has to show.
       projections: name of every trained projection -> its two widths.
+      student_layers: layers of the student, for schedules that go through them.
     """
 
     config: ObjectiveConfig
@@ -258,6 +262,7 @@ class Objective:
     teacher_taps: frozenset[Feature]
     student_taps: frozenset[Feature]
     projections: tuple[tuple[str, int, int], ...]
+    student_layers: int
 
     @property
     def needs_teacher(self) -> bool:
@@ -308,7 +313,7 @@ class Objective:
           ValueError: if lengths, classes or heads do not fit, or there is no teacher.
         """
         progress = jnp.asarray(progress, jnp.float32)
-        means, weights = {}, {}
+        means = {}
         if self.needs_teacher and teacher is None:
             raise ValueError(
                 f"the objective compares with a teacher ({', '.join(self.names[:3])} ...) and "
@@ -317,20 +322,49 @@ class Objective:
         for term in self.terms:
             assert teacher is not None, "checked"
             means[term.name] = self._match(term, projections, student, teacher, batch)
-            weights[term.name] = term.match.weight * _match_factor(term, progress)
+        weights = self._match_weights(progress)
         logits = _top(student).logits
         if self.config.response.is_used:
             assert teacher is not None, "checked"
             means[RESPONSE] = self._respond(
                 logits, _top(teacher).logits, batch, progress, temperature
             )
-            weights[RESPONSE] = self.config.response.weight * _factor(
-                self.config.response.schedule, progress
-            )
+            factor = self._factor(self.config.response.schedule, progress)
+            weights[RESPONSE] = self.config.response.weight * factor
         if self.config.hard.weight > 0:
             means[HARD] = hard_loss(self.task, logits, batch, self.config.hard, progress)
-            weights[HARD] = self.config.hard.weight * _factor(self.config.hard.schedule, progress)
+            factor = self._factor(self.config.hard.schedule, progress)
+            weights[HARD] = self.config.hard.weight * factor
         return Losses(means, weights)
+
+    def _match_weights(self, progress: Array) -> dict[str, Array]:
+        """The weights of all matches at a point of the run."""
+        in_turn = [term for term in self.terms if term.match.schedule == "progressive"]
+        layers = [max(term.pair.student) for term in in_turn]
+        turns = self._plan.match_weights(progress, layers) if in_turn else ()
+        factors = {term.name: turn for term, turn in zip(in_turn, turns, strict=True)}
+        return {
+            term.name: term.match.weight * factors[term.name]
+            if term.name in factors
+            else term.match.weight * self._factor(term.match.schedule, progress)
+            for term in self.terms
+        }
+
+    @property
+    def _plan(self) -> ProgressiveTransfer:
+        """When which layer of the student has its turn."""
+        return ProgressiveTransfer(self.student_layers, self.config.transfer_share)
+
+    def _factor(self, schedule: str, progress: Array) -> Array:
+        """The factor of a weight at a point of the run."""
+        factors = {
+            "constant": jnp.ones_like,
+            "growth": schedules.growth,
+            "decay": schedules.decay,
+            "continuation": schedules.continuation_factor,
+            "after_transfer": self._plan.loss_weight,
+        }
+        return factors[schedule](progress)
 
     def _match(
         self,
@@ -448,6 +482,7 @@ def compile_objective(
         teacher_taps=taps,
         student_taps=taps,
         projections=tuple((name, *widths) for name, widths in projections.items()),
+        student_layers=student.num_layers,
     )
 
 
@@ -506,7 +541,7 @@ def _terms(match: Match, student: Shape, teacher: Shape) -> list[Term]:
         layers = "-".join("/".join(map(_layer_name, side)) for side in pair)
         name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}{layers}"
         projection = (match.shared or name) if match.projection else ""
-        terms.append(Term(name, match, pair, heads, projection, student.num_layers))
+        terms.append(Term(name, match, pair, heads, projection))
     return terms
 
 
@@ -588,22 +623,3 @@ def _distributions(
         return student, teacher, mask.any(axis=-1), None
     rows = mask & (batch["label"] >= 0) if config.tokens == "label" else mask
     return student, teacher, rows, None
-
-
-def _match_factor(term: Term, progress: Array) -> Array:
-    if term.match.schedule == "progressive":
-        # Every layer of the student has an equal share of the run in which it and those below it
-        # are matched (MobileBERT).
-        layer = max(term.pair.student)
-        return (progress * term.student_layers >= layer).astype(jnp.float32)
-    return _factor(term.match.schedule, progress)
-
-
-def _factor(schedule: str, progress: Array) -> Array:
-    factors = {
-        "constant": jnp.ones_like,
-        "growth": schedules.growth,
-        "decay": schedules.decay,
-        "continuation": schedules.continuation_factor,
-    }
-    return factors[schedule](progress)

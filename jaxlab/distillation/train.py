@@ -166,8 +166,8 @@ def make_distillation_step(
 ) -> TrainStep:
     """`step(state, frozen, batch, key) -> (state, metrics)` of a distillation.
 
-    `state.params` are those of `distillation_params`, `frozen` holds the `teacher`. Metrics are the `loss`,
-    every term without its weight as `loss/<term>`, and `tokens`, the number of real ones.
+    `state.params` are those of `distillation_params`, `frozen` holds the `teacher`. Metrics:
+    `loss`, every term without its weight as `loss/<term>`, and `tokens`, how many are real.
 
     Args:
       parts: objective and networks.

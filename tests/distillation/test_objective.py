@@ -167,13 +167,18 @@ def test_schedules_multiply_the_weight(schedule, factors):
         }  # fmt: skip
 
 
-def test_layers_join_one_after_the_other_in_a_progressive_match():
-    config = ObjectiveConfig("gap:hidden_mse[emb=no,schedule=progressive]", NO_RESPONSE)
+def test_layers_have_their_turns_and_then_comes_the_loss():
+    config = ObjectiveConfig(
+        "gap:hidden_mse[emb=no,schedule=progressive]@2",
+        ResponseConfig(schedule="after_transfer"),
+        transfer_share=0.8,
+    )
     weights = [
         [float(w) for w in losses_of(config, progress=x)[1].weights.values()]
-        for x in (0.0, 0.49, 0.5, 1.0)
+        for x in (0.0, 0.39, 0.41, 0.81)
     ]
-    assert weights == [[1, 0], [1, 0], [1, 1], [1, 1]]
+    # Half a unit of weight, shared by the layers that are matched.
+    assert weights == [[1, 0, 0], [1, 0, 0], [0.5, 0.5, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize(
