@@ -59,6 +59,12 @@ from jaxlab.distillation.schedules import (
     growth,
     piecewise,
 )
+from jaxlab.distillation.weights import (
+    Pretrained,
+    load_params,
+    load_pretrained,
+    save_pretrained,
+)
 
 __all__ = [
     "CATALOGUE",
@@ -68,6 +74,7 @@ __all__ = [
     "Features",
     "Knowledge",
     "Mean",
+    "Pretrained",
     "TextModel",
     "TextModelConfig",
     "annealing_factor",
@@ -92,6 +99,8 @@ __all__ = [
     "hidden_mse",
     "hidden_pkd",
     "init_params",
+    "load_params",
+    "load_pretrained",
     "logits_ce",
     "logits_kl",
     "logits_mse",
@@ -102,6 +111,7 @@ __all__ = [
     "piecewise",
     "pool",
     "relation",
+    "save_pretrained",
     "shift_probability",
     "token_similarity",
 ]
