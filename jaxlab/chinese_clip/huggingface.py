@@ -9,17 +9,16 @@ import json
 import logging
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
 
 from jaxlab.checkpoints.foreign import files
+from jaxlab.checkpoints.foreign.configs import BERT_FIELDS, Field, read_fields
 from jaxlab.checkpoints.foreign.names import NameMismatchError, flatten
 from jaxlab.checkpoints.foreign.safetensors import write_safetensors
 from jaxlab.checkpoints.foreign.state_dicts import CONFIG_FILE, read_model_folder
@@ -44,82 +43,15 @@ _VOCABULARY_SIZE = 21128
 
 _logger = logging.getLogger(__name__)
 
-ACTIVATIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "gelu": "gelu",
-        "gelu_python": "gelu",
-        "gelu_new": "gelu_new",
-        "gelu_fast": "gelu_new",
-        "gelu_pytorch_tanh": "gelu_new",
-        "gelu_python_tanh": "gelu_new",
-        "gelu_accurate": "gelu_new",
-        "quick_gelu": "quick_gelu",
-        "relu": "relu",
-        "silu": "swish",
-        "swish": "swish",
-    }
-)
-"""Activation functions by the names of transformers -> ours (several are one function)."""
-
-
-@dataclass(frozen=True)
-class _Field:
-    """One entry of a config.
-
-    Attributes:
-      theirs: its name in `config.json`.
-      ours: the field of our config.
-      default: what an absent entry means to transformers.
-    """
-
-    theirs: str
-    ours: str
-    default: int | float | str
-
-    def read(self, values: Mapping[str, Any], where: str, problems: list[str]) -> Any:
-        value = values.get(self.theirs, self.default)
-        kind = float if isinstance(self.default, float) else type(self.default)
-        wanted = (int, float) if kind is float else (kind,)
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            problems.append(f"{where}{self.theirs}={value!r}; wanted {_KINDS[kind]}")
-            return self.default
-        return _our_activation(value, where, self, problems) if kind is str else kind(value)
-
-
-def _our_activation(name: Any, where: str, field: _Field, problems: list[str]) -> str:
-    if name not in ACTIVATIONS:
-        problems.append(
-            f"{where}{field.theirs}={name!r} is an activation that is not offered; "
-            f"{', '.join(ACTIVATIONS)} are"
-        )
-    return ACTIVATIONS.get(name, name)
-
-
-_KINDS = {int: "an integer", float: "a number", str: "a name"}
-_TEXT_FIELDS = (
-    _Field("vocab_size", "vocab_size", 30522),
-    _Field("num_hidden_layers", "num_layers", 12),
-    _Field("hidden_size", "width", 768),
-    _Field("num_attention_heads", "num_heads", 12),
-    _Field("intermediate_size", "mlp_width", 3072),
-    _Field("max_position_embeddings", "max_positions", 512),
-    _Field("type_vocab_size", "num_types", 2),
-    _Field("pad_token_id", "pad_id", 0),
-    _Field("hidden_act", "activation", "gelu"),
-    _Field("layer_norm_eps", "layer_norm_epsilon", 1e-12),
-    _Field("hidden_dropout_prob", "hidden_dropout", 0.1),
-    _Field("attention_probs_dropout_prob", "attention_dropout", 0.1),
-    _Field("initializer_range", "init_std", 0.02),
-)
 _VISION_FIELDS = (
-    _Field("image_size", "image_size", 224),
-    _Field("patch_size", "patch_size", 32),
-    _Field("num_hidden_layers", "num_layers", 12),
-    _Field("hidden_size", "width", 768),
-    _Field("num_attention_heads", "num_heads", 12),
-    _Field("intermediate_size", "mlp_width", 3072),
-    _Field("hidden_act", "activation", "quick_gelu"),
-    _Field("layer_norm_eps", "layer_norm_epsilon", 1e-5),
+    Field("image_size", "image_size", 224),
+    Field("patch_size", "patch_size", 32),
+    Field("num_hidden_layers", "num_layers", 12),
+    Field("hidden_size", "width", 768),
+    Field("num_attention_heads", "num_heads", 12),
+    Field("intermediate_size", "mlp_width", 3072),
+    Field("hidden_act", "activation", "quick_gelu"),
+    Field("layer_norm_eps", "layer_norm_epsilon", 1e-5),
 )
 _FIXED: Mapping[str, Any] = {
     "position_embedding_type": "absolute",
@@ -250,10 +182,10 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ChineseClipConfig:
     problems: list[str] = []
     text_values = _sub_config(values, "text_config", problems)
     vision_values = _sub_config(values, "vision_config", problems)
-    text = _read_fields(text_values, _TEXT_FIELDS, "text_config.", problems)
-    vision = _read_fields(vision_values, _VISION_FIELDS, "vision_config.", problems)
-    dim = _Field("projection_dim", "output_dim", 512).read(values, "", problems)
-    log_scale = _Field("logit_scale_init_value", "log_scale", 2.6592).read(values, "", problems)
+    text = read_fields(text_values, BERT_FIELDS, _FIXED, "text_config.", problems)
+    vision = read_fields(vision_values, _VISION_FIELDS, _FIXED, "vision_config.", problems)
+    dim = Field("projection_dim", "output_dim", 512).read(values, "", problems)
+    log_scale = Field("logit_scale_init_value", "log_scale", 2.6592).read(values, "", problems)
     defaults = {
         "context_length": min(ChineseClipConfig.context_length, text["max_positions"]),
         "initial_scale": math.exp(log_scale),
@@ -261,7 +193,7 @@ def config_from_huggingface(values: Mapping[str, Any]) -> ChineseClipConfig:
     }
     own = _sub_config(values, _OWN_ENTRY, problems)
     own = {
-        name: _Field(name, name, default).read(own, f"{_OWN_ENTRY}.", problems)
+        name: Field(name, name, default).read(own, f"{_OWN_ENTRY}.", problems)
         for name, default in defaults.items()
     }
     if problems:
@@ -285,7 +217,7 @@ def config_to_huggingface(config: ChineseClipConfig) -> dict[str, Any]:
     """
     _check_form(config)
     vision = {field.theirs: getattr(config.vision, field.ours) for field in _VISION_FIELDS}
-    text = {field.theirs: getattr(config.text, field.ours) for field in _TEXT_FIELDS}
+    text = {field.theirs: getattr(config.text, field.ours) for field in BERT_FIELDS}
     return {
         "architectures": ["ChineseCLIPModel"],
         "model_type": MODEL_TYPE,
@@ -321,7 +253,7 @@ def bert_config_from_huggingface(values: Mapping[str, Any]) -> BertConfig:
       ValueError: if entries are of the wrong kind or ask for what is not offered; all are named.
     """
     problems: list[str] = []
-    sizes = _read_fields(values, _TEXT_FIELDS, "", problems)
+    sizes = read_fields(values, BERT_FIELDS, _FIXED, "", problems)
     if problems:
         raise ValueError("; ".join(problems))
     return BertConfig(**sizes)
@@ -338,8 +270,8 @@ def vision_config_from_huggingface(values: Mapping[str, Any]) -> VisionTransform
     """
     problems: list[str] = []
     vision_values = _sub_config(values, "vision_config", problems)
-    sizes = _read_fields(vision_values, _VISION_FIELDS, "vision_config.", problems)
-    dim = _Field("projection_dim", "output_dim", 512).read(values, "", problems)
+    sizes = read_fields(vision_values, _VISION_FIELDS, _FIXED, "vision_config.", problems)
+    dim = Field("projection_dim", "output_dim", 512).read(values, "", problems)
     if problems:
         raise ValueError("; ".join(problems))
     return VisionTransformerConfig(**sizes, output_dim=dim)
@@ -384,15 +316,6 @@ def _sub_config(values: Mapping[str, Any], name: str, problems: list[str]) -> Ma
                 return entries
             problems.append(f"{key}={entries!r}; wanted an object with the sizes of the tower")
     return {}
-
-
-def _read_fields(
-    values: Mapping[str, Any], fields: Sequence[_Field], where: str, problems: list[str]
-) -> dict[str, Any]:
-    for name, wanted in _FIXED.items():
-        if values.get(name, wanted) != wanted:
-            problems.append(f"{where}{name}={values[name]!r} is not offered; {wanted!r} is")
-    return {field.ours: field.read(values, where, problems) for field in fields}
 
 
 def _preprocessor(image_size: int) -> dict[str, Any]:

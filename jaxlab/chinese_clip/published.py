@@ -23,9 +23,10 @@ from jaxtyping import PyTree
 from jaxlab import __version__
 from jaxlab.checkpoints.foreign import files
 from jaxlab.checkpoints.foreign.names import NameMismatchError, NameTable, Rule, flatten, unflatten
+from jaxlab.checkpoints.foreign.rules import as_float32, is_floating
 from jaxlab.checkpoints.foreign.safetensors import read_safetensors, write_safetensors
 from jaxlab.chinese_clip.model import ChineseClipConfig, abstract_variables
-from jaxlab.chinese_clip.tables import PARTS, as_float32, check_parts, is_floating, part_of
+from jaxlab.chinese_clip.tables import PARTS, check_parts, part_of
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.resnet import ModifiedResNetConfig
 from jaxlab.layers.vit import VisionTransformerConfig

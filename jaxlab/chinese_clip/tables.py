@@ -8,7 +8,6 @@ keeps these three apart. Every transform but the joining of the three is a view.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxlab.checkpoints.foreign.names import (
@@ -16,8 +15,15 @@ from jaxlab.checkpoints.foreign.names import (
     TRANSPOSE,
     NameTable,
     Rule,
-    split_rows,
     unflatten,
+)
+from jaxlab.checkpoints.foreign.rules import (
+    BERT_BUFFERS,
+    affine_rules,
+    as_float32,
+    bert_rules,
+    dense_rules,
+    joint_qkv_rules,
 )
 from jaxlab.chinese_clip.model import ChineseClipConfig
 from jaxlab.layers.resnet import ModifiedResNetConfig
@@ -35,7 +41,6 @@ PARTS = ("visual", "bert", "text_projection", "logit_scale")
 """The parts of a model that can be read alone; batch statistics go with `visual`."""
 
 _QKV = ("query", "key", "value")
-_BUFFERS = r"(.*\.)?embeddings\.(position_ids|token_type_ids)"
 _POOLER = r"pooler\..*"
 
 
@@ -53,9 +58,9 @@ def original_table(config: ChineseClipConfig) -> NameTable:
             Rule("logit_scale", "params/logit_scale"),
             Rule("text_projection", "params/text_projection"),
             *_vision_rules(config.vision),
-            *_bert_rules("bert."),
+            *bert_rules("bert.", "params/bert"),
         ),
-        ignored=(rf"bert\.{_POOLER}", _BUFFERS, rf".*\.{COUNTER}"),
+        ignored=(rf"bert\.{_POOLER}", BERT_BUFFERS, rf".*\.{COUNTER}"),
         prefixes=("module.",),
     )
 
@@ -71,9 +76,9 @@ def huggingface_table() -> NameTable:
             Rule("logit_scale", "params/logit_scale"),
             Rule("text_projection.weight", "params/text_projection", TRANSPOSE),
             *_huggingface_vision_rules(),
-            *_bert_rules("text_model."),
+            *bert_rules("text_model.", "params/bert"),
         ),
-        ignored=(rf"text_model\.{_POOLER}", _BUFFERS),
+        ignored=(rf"text_model\.{_POOLER}", BERT_BUFFERS),
     )
 
 
@@ -87,14 +92,14 @@ def image_tower_table(config: VisionConfig, *, huggingface: bool = False) -> Nam
     vision = _huggingface_vision_rules() if huggingface else _vision_rules(config)
     return NameTable(
         rules=(Rule("logit_scale", "params/logit_scale"), *vision),
-        ignored=(_BUFFERS, rf".*\.{COUNTER}"),
+        ignored=(BERT_BUFFERS, rf".*\.{COUNTER}"),
         prefixes=("module.",),
     )
 
 
 def bert_table() -> NameTable:
     """A BERT body without its pooler: the names of its tensors, without a prefix, <-> our paths."""
-    return NameTable(rules=tuple(_bert_rules("")), ignored=(_POOLER, _BUFFERS))
+    return NameTable(rules=tuple(bert_rules("", "params/bert")), ignored=(_POOLER, BERT_BUFFERS))
 
 
 def load_variables(
@@ -161,44 +166,17 @@ def check_whole(variables: Mapping[str, Any], form: str) -> None:
         )
 
 
-def as_float32(array: np.ndarray) -> np.ndarray:
-    """A floating array as float32 (itself if it is already); others unchanged."""
-    return array.astype(np.float32, copy=False) if is_floating(array) else array
-
-
-def is_floating(array: np.ndarray) -> bool:
-    """Whether an array holds floating numbers, bfloat16 included."""
-    return jax.numpy.issubdtype(array.dtype, jax.numpy.floating)
-
-
 def _is_wanted(paths: Collection[str], parts: Collection[str]) -> bool:
     """Whether a tensor belongs to the parts; one that no rule knows does, to be told about."""
     return not paths or any(part_of(path) in parts for path in paths)
 
 
 def _affine(foreign: str, ours: str) -> list[Rule]:
-    """A norm: weight and bias <-> scale and bias."""
-    return [
-        Rule(f"{foreign}.weight", f"params/{ours}/scale"),
-        Rule(f"{foreign}.bias", f"params/{ours}/bias"),
-    ]
+    return affine_rules(foreign, f"params/{ours}")
 
 
-def _dense(foreign: str, ours: str, *, load_only: bool = False) -> list[Rule]:
-    return [
-        Rule(f"{foreign}.weight", f"params/{ours}/kernel", TRANSPOSE, load_only),
-        Rule(f"{foreign}.bias", f"params/{ours}/bias", load_only=load_only),
-    ]
-
-
-def _joint_qkv(weight: str, bias: str, ours: str, *, load_only: bool = False) -> list[Rule]:
-    """One (3 * width, width) matrix whose rows are query, key and value."""
-    kernels = tuple(f"params/{ours}/{name}/kernel" for name in _QKV)
-    biases = tuple(f"params/{ours}/{name}/bias" for name in _QKV)
-    return [
-        Rule(weight, kernels, split_rows(3, TRANSPOSE), load_only),
-        Rule(bias, biases, split_rows(3), load_only),
-    ]
+def _dense(foreign: str, ours: str) -> list[Rule]:
+    return dense_rules(foreign, f"params/{ours}")
 
 
 def _vision_rules(config: VisionConfig) -> list[Rule]:
@@ -216,9 +194,14 @@ def _vision_transformer_rules() -> list[Rule]:
         Rule("visual.positional_embedding", POSITIONS),
         Rule("visual.conv1.weight", "params/visual/patch_embedding", CONVOLUTION),
         *_affine("visual.ln_{end:pre|post}", "visual/ln_{end:pre|post}"),
-        *_joint_qkv(f"{block}.attn.in_proj_weight", f"{block}.attn.in_proj_bias", attention),
-        *_joint_qkv(
-            f"{block}.attn.Wqkv.weight", f"{block}.attn.Wqkv.bias", attention, load_only=True
+        *joint_qkv_rules(
+            f"{block}.attn.in_proj_weight", f"{block}.attn.in_proj_bias", f"params/{attention}"
+        ),
+        *joint_qkv_rules(
+            f"{block}.attn.Wqkv.weight",
+            f"{block}.attn.Wqkv.bias",
+            f"params/{attention}",
+            load_only=True,
         ),
         *_dense(f"{block}.attn.out_proj", f"{attention}/out"),
         *_affine(f"{block}.ln_{{n}}", f"{ours}/ln_{{n}}"),
@@ -278,30 +261,3 @@ def _resnet_rules(num_stages: int) -> list[Rule]:
             *_batch_norm(f"{block}.downsample.1", f"{ours}/shortcut_norm"),
         ]
     return rules
-
-
-def _bert_rules(prefix: str) -> list[Rule]:
-    """A BERT body; `prefix` stands before every foreign name."""
-    embeddings, layer = f"{prefix}embeddings", f"{prefix}encoder.layer.{{i}}"
-    ours = "bert/layer_{i}"
-    qkv = "query|key|value"
-    self_attention = f"{layer}.attention.self"
-    return [
-        Rule(f"{embeddings}.word_embeddings.weight", "params/bert/word_embeddings"),
-        Rule(f"{embeddings}.position_embeddings.weight", "params/bert/position_embeddings"),
-        Rule(f"{embeddings}.token_type_embeddings.weight", "params/bert/type_embeddings"),
-        *_affine(f"{embeddings}.LayerNorm", "bert/embeddings_norm"),
-        *_dense(f"{self_attention}.{{name:{qkv}}}", f"{ours}/attention/{{name:{qkv}}}"),
-        *_dense(f"{layer}.attention.output.dense", f"{ours}/attention/out"),
-        *_joint_qkv(
-            f"{self_attention}.Wqkv.weight",
-            f"{self_attention}.Wqkv.bias",
-            f"{ours}/attention",
-            load_only=True,
-        ),
-        *_dense(f"{self_attention}.out_proj", f"{ours}/attention/out", load_only=True),
-        *_affine(f"{layer}.attention.output.LayerNorm", f"{ours}/attention_norm"),
-        *_dense(f"{layer}.intermediate.dense", f"{ours}/mlp_in"),
-        *_dense(f"{layer}.output.dense", f"{ours}/mlp_out"),
-        *_affine(f"{layer}.output.LayerNorm", f"{ours}/output_norm"),
-    ]

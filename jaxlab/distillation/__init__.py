@@ -85,6 +85,11 @@ from jaxlab.distillation.train import (
     losses_of,
     make_distillation_step,
     make_forward,
+from jaxlab.distillation.weights import (
+    Pretrained,
+    load_params,
+    load_pretrained,
+    save_pretrained,
 )
 
 __all__ = [
@@ -104,6 +109,7 @@ __all__ = [
     "STRATEGIES",
     "Shape",
     "Term",
+    "Pretrained",
     "TextModel",
     "TextModelConfig",
     "Variants",
@@ -136,6 +142,8 @@ __all__ = [
     "init_params",
     "init_projection",
     "init_sweep",
+    "load_params",
+    "load_pretrained",
     "logits_ce",
     "logits_kl",
     "logits_mse",
@@ -154,6 +162,7 @@ __all__ = [
     "principal_projection",
     "project",
     "relation",
+    "save_pretrained",
     "shift_probability",
     "student_of",
     "token_similarity",
