@@ -83,6 +83,7 @@ from jaxlab.federated.algorithms.ditto import ditto
 from jaxlab.federated.algorithms.entries import is_normalization, named, train_only
 from jaxlab.federated.algorithms.feddyn import fed_dyn
 from jaxlab.federated.algorithms.fedem import fed_em, init_models
+from jaxlab.federated.algorithms.fedgc import fed_gc
 from jaxlab.federated.algorithms.fednova import fed_nova
 from jaxlab.federated.algorithms.fedrep import fed_rep
 from jaxlab.federated.algorithms.local_entropy import local_entropy
@@ -289,6 +290,7 @@ __all__ = [
     "fed_avg",
     "fed_dyn",
     "fed_em",
+    "fed_gc",
     "fed_nova",
     "fed_rep",
     "fed_yogi",
