@@ -56,9 +56,9 @@ Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of t
 `strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
 time); `tasks`, `simclr`, `rankings`, `client_data`, `local` (what a client computes), `algorithm`,
 `fedavg`, `algorithms` (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`,
-`compression`;
+`compression`; `exchange` (clients that tell each other something);
 `cohort`, `padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes),
-and `learning`, which puts them together; `checks` (of numbers and optimizers); `checkpoint` (of a
+`forms` (of what is sent), `course_parts`, and `learning`, which puts them together; `checks` (of numbers and optimizers); `checkpoint` (of a
 whole course), `fingerprint` (of its algorithm), `records`; `monitoring`
 (reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`,
 `baselines` (clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift`
@@ -79,6 +79,7 @@ from jaxlab.federated.aggregators import (
 )
 from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult
 from jaxlab.federated.algorithms.adafedprox import ada_fed_prox
+from jaxlab.federated.algorithms.atc import clustered
 from jaxlab.federated.algorithms.ditto import ditto
 from jaxlab.federated.algorithms.entries import is_normalization, named, train_only
 from jaxlab.federated.algorithms.feddyn import fed_dyn
@@ -278,6 +279,7 @@ __all__ = [
     "check_content",
     "check_metric",
     "classification",
+    "clustered",
     "clustered_means",
     "compressed",
     "contrastive",

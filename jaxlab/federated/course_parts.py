@@ -43,6 +43,12 @@ def find_rule(
                 f"the algorithm is defined with the rule {algorithm.aggregator.name!r}; leave "
                 "aggregator out"
             )
+        if config.strategy.is_asynchronous and algorithm.aggregator.gives_all:
+            raise ConfigError(
+                f"kind={config.strategy.kind!r} with an algorithm that has a model for every "
+                "client: two updates of one client would move its model at once; use "
+                "kind='synchronous'"
+            )
         aggregator = algorithm.aggregator
     strategy = config.strategy
     if aggregator is None:
