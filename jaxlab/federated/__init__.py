@@ -56,9 +56,9 @@ Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of t
 `strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
 time); `tasks`, `simclr`, `rankings`, `client_data`, `local` (what a client computes), `algorithm`,
 `fedavg`, `algorithms` (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`,
-`compression`;
+`compression`; `exchange` (clients that tell each other something);
 `cohort`, `padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes),
-and `learning`, which puts them together; `checks` (of numbers and optimizers); `checkpoint` (of a
+`forms` (of what is sent), `course_parts`, and `learning`, which puts them together; `checks` (of numbers and optimizers); `checkpoint` (of a
 whole course), `fingerprint` (of its algorithm), `records`; `monitoring`
 (reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`,
 `baselines` (clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift`
@@ -79,10 +79,12 @@ from jaxlab.federated.aggregators import (
 )
 from jaxlab.federated.algorithm import Algorithm, EvaluationInput, LocalResult
 from jaxlab.federated.algorithms.adafedprox import ada_fed_prox
+from jaxlab.federated.algorithms.atc import clustered
 from jaxlab.federated.algorithms.ditto import ditto
 from jaxlab.federated.algorithms.entries import is_normalization, named, train_only
 from jaxlab.federated.algorithms.feddyn import fed_dyn
 from jaxlab.federated.algorithms.fedem import fed_em, init_models
+from jaxlab.federated.algorithms.fedgc import fed_gc
 from jaxlab.federated.algorithms.fednova import fed_nova
 from jaxlab.federated.algorithms.fedrep import fed_rep
 from jaxlab.federated.algorithms.local_entropy import local_entropy
@@ -277,6 +279,7 @@ __all__ = [
     "check_content",
     "check_metric",
     "classification",
+    "clustered",
     "clustered_means",
     "compressed",
     "contrastive",
@@ -289,6 +292,7 @@ __all__ = [
     "fed_avg",
     "fed_dyn",
     "fed_em",
+    "fed_gc",
     "fed_nova",
     "fed_rep",
     "fed_yogi",

@@ -50,11 +50,14 @@ class StackAggregator(NamedTuple):
         update`, traceable; all weights are positive and all numbers finite.
       min_updates: fewer cannot be combined, and leave the model as it is.
       name: for messages.
+      gives_all: `combine` gives an update for each, every leaf (updates, ...), as an algorithm with
+        a model for every client takes it.
     """
 
     combine: Callable[[PyTree, Array, Array], PyTree]
     min_updates: int = 1
     name: str = "aggregator"
+    gives_all: bool = False
 
 
 class ModelAggregator(NamedTuple):
@@ -155,7 +158,7 @@ def combine_updates(
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces)
     own_weights = jnp.asarray(weights[used], jnp.float32)
     combined = rule.combine(stacked, own_weights, jnp.asarray(staleness[used], jnp.int32))
-    _check_combined(rule.name, combined, pieces[0])
+    _check_combined(rule.name, combined, stacked if rule.gives_all else pieces[0])
     return combined
 
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from jaxlab.federated.aggregators import StackAggregator
 from jaxlab.federated.client_data import ClientView, Schedule
 from jaxlab.federated.local import Limits
 from jaxlab.federated.strategy import ConfigError
@@ -55,6 +56,31 @@ class EvaluationInput(NamedTuple):
     batch_size: int | None = None
 
 
+class Others(NamedTuple):
+    """What the clients of a round have offered each other.
+
+    Attributes:
+      offers: every leaf (clients, ...), that of the client itself among them.
+      counts: which rows are of others and can be used, (clients,).
+    """
+
+    offers: Tree
+    counts: Bool[Array, " clients"]
+
+
+class Exchange(NamedTuple):
+    """A round in which clients tell each other something before they answer, see `exchange`.
+
+    Attributes:
+      offer: `(broadcast, client state, view, limits, key) -> (what the client keeps until it hears
+        of the others, what they are told)`.
+      answer: `(broadcast, client state, view, what it kept, Others) -> LocalResult`.
+    """
+
+    offer: Callable[[Tree, Tree, ClientView, Limits, Key[Array, ""]], tuple[Tree, Tree]]
+    answer: Callable[[Tree, Tree, ClientView, Tree, Others], LocalResult]
+
+
 class Algorithm(NamedTuple):
     """A federated algorithm.
 
@@ -74,6 +100,11 @@ class Algorithm(NamedTuple):
       schedule: how much a client trains in a round; None if only who makes the course knows.
       task: what is learned, whose examples are looked at when a course is made; None looks at
         nothing.
+      exchange: what clients tell each other before they answer; `local` is then that of a client
+        without others. None is a round of one question and one answer.
+      for_client: `(tree that is broadcast or evaluated, place of the client, from 0) -> tree` that
+        this client is sent; None sends the whole tree to all.
+      aggregator: what is made of the updates, if the algorithm is defined with a rule of its own.
     """
 
     init_server: Callable[[PyTree], Tree]
@@ -88,6 +119,9 @@ class Algorithm(NamedTuple):
     rounds_per_step: int = 1
     schedule: Schedule | None = None
     task: Task | None = None
+    exchange: Exchange | None = None
+    for_client: Callable[[Tree, Int[Array, ""]], Tree] | None = None
+    aggregator: StackAggregator | None = None
 
 
 def find_schedule(algorithm: Algorithm, schedule: Schedule | None) -> Schedule:

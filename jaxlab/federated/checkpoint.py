@@ -115,7 +115,7 @@ def restore_course(
     try:
         state: CourseState = records.from_tree(saved["course"])
         result = forms.result._replace(update=forms.update)
-        simulation.executor.restore(saved["executor"], forms.sent, result)
+        simulation.executor.restore(saved["executor"], forms.broadcast, result)
         simulation.evaluations.restore(saved["evaluations"])
         simulation.traffic.restore(saved["traffic"])
     except (WireError, LookupError, TypeError, AttributeError) as error:

@@ -1,8 +1,7 @@
 """A mean for every client: of the updates that point where its own does.
 
-Clients with different tasks share what helps and keep apart what does not: each gets a model of its
-own, moved by a mean in which the updates nearest to its own by cosine, or those of its group, weigh
-more than the others. All clients answer in every round, as across silos.
+What updates have to do with each other, by their cosines, and means in which some weigh more than
+others; `algorithms.atc` makes a course of them.
 
 References:
   Dong et al. 2022, "Collaborating Heterogeneous Natural Language Processing Tasks via Federated
@@ -55,6 +54,49 @@ def same_group(groups: Int[Array, " updates"]) -> Bool[Array, "updates updates"]
     return groups[:, None] == groups[None, :]
 
 
+def agglomerate(
+    similarity: Float[Array, "updates updates"], num_groups: int
+) -> Int[Array, " updates"]:
+    """Groups of updates, by average linkage: the two groups that are nearest on average are one.
+
+    Args:
+      similarity: cosines of updates.
+      num_groups: that are left; with fewer updates each is one.
+
+    Returns:
+      The number of the group of every update, that of the first update in it.
+    """
+    size = len(similarity)
+    apart = jnp.tril(jnp.ones((size, size), bool))  # of every pair of groups one half
+
+    def unite(_: Array, members: Array) -> Array:
+        sizes = members.sum(axis=1)
+        pairs = jnp.maximum(sizes[:, None] * sizes[None, :], 1.0)
+        between = jnp.matmul(jnp.matmul(members, similarity, precision="highest"), members.T)
+        is_pair = (sizes[:, None] > 0) & (sizes[None, :] > 0) & ~apart
+        place = jnp.where(is_pair, between / pairs, -jnp.inf).argmax()
+        first, second = place // size, place % size
+        members = members.at[first].add(members[second])
+        return members.at[second].set(0.0)
+
+    members = jnp.eye(size, dtype=jnp.float32)  # (group, update)
+    members = jax.lax.fori_loop(0, max(0, size - num_groups), unite, members)
+    return members.argmax(axis=0)
+
+
+def check_worth(inside_weight: float, outside_weight: float) -> None:
+    """Looks whether means can be made with what updates in and outside a cluster are worth.
+
+    Raises:
+      ConfigError: (a ValueError) if a weight is negative, or that inside not positive.
+    """
+    if outside_weight < 0 or not inside_weight > 0:
+        raise ConfigError(
+            f"inside_weight={inside_weight} must be positive and outside_weight={outside_weight} 0 "
+            "or more"
+        )
+
+
 def clustered_means(
     updates: PyTree,
     weights: Float[Array, " updates"],
@@ -79,11 +121,7 @@ def clustered_means(
     Raises:
       ConfigError: (a ValueError) if a weight is negative, or that inside not positive.
     """
-    if outside_weight < 0 or not inside_weight > 0:
-        raise ConfigError(
-            f"inside_weight={inside_weight} must be positive and outside_weight={outside_weight} 0 "
-            "or more"
-        )
+    check_worth(inside_weight, outside_weight)
     shares = jnp.where(together, inside_weight, outside_weight) * weights[None, :]
     shares = shares / shares.sum(axis=1, keepdims=True)
 

@@ -148,13 +148,10 @@ def make_stack(
         # A gradient with respect to what all devices hold would be summed over them.
         received, data = like(cohort.clients, (received, data))
 
-        def chunk(_: None, part: Cohort) -> tuple[None, Stacked]:
-            return None, _map(lambda c: one(received, c, data), part, width)
+        stacked: Stacked = scan_clients(lambda c: one(received, c, data), cohort, width)
+        return stacked
 
-        _, stacked = jax.lax.scan(chunk, None, _chunks(cohort, width))
-        return jax.tree.map(_unchunk, stacked)
-
-    return _over_devices(train, mesh, P(DATA_AXIS))
+    return over_devices(train, mesh, P(DATA_AXIS))
 
 
 @functools.lru_cache(maxsize=NUM_PROGRAMS)
@@ -196,7 +193,7 @@ def make_fold(
 
     specs: dict[str, Any] = dict.fromkeys((*Total._fields, "finite"), P())
     each: dict[str, Any] = {"rejected": P(DATA_AXIS), "states": P(DATA_AXIS)}
-    return _over_devices(train, mesh, Folded(**specs, **each))
+    return over_devices(train, mesh, Folded(**specs, **each))
 
 
 @functools.lru_cache(maxsize=NUM_PROGRAMS)
@@ -225,20 +222,17 @@ def make_evaluate(
 
     def one(received: Tree, client: Cohort, train: ClientData, data: ClientData) -> Sums:
         given = EvaluationInput(
-            _view(client, data, max_size), _view(client, train), limits, client.keys, batch_size
+            view_of(client, data, max_size), view_of(client, train), limits, client.keys, batch_size
         )
-        return algorithm.evaluate(received, client.states, given)
+        return algorithm.evaluate(sent_to(algorithm, received, client), client.states, given)
 
     def evaluate(
         received: Tree, cohort: Cohort, train: ClientData, data: ClientData
     ) -> StackedSums:
         received, train, data = like(cohort.clients, (received, train, data))
 
-        def chunk(_: None, part: Cohort) -> tuple[None, StackedSums]:
-            return None, _map(lambda c: one(received, c, train, data), part, width)
-
-        _, sums = jax.lax.scan(chunk, None, _chunks(cohort, width))
-        return jax.tree.map(_unchunk, sums)
+        sums: StackedSums = scan_clients(lambda c: one(received, c, train, data), cohort, width)
+        return sums
 
     in_specs = (P(), P(DATA_AXIS), P(), P())
     return jax.jit(shard_map(evaluate, mesh=mesh, in_specs=in_specs, out_specs=P(DATA_AXIS)))
@@ -275,36 +269,86 @@ def make_take_row(mesh: Mesh) -> Callable[..., Tree]:
     return jax.jit(taken, keep_unused=True)
 
 
+def scan_clients(function: Callable[[Any], Any], clients: PyTree, width: int) -> PyTree:
+    """A function of every client, in chunks of clients that are computed at once.
+
+    Args:
+      function: from what there is of a client to a tree.
+      clients: every leaf (clients, ...).
+      width: of a chunk; it divides the number of clients.
+
+    Returns:
+      What the function gives, every leaf (clients, ...).
+    """
+
+    def chunk(_: None, part: PyTree) -> tuple[None, PyTree]:
+        return None, _map(function, part, width)
+
+    _, found = jax.lax.scan(chunk, None, _chunks(clients, width))
+    return jax.tree.map(_unchunk, found)
+
+
+def sent_to(algorithm: Algorithm, tree: Tree, client: Cohort) -> Tree:
+    """What one client gets of what is broadcast, or of what is sent to evaluate."""
+    if algorithm.for_client is None:
+        return tree
+    return algorithm.for_client(tree, client.clients)
+
+
 def _make_one(
     algorithm: Algorithm, limits: Limits, *, reject: bool = True, receive: bool = True
 ) -> Callable[[Tree, Cohort, ClientData], Stacked]:
-    """One client; one that is not active has no examples and so takes no steps.
-
-    A client whose update is not finite keeps the state that it had; without `reject` all updates
-    are taken for finite.
-    """
+    """One client; one that is not active has no examples and so takes no steps."""
 
     def one(received: Tree, client: Cohort, data: ClientData) -> Stacked:
-        view = _view(client, data)
-        result: LocalResult = algorithm.local(received, client.states, view, limits, client.keys)
-        update = algorithm.receive(result.update)
-        finite = is_finite(update) & client.active if reject else client.active
-        states = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), result.client_state, client.states
-        )
-        kept = update if receive else result.update
-        return Stacked(kept, result.weight, result.sums, finite, states)
+        sent, view = sent_to(algorithm, received, client), view_of(client, data)
+        result: LocalResult = algorithm.local(sent, client.states, view, limits, client.keys)
+        return stack_result(algorithm, result, client, reject=reject, receive=receive)
 
     return one
 
 
-def _view(client: Cohort, data: ClientData, max_size: int | None = None) -> ClientView:
-    """A client's examples; none if it is not active."""
+def stack_result(
+    algorithm: Algorithm,
+    result: LocalResult,
+    client: Cohort,
+    *,
+    reject: bool = True,
+    receive: bool = True,
+) -> Stacked:
+    """What a training gives, as a row of its cohort.
+
+    A client whose update is not finite keeps the state that it had.
+
+    Args:
+      algorithm: tells how the server reads an update.
+      result: of the training.
+      client: one of a cohort.
+      reject: look at the numbers of the update; else it is taken for finite.
+      receive: keep the update as the server reads it; else as it is sent.
+    """
+    update = algorithm.receive(result.update)
+    finite = is_finite(update) & client.active if reject else client.active
+    states = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), result.client_state, client.states
+    )
+    kept = update if receive else result.update
+    return Stacked(kept, result.weight, result.sums, finite, states)
+
+
+def view_of(client: Cohort, data: ClientData, max_size: int | None = None) -> ClientView:
+    """A client's examples; none if it is not active.
+
+    Args:
+      client: one of a cohort.
+      data: the examples of all.
+      max_size: most examples of a client; None knows no bound but all of them.
+    """
     view = view_client(data, client.clients, max_size)
     return view._replace(size=jnp.where(client.active, view.size, 0))
 
 
-def _map(function: Callable[[Cohort], Any], part: Cohort, width: int) -> Any:
+def _map(function: Callable[[Any], Any], part: PyTree, width: int) -> Any:
     """Clients of a chunk at once; a chunk of one is not mapped, which would cost speed."""
     if width > 1:
         return jax.vmap(function)(part)
@@ -312,7 +356,7 @@ def _map(function: Callable[[Cohort], Any], part: Cohort, width: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[None], single)
 
 
-def _first(tree: Cohort) -> Cohort:
+def _first(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
@@ -350,6 +394,13 @@ def _add(total: Total, part: Stacked) -> Total:
     )
 
 
-def _over_devices(train: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Train:
+def over_devices(train: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Train:
+    """The program of a function of the clients of one device.
+
+    Args:
+      train: `(broadcast, cohort, data) -> what comes out of it`.
+      mesh: the devices; the cohort is split over its axis `data`.
+      out_specs: how what comes out lies on them.
+    """
     in_specs = (P(), P(DATA_AXIS), P())
     return jax.jit(shard_map(train, mesh=mesh, in_specs=in_specs, out_specs=out_specs))

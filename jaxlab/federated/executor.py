@@ -36,6 +36,7 @@ from jaxlab.federated.cohort import (
     make_stack,
     make_take_row,
 )
+from jaxlab.federated.exchange import make_exchange
 from jaxlab.federated.local import Limits
 from jaxlab.federated.padding import Grid, StepCount, count_places, count_steps, find_places
 from jaxlab.federated.store import ClientStore
@@ -316,7 +317,8 @@ class Executor:
     def _run(self, version: int, tickets: list[Ticket]) -> None:
         ids = np.asarray([self._asked[ticket].client for ticket in tickets])
         stacked: Stacked
-        stacked, places = self._train(make_stack, ids, version)
+        make = make_stack if self._algorithm.exchange is None else make_exchange
+        stacked, places = self._train(make, ids, version)
         self._keep_states(ids, places, stacked.states)
         number = self._num_batches
         self._num_batches += 1
@@ -332,6 +334,8 @@ class Executor:
     ) -> bool:
         """Whether the updates are a whole batch of one version that nothing else needs."""
         if isinstance(aggregator, StackAggregator) or not aggregator.weighted:
+            return False
+        if self._algorithm.exchange is not None:
             return False
         if any(staleness) or not tickets:
             return False

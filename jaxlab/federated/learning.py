@@ -8,7 +8,6 @@
     simulation.report(state)  # and what was seen on the way
 """
 
-import dataclasses
 import functools
 import logging
 import math
@@ -16,40 +15,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jaxlab.federated.aggregators import (
-    Aggregator,
-    LinearAggregator,
-    ModelAggregator,
-    StackAggregator,
-    check_aggregator,
-    weighted_mean,
-)
-from jaxlab.federated.algorithm import (
-    Algorithm,
-    EvaluationInput,
-    LocalResult,
-    Tree,
-    find_schedule,
-)
+from jaxlab.federated.aggregators import Aggregator, ModelAggregator
+from jaxlab.federated.algorithm import Algorithm, Tree, find_schedule
 from jaxlab.federated.client import Answer, ClientProgram, Failure, make_client
 from jaxlab.federated.client_data import (
     ClientData,
     Schedule,
     check_examples,
-    view_client,
     warn_if_not_finite,
 )
+from jaxlab.federated.course_parts import check_parts, comparable_settings, find_rule
 from jaxlab.federated.devices import Device, answer_time_us
 from jaxlab.federated.evaluation import Evaluations, Summarize
+from jaxlab.federated.exchange import exchange_at_client, exchange_at_server
 from jaxlab.federated.executor import Executor
-from jaxlab.federated.fingerprint import fingerprint
-from jaxlab.federated.local import Limits
+from jaxlab.federated.forms import Forms, find_fingerprint, find_forms, find_limits
 from jaxlab.federated.monitoring import EarlyStop, convergence, mean_metrics
+from jaxlab.federated.roles import Role
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import NUM_SAMPLE, init_server, make_server
 from jaxlab.federated.server_state import (
@@ -61,9 +47,15 @@ from jaxlab.federated.server_state import (
 )
 from jaxlab.federated.simulation import Course, CourseState, start_course
 from jaxlab.federated.store import ClientStore
-from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.traffic import Traffic, count_parameters, message_sizes
+from jaxlab.federated.traffic import (
+    Traffic,
+    count_parameters,
+    message_sizes,
+    offer_content,
+    others_size,
+)
 from jaxlab.federated.width import AUTO
+from jaxlab.federated.wire import packed_size
 from jaxlab.parallel import place, replicated
 
 _logger = logging.getLogger(__name__)
@@ -73,26 +65,6 @@ AnswerTime = Callable[[Device, int, int, int], int]
 
 INSTANT = Device(0.0, math.inf)
 """A device that answers at once: a course without virtual time."""
-
-
-class Forms(NamedTuple):
-    """Shapes and types of what server and clients exchange and keep.
-
-    Attributes:
-      server: the server tree.
-      sent: what a client is sent to train.
-      result: what its training gives.
-      update: what the server makes of the update that is in it.
-      evaluation: what it is sent to evaluate.
-      sums: split -> what its evaluation gives.
-    """
-
-    server: Tree
-    sent: Tree
-    result: LocalResult
-    update: Tree
-    evaluation: Tree
-    sums: Mapping[str, Tree]
 
 
 class Simulation(NamedTuple):
@@ -187,58 +159,42 @@ def make_simulation(
     Raises:
       ConfigError: (a ValueError) if the parts do not fit together.
     """
-    sizes, schedule = np.asarray(data.sizes), find_schedule(algorithm, schedule)
-    _check_clients(config, sizes)
-    _check_devices(config, devices)
-    _check_rounds(config, algorithm.rounds_per_step)
-    rule = _default_rule(config) if aggregator is None else aggregator
-    check_aggregator(rule)
-    _check_rule(rule, config)
-    for name, part in {"train": data, **(splits or {}), **(server_splits or {})}.items():
+    schedule, sizes = find_schedule(algorithm, schedule), np.asarray(data.sizes)
+    splits, server_splits = splits or {}, server_splits or {}
+    rule = find_rule(config, algorithm, aggregator)
+    check_parts(config, algorithm, sizes, devices, server_splits)
+    for name, part in {"train": data, **splits, **server_splits}.items():
         check_examples(algorithm.task, name, part)
         warn_if_not_finite(name, part)
-    forms = find_forms(algorithm, data, variables, schedule, splits or {})
+    forms = find_forms(algorithm, data, variables, schedule, splits)
     message = message_sizes(forms.sent, forms.result, forms.evaluation, forms.sums)
     traffic = Traffic(message, count_parameters(variables))
-    durations = [
-        answer_time(device, schedule.num_samples(int(size)), message.down, message.up)
-        for device, size in zip(devices or [INSTANT] * len(sizes), sizes, strict=True)
-    ]
-    sampler = sampler or make_uniform_sampler()
+    clients = _Clients(schedule, sizes, devices, answer_time, fails, traffic, forms.offer)
     if store is None:
         store = ClientStore(jax.device_get(algorithm.init_client(variables)), config.num_clients)
     executor = Executor(
-        algorithm,
-        place(replicated(mesh), data),
-        _limits(schedule, sizes),
-        mesh,
-        store,
-        jax.random.key(config.seed),
-        np.asarray(schedule.num_steps(sizes)),
-        width=width,
-        cohort_size=config.strategy.cohort_size,
-        compute_pending=config.strategy.is_asynchronous,
-    )
+        algorithm, place(replicated(mesh), data), find_limits(schedule, sizes), mesh, store,
+        jax.random.key(config.seed), np.asarray(schedule.num_steps(sizes)), width=width,
+        cohort_size=config.strategy.cohort_size, compute_pending=config.strategy.is_asynchronous,
+    )  # fmt: skip
     evaluations = Evaluations(
-        algorithm, executor, splits or {}, server_splits or {}, variables, mesh, config,
+        algorithm, executor, splits, server_splits, variables, mesh, config,
         summarize or mean_metrics,
     )  # fmt: skip
     if isinstance(is_converged, EarlyStop):
         evaluations.check_metric(is_converged.metric, data)
-    server_program = _server_program(algorithm, executor, evaluations, rule, is_converged)
-    num_samples = [schedule.num_samples(int(size)) for size in sizes]
-    client_program = _client_program(executor, traffic, durations, num_samples, fails)
-    course = Course(
-        make_server(config, server_program, sampler),
-        make_client(client_program),
-        config.strategy.kind == "time_up",
+    sampler = sampler or make_uniform_sampler()
+    server = make_server(
+        config, _server_program(algorithm, executor, evaluations, rule, is_converged), sampler
     )
-    idle = np.flatnonzero(np.asarray(schedule.num_steps(sizes)) == 0) + 1
+    if algorithm.exchange is not None:
+        server = exchange_at_server(server, clients.tell)
+    course = Course(server, clients.role(executor), config.strategy.kind == "time_up")
 
     def start() -> CourseState:
         model = place(replicated(mesh), algorithm.init_server(variables))
-        server = init_server(config, model, sampler, (int(client) for client in idle))
-        return start_course(course, server, config.num_clients)
+        state = init_server(config, model, sampler, clients.idle)
+        return start_course(course, state, config.num_clients)
 
     return Simulation(
         course=course,
@@ -252,11 +208,9 @@ def make_simulation(
         executor=executor,
         evaluations=evaluations,
         forms=forms,
-        settings=_settings(config, schedule, rule, data, splits or {}, durations),
+        settings=comparable_settings(config, schedule, rule, data, splits, clients.durations),
         fingerprint=functools.cache(
-            functools.partial(
-                _fingerprint, algorithm, data, variables, schedule, splits or {}, forms
-            )
+            lambda: find_fingerprint(algorithm, data, variables, schedule, splits, forms)
         ),
         mesh=mesh,
     )
@@ -303,36 +257,68 @@ def _server_program(
     )
 
 
-def _client_program(
-    executor: Executor,
-    traffic: Traffic,
-    durations: Sequence[int],
-    num_samples: Sequence[int],
-    fails: Callable[[int, int], bool] | None,
-) -> ClientProgram:
-    """What clients do; they send the ticket of a training, which is computed when it is needed.
+class _Clients:
+    """What clients do; they send the ticket of a training, which is computed when it is needed."""
 
-    Args:
-      executor: trains.
-      traffic: counts.
-      durations: of an answer of every client, in microseconds.
-      num_samples: that every client goes through in a round.
-      fails: see `make_simulation`.
-    """
+    def __init__(
+        self,
+        schedule: Schedule,
+        sizes: np.ndarray,
+        devices: Sequence[Device] | None,
+        answer_time: AnswerTime,
+        fails: Callable[[int, int], bool] | None,
+        traffic: Traffic,
+        offer: Tree,
+    ) -> None:
+        self._devices = devices or [INSTANT] * len(sizes)
+        self._answer_time, self._fails, self._traffic = answer_time, fails, traffic
+        self._offer, self._sizes, self._batch_size = offer, sizes, schedule.batch_size
+        self._num_samples = [schedule.num_samples(int(size)) for size in sizes]
+        self._first_up = traffic.sizes.up
+        if offer is not None:
+            self._first_up = packed_size(offer_content(offer))
+        self._others_size = functools.cache(functools.partial(others_size, offer))
+        self.idle = [int(i) for i in np.flatnonzero(np.asarray(schedule.num_steps(sizes)) == 0) + 1]
+        self.durations = [
+            answer_time(device, samples, traffic.sizes.down, self._first_up)
+            for device, samples in zip(self._devices, self._num_samples, strict=True)
+        ]
 
-    def train(client: int, version: int, number: int) -> Answer | Failure:
-        duration_us = durations[client - 1]
-        dropped_out = fails is not None and fails(client, number)
-        traffic.count_training(client, number, not dropped_out)
-        if dropped_out:
-            return Failure("dropped out", duration_us)
-        return Answer(executor.ask(client, version), duration_us)
+    def role(self, executor: Executor) -> Role:
+        """The role of all clients.
 
-    return ClientProgram(
-        train=train,
-        evaluate=lambda client, version, number: traffic.count_evaluation(),
-        info={NUM_SAMPLE: lambda client: num_samples[client - 1]},
-    )
+        Args:
+          executor: trains.
+        """
+
+        def train(client: int, version: int, number: int) -> Answer | Failure:
+            duration_us = self.durations[client - 1]
+            dropped_out = self._fails is not None and self._fails(client, number)
+            up = 0 if dropped_out else self._first_up
+            self._traffic.count(client, number, self._traffic.sizes.down, up)
+            if dropped_out:
+                return Failure("dropped out", duration_us)
+            return Answer(executor.ask(client, version), duration_us)
+
+        program = ClientProgram(
+            train=train,
+            evaluate=lambda client, version, number: self._traffic.count_evaluation(),
+            info={NUM_SAMPLE: lambda client: self._num_samples[client - 1]},
+        )
+        role = make_client(program)
+        return role if self._offer is None else exchange_at_client(role, train, self._answer)
+
+    def tell(self, client: int, offers: Mapping[int, int]) -> list[int]:
+        """What a client is told of the others: its own ticket, and how many they are."""
+        return [offers[client], len(offers) - 1]
+
+    def _answer(self, client: int, told: Sequence[int], number: int) -> Answer:
+        """The update of a client that has heard of the others, after one more step."""
+        ticket, num_others = told
+        down, up = self._others_size(num_others), self._traffic.sizes.up
+        self._traffic.count(client, number, down, up)
+        samples = min(self._batch_size, int(self._sizes[client - 1]))
+        return Answer(ticket, self._answer_time(self._devices[client - 1], samples, down, up))
 
 
 def _report(
@@ -369,165 +355,3 @@ def _convergence(
         server.evaluations, config.num_rounds, is_converged.metric,
         larger_is_better=is_converged.larger_is_better,
     )  # fmt: skip
-
-
-def find_forms(
-    algorithm: Algorithm,
-    data: ClientData,
-    variables: PyTree,
-    schedule: Schedule | None,
-    splits: Mapping[str, ClientData],
-) -> Forms:
-    """Shapes and types of what server and clients exchange; nothing is computed.
-
-    Args:
-      algorithm: what they compute.
-      data: training examples of the clients.
-      variables: what the course starts from.
-      schedule: how much a client trains; None takes that of the algorithm.
-      splits: name -> examples that evaluations go over.
-
-    Raises:
-      ConfigError: (a ValueError) if the schedule is not that of the algorithm, or its task cannot
-        learn from the examples.
-    """
-    schedule = find_schedule(algorithm, schedule)
-    for name, part in {"train": data, **splits}.items():
-        check_examples(algorithm.task, name, part)
-    exchange = _make_exchange(algorithm, _limits(schedule, np.asarray(data.sizes)))
-    return jax.eval_shape(exchange, variables, data, dict(splits))
-
-
-def _make_exchange(
-    algorithm: Algorithm, limits: Limits
-) -> Callable[[PyTree, ClientData, dict[str, ClientData]], Forms]:
-    """All that a client and the server compute in a round, as one function that can be traced."""
-
-    def exchange(variables: PyTree, data: ClientData, splits: dict[str, ClientData]) -> Forms:
-        server, kept = algorithm.init_server(variables), algorithm.init_client(variables)
-        view = view_client(data, jnp.int32(0))
-        key, own_key = jax.random.key(0), jax.random.key(1)
-        sent, evaluated = algorithm.broadcast(server), algorithm.evaluation(server)
-        result = algorithm.local(sent, kept, view, limits, key)
-        sums = {
-            name: algorithm.evaluate(
-                evaluated,
-                kept,
-                EvaluationInput(view_client(split, jnp.int32(0)), view, limits, own_key),
-            )
-            for name, split in splits.items()
-        }
-        update = algorithm.receive(result.update)
-        return Forms(server, sent, result, update, evaluated, sums)
-
-    return exchange
-
-
-def _fingerprint(
-    algorithm: Algorithm,
-    data: ClientData,
-    variables: PyTree,
-    schedule: Schedule,
-    splits: Mapping[str, ClientData],
-    forms: Forms,
-) -> str:
-    """See `Simulation.fingerprint`."""
-    exchange = _make_exchange(algorithm, _limits(schedule, np.asarray(data.sizes)))
-    mean = jax.tree.map(lambda f: jax.ShapeDtypeStruct(f.shape, jnp.float32), forms.update)
-    number = jax.ShapeDtypeStruct((), jnp.float32)
-    return fingerprint(
-        jax.make_jaxpr(exchange)(variables, data, dict(splits)),
-        jax.make_jaxpr(algorithm.update_server)(forms.server, mean, number),
-        jax.make_jaxpr(algorithm.variables)(forms.server),
-    )
-
-
-def _limits(schedule: Schedule, sizes: np.ndarray) -> Limits:
-    return Limits(max(1, int(sizes.max(initial=0))), schedule.max_epochs(sizes))
-
-
-def _default_rule(config: CourseConfig) -> LinearAggregator:
-    """The weighted mean, with the discount of the strategy."""
-    strategy = config.strategy
-    discount = strategy.staleness_exponent if strategy.is_asynchronous else 0.0
-    return weighted_mean(staleness_exponent=discount)
-
-
-def _check_rule(rule: Aggregator, config: CourseConfig) -> None:
-    """A round of a time budget may bring any number of updates; others bring what they wait for."""
-    if not isinstance(rule, StackAggregator) or config.strategy.kind == "time_up":
-        return
-    if rule.min_updates > config.strategy.num_updates:
-        raise ConfigError(
-            f"{rule.name} needs {rule.min_updates} updates and a round of this course has "
-            f"{config.strategy.num_updates}: nothing would ever be learned. Take a larger cohort, "
-            "or a rule that withstands fewer hostile clients"
-        )
-
-
-def _check_clients(config: CourseConfig, sizes: np.ndarray) -> None:
-    if len(sizes) != config.num_clients:
-        raise ConfigError(
-            f"num_clients={config.num_clients} and the data has {len(sizes)} clients; they must "
-            "be equal"
-        )
-
-
-def _check_devices(config: CourseConfig, devices: Sequence[Device] | None) -> None:
-    if devices is None and config.strategy.is_asynchronous:
-        raise ConfigError(
-            f"kind={config.strategy.kind!r} needs devices: without them every answer comes at "
-            "once, nothing is ever late and no time budget is spent"
-        )
-    if devices is not None and len(devices) != config.num_clients:
-        raise ConfigError(
-            f"{len(devices)} devices for {config.num_clients} clients; give one a client, see "
-            "assign_devices"
-        )
-
-
-def _check_rounds(config: CourseConfig, rounds_per_step: int) -> None:
-    if rounds_per_step == 1:
-        return
-    if config.strategy.is_asynchronous:
-        raise ConfigError(
-            f"kind={config.strategy.kind!r} with an algorithm that takes {rounds_per_step} rounds "
-            "for one, such as mime: late answers would belong to another one; use "
-            "kind='synchronous', or mime_lite"
-        )
-    if config.num_rounds % rounds_per_step:
-        raise ConfigError(
-            f"num_rounds={config.num_rounds} with an algorithm that takes {rounds_per_step} rounds "
-            f"for one, such as mime; use a multiple of {rounds_per_step}"
-        )
-
-
-def _settings(
-    config: CourseConfig,
-    schedule: Schedule,
-    rule: Aggregator,
-    data: ClientData,
-    splits: Mapping[str, ClientData],
-    durations: Sequence[int],
-) -> dict[str, Any]:
-    """What a course follows from, as far as it can be compared."""
-    plain = dataclasses.asdict(config)
-    strategy = {f"strategy.{name}": value for name, value in plain.pop("strategy").items()}
-    steps = {f"schedule.{n}": value for n, value in dataclasses.asdict(schedule).items()}
-    sizes = {f"splits[{name!r}].sizes": np.asarray(split.sizes) for name, split in splits.items()}
-    return {
-        **plain,
-        **strategy,
-        **steps,
-        "aggregator": _rule_name(rule),
-        "data.sizes": np.asarray(data.sizes),
-        **sizes,
-        "answer times (us)": np.asarray(durations, np.int64),
-    }
-
-
-def _rule_name(rule: Aggregator) -> str:
-    if isinstance(rule, LinearAggregator):
-        late, _ = rule.coefficients(np.array([1.0, 2.0]), np.array([0, 1]))
-        return f"mean in which updates of weights 1 and 2 count {late.tolist()}"
-    return "a rule of the model" if isinstance(rule, ModelAggregator) else rule.name

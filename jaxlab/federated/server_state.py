@@ -229,6 +229,7 @@ class ServerState:
       busy: clients that work, and on what.
       fresh: updates of this round.
       stale: updates of rounds before, young enough to count.
+      offers: what clients of this round have told the others, see `exchange`.
       dropped: updates too old to count, since clients were last sampled.
       refills: clients to be sampled one by one, `after_receiving`.
       num_draws: draws of clients so far; each has a generator of its own.
@@ -254,6 +255,7 @@ class ServerState:
     busy: dict[int, Request] = dataclasses.field(default_factory=dict)
     fresh: list[Received] = dataclasses.field(default_factory=list)
     stale: list[Received] = dataclasses.field(default_factory=list)
+    offers: dict[int, Any] = dataclasses.field(default_factory=dict)
     dropped: int = 0
     refills: int = 0
     num_draws: int = 0

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from jaxlab.federated.algorithm import LocalResult, Tree
 from jaxlab.federated.wire import name_leaves, packed_size
 
-TREE, UPDATE, WEIGHT, SUMS = "tree", "update", "weight", "sums"
+TREE, UPDATE, WEIGHT, SUMS, OFFER = "tree", "update", "weight", "sums", "offer"
 """Keys of the contents of messages."""
 
 
@@ -43,6 +43,25 @@ def answer_content(update: Tree, weight: Tree) -> dict[str, Any]:
 def metrics_content(sums: Tree) -> dict[str, Any]:
     """What a client answers to an evaluation: split -> name -> (sum, count)."""
     return {SUMS: sums}
+
+
+def offer_content(offer: Tree) -> dict[str, Any]:
+    """What a client tells the others, or what it is told of them, every leaf (others, ...)."""
+    return {OFFER: name_leaves(offer)}
+
+
+def others_size(offer: Tree, num_others: int) -> int:
+    """Bytes of what a client is told of the others.
+
+    Args:
+      offer: of one client, arrays or shapes.
+      num_others: clients.
+    """
+
+    def many(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_others, *leaf.shape), leaf.dtype)
+
+    return packed_size(offer_content(jax.tree.map(many, offer)))
 
 
 class MessageSizes(NamedTuple):
@@ -94,10 +113,16 @@ class Traffic:
         self._exchanges: list[tuple[int, int, int, int]] = []
         self._num_evaluations = 0
 
-    def count_training(self, client: int, number: int, answers: bool) -> None:
-        """A client was sent the model of a round, and has answered or not."""
-        up = self.sizes.up if answers else 0
-        self._exchanges.append((number, client, self.sizes.down, up))
+    def count(self, client: int, number: int, down: int, up: int) -> None:
+        """A client was sent some bytes in a round, and has answered with others.
+
+        Args:
+          client: its id.
+          number: of the round.
+          down: bytes that it was sent.
+          up: bytes that it answered.
+        """
+        self._exchanges.append((number, client, down, up))
 
     def count_evaluation(self) -> None:
         """A client was sent the model to evaluate, and has answered."""
@@ -105,7 +130,7 @@ class Traffic:
 
     @property
     def exchanges(self) -> Int[np.ndarray, "exchanges 4"]:
-        """Round, client, bytes down and bytes up of every training that was asked for, in order.
+        """Round, client, bytes down and bytes up of every question to train, in order.
 
         Rounds are those of the model; what was sent and came too late is among them.
         """

@@ -1,6 +1,8 @@
 """Two views of an example are to be alike."""
 
 import functools
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,8 @@ from jaxlab import federated
 from jaxlab.federated.models import SimCLR
 from jaxlab.federated.simclr import nt_xent
 from jaxlab.parallel import make_mesh
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 RNG = np.random.default_rng(0)
 FIRST, SECOND = (jnp.asarray(RNG.normal(size=(5, 4)), jnp.float32) for _ in range(2))
@@ -38,6 +42,54 @@ def test_the_loss_is_that_of_a_slow_form(temperature):
     compute = jax.jit(functools.partial(nt_xent, temperature=temperature))
     losses, _ = compute(FIRST, SECOND, jnp.ones(5, bool))
     np.testing.assert_allclose(losses, slow_loss(FIRST, SECOND, temperature), rtol=1e-5)
+
+
+def slow_loss_with_others(first, second, others, temperature):
+    """Anchor by anchor in float64, the rows of others among the candidates of every anchor."""
+    rows = np.concatenate([first, second, others]).astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    size, losses = len(first), []
+    for anchor in range(2 * size):
+        candidates = [row for row in range(len(rows)) if row != anchor]
+        cosines = rows[candidates] @ rows[anchor] / temperature
+        losses.append(logsumexp(cosines) - cosines[candidates.index((anchor + size) % (2 * size))])
+    return (np.array(losses[:size]) + losses[size:]) / 2
+
+
+def test_views_of_others_are_further_candidates_where_they_are_examples():
+    others = jnp.asarray(RNG.normal(size=(2, 5, 4)), jnp.float32)
+    seen = jnp.asarray(RNG.random((2, 5)) < 0.6)
+    losses, _ = jax.jit(nt_xent)(
+        FIRST, SECOND, jnp.ones(5, bool), others=others, others_mask=seen
+    )  # fmt: skip
+    wanted = slow_loss_with_others(FIRST, SECOND, np.asarray(others)[np.asarray(seen)], 0.1)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+    nobody, _ = nt_xent(
+        FIRST, SECOND, jnp.ones(5, bool), others=others, others_mask=jnp.zeros((2, 5), bool)
+    )
+    np.testing.assert_allclose(nobody, slow_loss(FIRST, SECOND, 0.1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["local", "global"])
+def test_losses_and_gradients_are_those_of_the_original(name):
+    maker = runpy.run_path(str(GOLDEN / "make_federated_contrastive.py"))
+    views, golden = jnp.asarray(maker["draw"]()), np.load(GOLDEN / "federated_contrastive.npz")
+    mask = jnp.ones(views.shape[2], bool)
+
+    @jax.jit
+    def compute(own, others):
+        def mean(own):
+            more = {} if name == "local" else {"others": others, "compat": True}
+            return nt_xent(own[0], own[1], mask, **more)[0].mean()
+
+        return jax.value_and_grad(mean)(own)
+
+    for client, own in enumerate(views):
+        others = jnp.delete(views[:, 1], client, axis=0)
+        loss, gradient = compute(own, others)
+        assert float(loss) == pytest.approx(golden[f"{name}_loss"][client], rel=1e-5)
+        wanted = golden[f"{name}_gradient"][client]
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_padded_rows_are_no_candidates_and_have_no_gradient():

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxlab.federated import learning
+from jaxlab.federated import forms
 from jaxlab.federated.algorithm import Algorithm, Tree
 from jaxlab.federated.client_data import ClientData, Schedule, gather_clients
 from jaxlab.federated.server import NUM_SAMPLE
@@ -74,8 +74,18 @@ def find_forms(agreement: Agreement) -> Forms:
 
     Args:
       agreement: the course.
+
+    Raises:
+      ConfigError: (a ValueError) if the algorithm is one that only simulations know.
     """
-    found = learning.find_forms(
+    algorithm = agreement.algorithm
+    if algorithm.exchange is not None or algorithm.for_client is not None:
+        what = "whose clients exchange" if algorithm.exchange else "with a model for every client"
+        raise ConfigError(
+            f"an algorithm {what} cannot be deployed: in a deployment the server sends the same to "
+            "all clients of a round, and waits for one answer. Simulate it, or take another one"
+        )
+    found = forms.find_forms(
         agreement.algorithm, _one_example(agreement), agreement.variables, agreement.schedule, {}
     )
     kept = found.result.client_state

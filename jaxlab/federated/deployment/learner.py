@@ -20,9 +20,9 @@ from jaxlab.federated.aggregators import (
     ModelAggregator,
     Rule,
     combine_updates,
-    weighted_mean,
 )
 from jaxlab.federated.algorithm import Tree, is_finite
+from jaxlab.federated.course_parts import find_rule
 from jaxlab.federated.deployment.agreement import (
     Agreement,
     Forms,
@@ -85,8 +85,7 @@ def make_learner(
     agreement = agreement.checked()
     config, algorithm, forms = agreement.config, agreement.algorithm, find_forms(agreement)
     sampler = sampler or make_uniform_sampler()
-    discount = config.strategy.staleness_exponent if config.strategy.is_asynchronous else 0.0
-    rule = aggregator or weighted_mean(staleness_exponent=discount)
+    rule = find_rule(config, algorithm, aggregator)
     update_server, receive = jax.jit(algorithm.update_server), jax.jit(algorithm.receive)
 
     def aggregate(
