@@ -85,6 +85,7 @@ from jaxlab.distillation.train import (
     losses_of,
     make_distillation_step,
     make_forward,
+)
 from jaxlab.distillation.weights import (
     Pretrained,
     load_params,
@@ -104,12 +105,12 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "Parts",
+    "Pretrained",
     "ResponseConfig",
     "SIZES",
     "STRATEGIES",
     "Shape",
     "Term",
-    "Pretrained",
     "TextModel",
     "TextModelConfig",
     "Variants",
