@@ -10,11 +10,12 @@ Use::
     data = load_text_data("tables", "my_texts", columns=Columns(text="review", label="stars"))
 
 Rooms: `examples` (the types, holding out), `packages`, `glue`, `clue`, `squad`, `conll`,
-`sentences` and `tables` (the formats), `files` and `labels` (what they share), `loading` (by name).
+`sentences`, `tables` and `corpus` (the formats), `files` and `labels` (what they share), `loading` (by name).
 """
 
 from jaxlab.data.texts.clue import CLUE, load_clue, write_clue_submission
 from jaxlab.data.texts.conll import load_conll, read_conll
+from jaxlab.data.texts.corpus import load_corpus
 from jaxlab.data.texts.examples import (
     Answer,
     AnyExample,
@@ -49,6 +50,7 @@ __all__ = [
     "hold_out",
     "load_clue",
     "load_conll",
+    "load_corpus",
     "load_glue",
     "load_packaged",
     "load_sentences",

@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-Task = Literal["classification", "regression", "tagging", "question_answering"]
+Task = Literal[
+    "classification", "regression", "tagging", "question_answering", "language_modelling"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,7 @@ class TextData:
       train: to learn from.
       validation: to select on; held out of the training examples where there is no official part.
       test: to report; never to select on. Labels may be unknown.
-      label_names: of classes or tags; empty for a regression and for question answering.
+      label_names: of classes or tags; empty for the other tasks.
       info: source, licence, checksums, counts.
       others: further parts by name, such as the mismatched ones of MNLI.
     """
@@ -123,9 +125,12 @@ class TextData:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs that a head needs: one a class or tag, 1 for a regression, 2 for answer spans."""
-        if self.task == "question_answering":
-            return 2
+        """Outputs that a head needs: one a class or tag, 1 for a regression, 2 for answer spans.
+
+        0 for plain text: what it is used for says what there is to predict.
+        """
+        if self.task in ("question_answering", "language_modelling"):
+            return 2 if self.task == "question_answering" else 0
         return len(self.label_names) or 1
 
     @property

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxlab.data.texts.clue import CLUE, load_clue
 from jaxlab.data.texts.conll import load_conll
+from jaxlab.data.texts.corpus import load_corpus
 from jaxlab.data.texts.examples import TextData
 from jaxlab.data.texts.glue import GLUE, load_glue
 from jaxlab.data.texts.packages import PACKAGED, load_packaged
@@ -12,7 +13,7 @@ from jaxlab.data.texts.sentences import SENTENCES, load_sentences
 from jaxlab.data.texts.squad import load_squad
 from jaxlab.data.texts.tables import load_tables
 
-FOLDER_NAMES = (*GLUE, *CLUE, *SENTENCES, "squad", "squad2", "conll2003", "tables")
+FOLDER_NAMES = (*GLUE, *CLUE, *SENTENCES, "squad", "squad2", "conll2003", "tables", "corpus")
 """Names of the sets that are read from a folder."""
 
 
@@ -21,9 +22,10 @@ def load_text_data(name: str, folder: str | Path | None = None, **options: Any) 
 
     Args:
       name: one of `PACKAGED` (nothing else is needed), or of `FOLDER_NAMES`: a task of GLUE or
-        CLUE, a set of sentences, `squad`, `squad2`, `conll2003`, or `tables` for one's own files.
+        CLUE, a set of sentences, `squad`, `squad2`, `conll2003`, `tables` for one's own files, or
+        `corpus` for plain text.
       folder: where the files of the latter lie.
-      **options: of `load_conll` and `load_tables`.
+      **options: of `load_conll`, `load_tables` and `load_corpus`.
 
     Raises:
       ValueError: listing all names, or if a folder is missing or too many.
@@ -39,7 +41,7 @@ def load_text_data(name: str, folder: str | Path | None = None, **options: Any) 
         raise ValueError(f"no text data set {name!r}; there are {names}")
     if folder is None:
         raise ValueError(f"{name!r} is read from files; give the folder that they are in")
-    if options and name not in ("conll2003", "tables"):
+    if options and name not in ("conll2003", "tables", "corpus"):
         raise ValueError(f"{name!r} takes no options; got {sorted(options)}")
     if name in GLUE:
         return load_glue(name, folder)
@@ -49,4 +51,6 @@ def load_text_data(name: str, folder: str | Path | None = None, **options: Any) 
         return load_sentences(name, folder)
     if name == "conll2003":
         return load_conll(folder, **options)
+    if name == "corpus":
+        return load_corpus(folder, **options)
     return load_tables(folder, **options) if name == "tables" else load_squad(name, folder)
