@@ -10,7 +10,8 @@ Use::
     data = load_text_data("tables", "my_texts", columns=Columns(text="review", label="stars"))
 
 Rooms: `examples` (the types, holding out), `packages`, `glue`, `clue`, `squad`, `conll`,
-`sentences`, `tables` and `corpus` (the formats), `files` and `labels` (what they share), `loading` (by name).
+`sentences`, `tables` and `corpus` (the formats), `files` and `labels` (what they share), `loading`
+(by name).
 """
 
 from jaxlab.data.texts.clue import CLUE, load_clue, write_clue_submission
