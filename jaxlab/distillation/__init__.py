@@ -47,6 +47,7 @@ from jaxlab.distillation.model import (
     mean_of_tokens,
     num_params,
 )
+from jaxlab.distillation.published import minilm_l3, minilm_l6, mpnet_base
 from jaxlab.distillation.relations import example_relation, relation
 from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
 from jaxlab.distillation.schedules import (
@@ -107,6 +108,9 @@ __all__ = [
     "masked_mean",
     "match_layers",
     "mean_of_tokens",
+    "minilm_l3",
+    "minilm_l6",
+    "mpnet_base",
     "num_params",
     "piecewise",
     "pool",
