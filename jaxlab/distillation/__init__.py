@@ -59,6 +59,7 @@ from jaxlab.distillation.objective import (
     compile_objective,
 )
 from jaxlab.distillation.projections import init_projection, principal_projection, project
+from jaxlab.distillation.published import minilm_l3, minilm_l6, mpnet_base
 from jaxlab.distillation.relations import example_relation, relation
 from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
 from jaxlab.distillation.schedules import (
@@ -156,6 +157,9 @@ __all__ = [
     "masked_mean",
     "match_layers",
     "mean_of_tokens",
+    "minilm_l3",
+    "minilm_l6",
+    "mpnet_base",
     "num_params",
     "parse_matches",
     "piecewise",

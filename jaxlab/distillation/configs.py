@@ -7,7 +7,10 @@ from typing import Any
 
 from jaxlab.checkpoints.foreign.configs import BERT_FIELDS, Field, read_fields
 from jaxlab.distillation.model import FAMILIES, POOLINGS, TASKS, TextModelConfig
+from jaxlab.distillation.tables import is_of_a_head
 from jaxlab.layers.bert import BertConfig
+
+_NO_HEADS = ("pooler.", "fit_dense")
 
 OWN_ENTRY = "jaxlab"
 """Under this name stands what Hugging Face's config has no place for."""
@@ -110,8 +113,9 @@ def config_from_huggingface(
     Args:
       values: the entries; absent ones take the defaults of transformers.
       wishes: what is to be otherwise.
-      names: of the tensors, without prefixes: they tell whether there is a pooler, and whether it
-        is a TinyBERT.
+      names: of the tensors, without prefixes: they tell whether there is a pooler, a TinyBERT's
+        projection, or none of the head that `architectures` speaks of (files of
+        sentence-transformers): then the task is `none`.
 
     Raises:
       ValueError: if the model is of another kind, or entries are of the wrong kind or ask for what
@@ -131,7 +135,7 @@ def config_from_huggingface(
     if sizes.get("embedding_width") == sizes["width"]:
         sizes["embedding_width"] = None
     sizes["embedding_init_std"] = own.get("embedding_init_std", sizes["init_std"])
-    task = wishes.task or own.get("task") or _task(values)
+    task = wishes.task or own.get("task") or _task(values, names)
     for what, got, known in (
         ("task", task, TASKS),
         ("pooling", wishes.pooling or own.get("pooling", "first"), POOLINGS),
@@ -250,8 +254,10 @@ def _family(values: Mapping[str, Any], names: Collection[str]) -> str | None:
     return "tinybert" if family == "bert" and is_tiny else family
 
 
-def _task(values: Mapping[str, Any]) -> str:
+def _task(values: Mapping[str, Any], names: Collection[str]) -> str:
     name = str((values.get("architectures") or ["Model"])[0])
+    if names and not any(is_of_a_head(n) and not n.startswith(_NO_HEADS) for n in names):
+        return "none"
     for task, ending in _TASK_CLASSES.items():
         if name.endswith(ending):
             is_regression = values.get("problem_type") == "regression" or (

@@ -33,7 +33,13 @@ BASES: Mapping[str, str] = MappingProxyType(
 FIT_DENSE = re.compile(r"(?:fit_dense|fit_denses\.([0-9]+))\.(weight|bias)")
 """TinyBERT's projections of its hidden states to the width of its teacher."""
 
-_PREFIXES = ("module.", "model.", *(f"{base}." for base in dict.fromkeys(BASES.values())))
+PREFIXES = (
+    *("module.", "model.", "0.", "auto_model."),
+    *(f"{base}." for base in dict.fromkeys(BASES.values())),
+)
+"""What stands before the names of an encoder in files of modules around it, dropped in this order;
+`0.auto_model.` is of sentence-transformers."""
+
 _HEADS = re.compile(
     r"(pooler|classifier|pre_classifier|qa_outputs|cls|lm_head|generator_predictions"
     r"|generator_lm_head|discriminator_predictions|vocab_transform|vocab_layer_norm"
@@ -77,7 +83,7 @@ def huggingface_table(config: TextModelConfig, prefix: str = "") -> NameTable:
     return NameTable(
         rules=tuple(rules),
         ignored=(BERT_BUFFERS, rf"{copies}|lm_head\.decoder\.bias"),
-        prefixes=_PREFIXES,
+        prefixes=PREFIXES,
     )
 
 

@@ -43,6 +43,7 @@ from jaxlab.distillation.model import TextModelConfig, init_params, param_shapes
 from jaxlab.distillation.tables import (
     BASES,
     FIT_DENSE,
+    PREFIXES,
     decoder_name,
     fairseq_table,
     huggingface_table,
@@ -275,7 +276,7 @@ def huggingface_state_dict(params: PyTree, config: TextModelConfig) -> dict[str,
 
 def huggingface_plain_name(name: str) -> str:
     """A tensor's name without the prefixes of modules around the encoder."""
-    for prefix in ("module.", "model.", *(f"{base}." for base in dict.fromkeys(BASES.values()))):
+    for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
 
