@@ -155,7 +155,7 @@ class RecordReader:
         if row is None:
             raise KeyError(f"{self._folder} has no record of id {record_id}")
         found = self._bytes[row["start"] : row["start"] + row["size"]]
-        if zlib.crc32(found) != row["crc32"]:
+        if zlib.crc32(found.data) != row["crc32"]:
             raise ValueError(
                 f"{self._folder}: the record of id {record_id} is damaged (its checksum is wrong); "
                 "remove the folder to write it again"

@@ -13,7 +13,7 @@ References:
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +175,7 @@ def scale_layer_updates(plan: ProgressiveTransfer, num_steps: int) -> optax.Grad
         return _NumUpdates(jnp.zeros((), jnp.int32))
 
     def update(
-        updates: PyTree, state: _NumUpdates, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, _NumUpdates]:
         del params
         factors = plan.layer_factors(state.count.astype(jnp.float32) / num_steps)

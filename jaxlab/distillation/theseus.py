@@ -13,7 +13,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from jaxlab.distillation.initializers import count_layers
 from jaxlab.distillation.matching import match_layers
 from jaxlab.layers.bert import BertConfig, BertLayer
-from jaxlab.layers.stacking import LAYER_PREFIX
+from jaxlab.layers.stacking import LAYER_PREFIX, LayerOutput
 
 Hidden = Float[Array, "batch time width"]
 RunLayer = Callable[[PyTree, Array, PyTree, Array | None], Array]
@@ -244,7 +244,8 @@ def bert_layer_runner(config: BertConfig) -> RunLayer:
     def run(params: PyTree, hidden: Array, shared: PyTree, key: Array | None) -> Array:
         rngs = {} if key is None else {"dropout": key}
         layer = BertLayer(config, train=key is not None)
-        return layer.apply({"params": params}, hidden, shared, rngs=rngs).hidden
+        output = layer.apply({"params": params}, hidden, shared, rngs=rngs)
+        return cast(LayerOutput, output).hidden
 
     return run
 

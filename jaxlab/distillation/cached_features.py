@@ -1,0 +1,69 @@
+"""A teacher's outputs from a batch that they were attached to, in the place of the teacher."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxlab.distillation.knowledge import Features
+from jaxlab.distillation.top_logits import TopLogits, rebuild_logits
+
+PREFIX = "teacher/"
+"""Before the names of arrays that come from a teacher's cache."""
+
+TOP_VALUES, TOP_IDS, LOG_REST = "top_values", "top_ids", "log_rest"
+LAYERED = ("hidden", "scores", "probabilities", "queries", "keys", "values")
+"""Features that have an entry for every layer."""
+
+
+def cached_features(
+    batch: Mapping[str, Any], num_layers: int, num_classes: int | None = None
+) -> Features:
+    """What the teacher would have put out, from a batch that its outputs were attached to.
+
+    Entries of layers that were not kept have no features (a width of 0), so that losses on them are
+    refused.
+
+    Args:
+      batch: of `TeacherCache.attach`, on a device.
+      num_layers: layers of the teacher.
+      num_classes: of the teacher; needed where only the largest logits were kept.
+
+    Raises:
+      ValueError: if that number is needed and missing, or nothing is attached.
+    """
+    names = {name[len(PREFIX) :] for name in batch if name.startswith(PREFIX)}
+    if not names:
+        raise ValueError("the batch has no outputs of a teacher; call TeacherCache.attach first")
+    found: dict[str, Any] = {"logits": _cached_logits(batch, names, num_classes)}
+    rows, length = batch["ids"].shape
+    for feature in LAYERED:
+        entries = {
+            int(name.partition("/")[2]): jnp.asarray(batch[PREFIX + name], jnp.float32)
+            for name in names
+            if name.startswith(f"{feature}/")
+        }
+        is_map = feature in ("scores", "probabilities")
+        nothing = jnp.zeros((rows, 0, length, length) if is_map else (rows, length, 0))
+        count = num_layers + (feature == "hidden")
+        found[feature] = tuple(entries.get(i, nothing) for i in range(count)) if entries else ()
+    return Features(**found)
+
+
+def _cached_logits(
+    batch: Mapping[str, Any], names: set[str], num_classes: int | None
+) -> Array | None:
+    if "logits" in names:
+        return jnp.asarray(batch[PREFIX + "logits"], jnp.float32)
+    if TOP_VALUES not in names:
+        return None
+    if num_classes is None:
+        raise ValueError(
+            "only the largest logits of the teacher are attached; give num_classes to rebuild its "
+            "distribution"
+        )
+    top = TopLogits(
+        *(jnp.asarray(batch[PREFIX + name]) for name in (TOP_VALUES, TOP_IDS, LOG_REST))
+    )
+    return rebuild_logits(top, num_classes)
