@@ -254,6 +254,7 @@ class Objective:
       student_taps: what the student has to show.
       projections: name of every trained projection -> its two widths.
       student_layers: layers of the student, for schedules that go through them.
+      teacher_layers: layers of the teacher; 0 without one.
     """
 
     config: ObjectiveConfig
@@ -263,6 +264,7 @@ class Objective:
     student_taps: frozenset[Feature]
     projections: tuple[tuple[str, int, int], ...]
     student_layers: int
+    teacher_layers: int
 
     @property
     def needs_teacher(self) -> bool:
@@ -275,6 +277,17 @@ class Objective:
         config = self.config
         ends = ((RESPONSE, config.response.is_used), (HARD, config.hard.weight > 0))
         return (*(term.name for term in self.terms), *(name for name, used in ends if used))
+
+    @property
+    def teacher_entries(self) -> tuple[tuple[Feature, int], ...]:
+        """What is compared of the teacher beside its logits: name of a feature, and its entry."""
+        found = {
+            (feature, layer + (1 if feature == "hidden" else 0))
+            for term in self.terms
+            for feature in _features(term.match)
+            for layer in term.pair.teacher
+        }
+        return tuple(sorted(found))
 
     def init(self, key: Key[Array, ""]) -> dict[str, Projection]:
         """New projections, the parameters of the objective itself; `{}` where it has none.
@@ -483,6 +496,7 @@ def compile_objective(
         student_taps=taps,
         projections=tuple((name, *widths) for name, widths in projections.items()),
         student_layers=student.num_layers,
+        teacher_layers=0 if teacher is None else teacher.num_layers,
     )
 
 

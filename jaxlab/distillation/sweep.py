@@ -14,15 +14,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.objective import Objective
 from jaxlab.distillation.train import (
     STUDENT,
-    TEACHER,
     Parts,
-    cached_features,
     distillation_params,
     progress_at,
+    teach,
 )
 from jaxlab.training.state import TrainState
 from jaxlab.training.step import TrainStep
@@ -180,7 +178,7 @@ def make_sweep_step(
     def step(
         state: TrainState, frozen: PyTree, batch: Mapping[str, Any], key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        teacher = _teach(parts, frozen, batch)
+        teacher = teach(parts, frozen, batch)
         shared = (batch, teacher, progress_at(state.step, num_steps), key)
         each = (state.params, state.opt_state, *variants)
         size = at_once or number
@@ -205,14 +203,6 @@ def student_of(state: TrainState, index: int) -> PyTree:
       index: its place.
     """
     return jax.tree.map(lambda leaf: leaf[index], state.params[STUDENT])
-
-
-def _teach(parts: Parts, frozen: PyTree, batch: Mapping[str, Any]) -> Features | Any:
-    """What the teacher shows, once for all students."""
-    teacher = cached_features(batch)
-    if teacher is None and parts.teacher is not None and parts.objective.needs_teacher:
-        teacher = parts.teacher(frozen[TEACHER], batch, taps=parts.objective.teacher_taps)
-    return jax.lax.stop_gradient(teacher)
 
 
 def _factors_of(objective: Objective, student: Mapping[str, float]) -> list[float]:

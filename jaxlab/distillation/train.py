@@ -1,7 +1,7 @@
 """What one step of a distillation is: a student that follows a compiled objective.
 
 The teacher runs in evaluation mode beside the student, or does not run at all where a batch brings
-what it showed (`teacher_logits` and the like, see `teacher_cache`). A batch may go through in
+what it showed (see `teacher_cache`). A batch may go through in
 microbatches: every sum is divided by the count of the whole batch, so that the step is that of the
 whole batch, whatever the lengths of its texts are.
 """
@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxlab.distillation import hard_losses
+from jaxlab.distillation.cached_features import cached_features
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.objective import Losses, Objective, Stacks
 from jaxlab.training.state import TrainState
@@ -26,8 +27,6 @@ Forward = Callable[..., Features | Stacks]
 
 STUDENT, PROJECTIONS, TEACHER, PRINCIPAL = "student", "projections", "teacher", "principal"
 R_DROP = "r_drop"
-CACHED = "teacher_"
-"""Before the name of a feature: what a teacher showed of a batch, in the batch."""
 
 
 class Parts(NamedTuple):
@@ -37,11 +36,13 @@ class Parts(NamedTuple):
       objective: what is learnt.
       student: how the student runs.
       teacher: how the teacher runs; `None` where batches bring its features, or none are needed.
+      num_classes: of a teacher of which batches bring the largest logits only.
     """
 
     objective: Objective
     student: Forward
     teacher: Forward | None = None
+    num_classes: int | None = None
 
 
 def make_forward(model: Any, *, prefix: str = "") -> Forward:
@@ -91,24 +92,27 @@ def distillation_params(objective: Objective, student: PyTree, key: jax.Array) -
     return {STUDENT: student, PROJECTIONS: objective.init(key)}
 
 
-def cached_features(batch: Batch) -> Features | None:
-    """What the teacher showed of a batch, from the batch; `None` if it is not there.
+def teach(parts: Parts, frozen: Mapping[str, PyTree], batch: Batch) -> Features | Stacks | None:
+    """What the teacher shows of a batch: running beside, or out of the batch.
 
     Args:
-      batch: with `teacher_logits`, and `teacher_hidden` ... as (batch, layers, ...).
+      parts: of the step.
+      frozen: with the parameters of a `teacher` that runs.
+      batch: with its outputs, if it does not.
+
+    Returns:
+      Its features without a gradient; `None` where the objective needs none.
+
+    Raises:
+      ValueError: if it does not run and the batch has no outputs.
     """
-    found = {
-        name.removeprefix(CACHED): value
-        for name, value in batch.items()
-        if name.startswith(CACHED) and name.removeprefix(CACHED) in Features._fields
-    }
-    if not found:
+    objective = parts.objective
+    if not objective.needs_teacher:
         return None
-    by_layer = {
-        name: value if name in ("logits", "pooled") else tuple(jnp.moveaxis(value, 1, 0))
-        for name, value in found.items()
-    }
-    return Features(**by_layer)
+    if parts.teacher is None:
+        return cached_features(batch, objective.teacher_layers, parts.num_classes)
+    shown = parts.teacher(frozen[TEACHER], batch, taps=objective.teacher_taps)
+    return jax.lax.stop_gradient(shown)
 
 
 def losses_of(
@@ -133,11 +137,7 @@ def losses_of(
       ValueError: if the objective needs a teacher and there is none.
     """
     objective = parts.objective
-    teacher: Features | Stacks | None = cached_features(batch)
-    if objective.needs_teacher and teacher is None and parts.teacher is not None:
-        teacher = jax.lax.stop_gradient(
-            parts.teacher(frozen[TEACHER], batch, taps=objective.teacher_taps)
-        )
+    teacher = teach(parts, frozen, batch)
     first, second = (None, None) if key is None else jax.random.split(key)
     r_drop = objective.config.hard.r_drop
     run = {"taps": objective.student_taps, "train": key is not None}

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxlab.distillation.cached_features import PREFIX
 from jaxlab.distillation.objective import (
     HardConfig,
     ObjectiveConfig,
@@ -15,7 +16,6 @@ from jaxlab.distillation.objective import (
     compile_objective,
 )
 from jaxlab.distillation.train import (
-    CACHED,
     Parts,
     distillation_params,
     losses_of,
@@ -79,9 +79,9 @@ def test_devices_change_nothing(devices):
 def test_a_cached_teacher_changes_nothing(num_microbatches):
     batch = make_batch()
     shown = forward(FROZEN["teacher"], batch, taps=OBJECTIVE.teacher_taps)
-    cached = {CACHED + "logits": shown.logits}
-    for name in OBJECTIVE.teacher_taps:
-        cached[CACHED + name] = jnp.stack(getattr(shown, name), axis=1)
+    cached = {PREFIX + "logits": shown.logits}
+    for name, entry in OBJECTIVE.teacher_entries:
+        cached[f"{PREFIX}{name}/{entry}"] = getattr(shown, name)[entry]
     found = run(
         {**batch, **cached},
         parts=PARTS._replace(teacher=None),
