@@ -3,7 +3,9 @@
 After Lu et al. 2022, arXiv:2206.14366, and the systems that it compares: a distillation is a choice
 of knowledge (`knowledge`), of which layer learns from which (`matching`), of a distance
 (`responses`, `hidden`, `attentions`, `relations`) and of weights and temperatures over time
-(`schedules`)::
+(`schedules`). Around that: labels (`hard_losses`), weights of terms (`fusion`), a student's start
+(`initializers`), structure (`theseus`, `progressive`), matchings that move (`soft_matching`) and
+advice on them (`advisor`), teachers on disk (`teacher_cache`) and several of them (`ensembles`)::
 
     import jax.numpy as jnp
 
@@ -18,6 +20,7 @@ Every loss is a `Mean`, a sum and a count over the real tokens of the global bat
 number of devices and microbatches (`pool`) do not change it.
 """
 
+from jaxlab.distillation.advisor import Advice, Compared, advise, best_monotone, linear_cka
 from jaxlab.distillation.attentions import (
     attention_ce,
     attention_ce_mean,
@@ -28,6 +31,30 @@ from jaxlab.distillation.attentions import (
     attention_tinybert,
 )
 from jaxlab.distillation.grammar import Match, format_matches, from_textbrewer, parse_matches
+from jaxlab.distillation.cached_features import cached_features
+from jaxlab.distillation.ensembles import (
+    confidence_weights,
+    mean_logits,
+    mean_probabilities,
+    task_of_step,
+    task_probabilities,
+)
+from jaxlab.distillation.fusion import (
+    FixedWeights,
+    Fused,
+    GradientBalance,
+    LogVariances,
+    RunningMeans,
+)
+from jaxlab.distillation.hard_losses import (
+    check_labels,
+    kept_share,
+    label_ce,
+    label_mse,
+    r_drop,
+    span_ce,
+    token_ce,
+)
 from jaxlab.distillation.hidden import (
     Convention,
     feature_gram,
@@ -35,6 +62,14 @@ from jaxlab.distillation.hidden import (
     hidden_mse,
     hidden_pkd,
     token_similarity,
+)
+from jaxlab.distillation.initializers import (
+    HeadCounts,
+    Started,
+    StudentStart,
+    map_vocabulary,
+    start_from_distilled,
+    start_student,
 )
 from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
 from jaxlab.distillation.matching import STRATEGIES, match_layers
@@ -60,12 +95,20 @@ from jaxlab.distillation.objective import (
 )
 from jaxlab.distillation.projections import init_projection, principal_projection, project
 from jaxlab.distillation.published import minilm_l3, minilm_l6, mpnet_base
+from jaxlab.distillation.progressive import (
+    ProgressiveTransfer,
+    scale_layer_gradients,
+    scale_layer_updates,
+)
 from jaxlab.distillation.relations import example_relation, relation
 from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
 from jaxlab.distillation.schedules import (
+    SoftAndHard,
     annealing_factor,
+    annealing_kd,
     constant,
     continuation_factor,
+    continuation_kd,
     cwsm_temperature,
     decay,
     flsw_temperature,
@@ -96,7 +139,42 @@ from jaxlab.distillation.weights import (
 
 __all__ = [
     "CATALOGUE",
+from jaxlab.distillation.soft_matching import (
+    EmdMatching,
+    LayerWeights,
+    attended_mse,
+    entropic_flow,
+    exact_flow,
+    layer_attention,
+    pair_weights,
+    pairwise_hidden_mse,
+    random_teacher_layers,
+)
+from jaxlab.distillation.teacher_cache import (
+    Kept,
+    TeacherCache,
+    TeacherCacheWriter,
+    fill_cache,
+    teacher_identity,
+)
+from jaxlab.distillation.theseus import (
+    Runners,
+    draw_replaced,
+    extract_successor,
+    init_successors,
+    mixed_stack,
+    replacing_probability,
+    theseus_outputs,
+)
+from jaxlab.distillation.top_logits import TopLogits, rebuild_logits, top_logits
+
+__all__ = [
+    "CATALOGUE",
+    "STRATEGIES",
+    "Advice",
+    "Compared",
     "Convention",
+    "EmdMatching",
     "Features",
     "HardConfig",
     "Knowledge",
@@ -115,7 +193,28 @@ __all__ = [
     "TextModel",
     "TextModelConfig",
     "Variants",
+    "FixedWeights",
+    "Fused",
+    "GradientBalance",
+    "HeadCounts",
+    "Kept",
+    "Knowledge",
+    "LayerWeights",
+    "LogVariances",
+    "Mean",
+    "ProgressiveTransfer",
+    "Runners",
+    "RunningMeans",
+    "SoftAndHard",
+    "Started",
+    "StudentStart",
+    "TeacherCache",
+    "TeacherCacheWriter",
+    "TopLogits",
+    "advise",
     "annealing_factor",
+    "annealing_kd",
+    "attended_mse",
     "attention_ce",
     "attention_ce_mean",
     "attention_kl",
@@ -124,14 +223,25 @@ __all__ = [
     "attention_mse_sum",
     "attention_tinybert",
     "compile_objective",
+    "best_monotone",
+    "cached_features",
+    "check_labels",
+    "confidence_weights",
     "constant",
     "continuation_factor",
+    "continuation_kd",
     "cwsm_temperature",
     "decay",
     "distillation_params",
     "example_relation",
     "exported_params",
+    "draw_replaced",
+    "entropic_flow",
+    "exact_flow",
+    "example_relation",
+    "extract_successor",
     "feature_gram",
+    "fill_cache",
     "find_knowledge",
     "flops",
     "flsw_temperature",
@@ -170,5 +280,41 @@ __all__ = [
     "save_pretrained",
     "shift_probability",
     "student_of",
+    "init_successors",
+    "kept_share",
+    "label_ce",
+    "label_mse",
+    "layer_attention",
+    "linear_cka",
+    "logits_ce",
+    "logits_kl",
+    "logits_mse",
+    "map_vocabulary",
+    "masked_mean",
+    "match_layers",
+    "mean_logits",
+    "mean_probabilities",
+    "mixed_stack",
+    "pair_weights",
+    "pairwise_hidden_mse",
+    "piecewise",
+    "pool",
+    "r_drop",
+    "random_teacher_layers",
+    "rebuild_logits",
+    "relation",
+    "replacing_probability",
+    "scale_layer_gradients",
+    "scale_layer_updates",
+    "shift_probability",
+    "span_ce",
+    "start_from_distilled",
+    "start_student",
+    "task_of_step",
+    "task_probabilities",
+    "teacher_identity",
+    "theseus_outputs",
+    "token_ce",
     "token_similarity",
+    "top_logits",
 ]

@@ -92,6 +92,7 @@ def start_student(
     *,
     heads: HeadCounts | None = None,
     vocabulary: Int[np.ndarray, " student_vocabulary"] | None = None,
+    skipped_positions: int = 0,
 ) -> Started:
     """The student's parameters with pieces of the teacher's in them.
 
@@ -102,6 +103,8 @@ def start_student(
       heads: of both; needed where the widths differ.
       vocabulary: the teacher's id of every id of the student, -1 for a piece that the teacher does
         not have (`map_vocabulary`); `None` if both have one vocabulary.
+      skipped_positions: rows of the teacher's position table before the one that is the student's
+        first: 2 for a student of BERT's kind and a teacher of RoBERTa's or MPNet's, 0 else.
 
     Returns:
       The tree, and which of its parameters come from where. No array is shared with either tree.
@@ -111,6 +114,8 @@ def start_student(
     """
     flat_student, flat_teacher = _flatten(student), _flatten(teacher)
     layers = dict(_swap(layers_of_start(start, count_layers(teacher), count_layers(student))))
+    widths = _width(flat_teacher), _width(flat_student)
+    cut = _Cut(start.cut_heads, heads, vocabulary, skipped_positions, widths)
     params, copied, drawn, problems = {}, [], [], []
     num_shared = 0
     for path, own in flat_student.items():
@@ -125,7 +130,7 @@ def start_student(
             continue
         found = np.asarray(flat_teacher[source])
         try:
-            piece, rows = _fit(path, np.asarray(own), found, start, heads, vocabulary)
+            piece, rows = _fit(path, np.asarray(own), found, cut)
         except ValueError as error:
             problems.append(f"{name}: {error}")
             continue
@@ -279,32 +284,38 @@ def _source(
     return path if "embeddings" in parts else None
 
 
+class _Cut(NamedTuple):
+    """How a teacher's parameters are cut for a student."""
+
+    cut_heads: bool
+    heads: HeadCounts | None
+    vocabulary: np.ndarray | None
+    skipped_positions: int
+    widths: tuple[int, int]
+
+
 def _fit(
-    path: tuple[str, ...],
-    own: np.ndarray,
-    found: np.ndarray,
-    start: StudentStart,
-    heads: HeadCounts | None,
-    vocabulary: np.ndarray | None,
+    path: tuple[str, ...], own: np.ndarray, found: np.ndarray, cut: _Cut
 ) -> tuple[np.ndarray, int]:
     """The teacher's array in the shape of the student's, and how many pieces both have."""
     if own.ndim != found.ndim:
         raise ValueError(f"{found.ndim} axes there, {own.ndim} here")
     if _is_vocabulary(path):
-        return _fit_vocabulary(path, own, found, vocabulary)
-    if path[0] == "head" and own.shape[-1] != found.shape[-1] and _is_last(path):
-        raise ValueError(
-            f"the teacher has {found.shape[-1]} classes and the student {own.shape[-1]}"
-        )
+        return _fit_vocabulary(path, own, found, cut.vocabulary)
+    sizes = found.shape[-1], own.shape[-1]
+    if path[0] == "head" and sizes[0] != sizes[1] and sizes != cut.widths:
+        raise ValueError(f"the teacher has {sizes[0]} classes and the student {sizes[1]}")
+    if path[-1] == "position_embeddings":
+        found = found[cut.skipped_positions :]
     axis = _head_axis(path, own.ndim)
     if axis is not None and own.shape != found.shape:
-        found = _cut_heads(own.shape[axis], found, axis, heads, start.cut_heads)
-    return _cut(own.shape, found), 0
+        found = _cut_heads(own.shape[axis], found, axis, cut.heads, cut.cut_heads)
+    return _leading(own.shape, found), 0
 
 
-def _is_last(path: tuple[str, ...]) -> bool:
-    """Whether a parameter of the head is of the layer that puts out classes."""
-    return len(path) == 2 or path[1] in ("out", "output", "classifier", "out_proj")
+def _width(flat: Mapping[tuple[str, ...], Any]) -> int:
+    """Width of the hidden states of an encoder."""
+    return flat["encoder", "layer_0", "mlp_out", "bias"].shape[0]
 
 
 def _is_vocabulary(path: tuple[str, ...]) -> bool:
@@ -323,7 +334,7 @@ def _head_axis(path: tuple[str, ...], num_axes: int) -> int | None:
     return 0 if path[-2] == "out" and num_axes == 2 else None
 
 
-def _cut(shape: tuple[int, ...], found: np.ndarray) -> np.ndarray:
+def _leading(shape: tuple[int, ...], found: np.ndarray) -> np.ndarray:
     """The leading entries along every axis."""
     if any(own > there for own, there in zip(shape, found.shape, strict=True)):
         raise ValueError(f"{found.shape} there, {shape} here, which is larger")
@@ -378,5 +389,5 @@ def _fit_vocabulary(
         )
     shared = vocabulary >= 0
     rows = own.copy()
-    rows[shared] = _cut((len(found), *own.shape[1:]), found)[vocabulary[shared]]
+    rows[shared] = _leading((len(found), *own.shape[1:]), found)[vocabulary[shared]]
     return np.moveaxis(rows, 0, axis), int(shared.sum())

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy.special import log_softmax
 
 from jaxlab.distillation import hard_losses
@@ -135,6 +136,39 @@ def test_two_passes_are_pulled_together_from_both_sides():
     swapped = hard_losses.r_drop(second, LOGITS, HAS_LABEL)
     np.testing.assert_allclose(swapped.value, found.value, rtol=1e-6)
     assert float(hard_losses.r_drop(LOGITS, LOGITS, HAS_LABEL).value) == 0.0
+
+
+def on_devices(array):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    return jax.device_put(array, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def test_losses_are_those_of_one_device_on_eight():
+    logits = jnp.asarray(RNG.normal(size=(16, 5, 4)), jnp.float32)
+    labels = jnp.asarray(RNG.integers(0, 4, size=(16, 5)))
+    rows = jnp.asarray(RNG.random(16) < 0.6)
+    mask = jnp.asarray(np.arange(5)[None] < RNG.integers(1, 6, size=(16, 1)))
+
+    def losses(logits, labels, rows, mask):
+        tokens = jnp.where(mask, labels, hard_losses.IGNORED)
+        return [
+            hard_losses.label_ce(logits[:, 0], labels[:, 0], rows, smoothing=0.1, kept=0.5),
+            hard_losses.token_ce(logits, tokens, rows),
+            hard_losses.span_ce(logits[..., :2], labels[:, :2], mask, rows),
+            hard_losses.r_drop(logits[:, 0], logits[:, 1], rows),
+            hard_losses.label_mse(logits[:, 0, 0], logits[:, 0, 1], rows),
+        ]
+
+    def total(*arguments):
+        return sum(loss.value for loss in losses(*arguments))
+
+    arguments = (logits, labels, rows, mask)
+    sharded = tuple(on_devices(argument) for argument in arguments)
+    for found, wanted in zip(jax.jit(losses)(*sharded), jax.jit(losses)(*arguments), strict=True):
+        assert float(found.count) == float(wanted.count) > 0
+        assert float(found.value) == pytest.approx(float(wanted.value), rel=1e-6)
+    gradients = [jax.jit(jax.grad(total))(*each) for each in (sharded, arguments)]
+    np.testing.assert_allclose(*gradients, atol=1e-7)
 
 
 def test_wrong_labels_are_told_with_their_numbers(caplog):

@@ -154,6 +154,17 @@ def test_pieces_of_another_vocabulary_keep_their_rows():
     assert found.num_shared_pieces == 4
 
 
+def test_positions_that_only_the_teacher_counts_are_skipped():
+    config = dataclasses.replace(TEACHER, num_layers=2, max_positions=14)
+    found = start_student(draw(config, 3), TEACHER_PARAMS, StudentStart(), skipped_positions=2)
+    np.testing.assert_array_equal(
+        found.params["encoder"]["position_embeddings"],
+        TEACHER_PARAMS["encoder"]["position_embeddings"][2:],
+    )
+    with pytest.raises(ValueError, match=r"position_embeddings: \(14, 24\) there, \(16, 24\) here"):
+        start_student(SHALLOW_PARAMS, TEACHER_PARAMS, StudentStart(), skipped_positions=2)
+
+
 def test_pieces_are_matched_by_text_and_special_ones_by_use():
     student = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "cat", "##s", "owl"]
     teacher = ["<s>", "<pad>", "</s>", "<unk>", "##s", "cat", "cat", "<mask>"]

@@ -16,6 +16,7 @@ from jaxlab.distillation.teacher_cache import (
     fill_cache,
     teacher_identity,
 )
+from jaxlab.layers.bert import BertConfig, BertEncoder
 
 LENGTHS = {3: 5, 2**40: 2, 11: 6, 12: 1, 8: 4, 9: 3}
 PARAMS = {"encoder": {"w": jnp.arange(6.0)}}
@@ -123,6 +124,26 @@ def test_losses_from_the_cache_are_those_of_the_live_teacher(tmp_path):
         if teacher is cached:
             wanted = values
     assert values == pytest.approx(wanted, rel=1e-6) and min(values) > 1e-3
+
+
+def test_a_network_is_found_equal_bit_by_bit_when_a_run_goes_on(tmp_path):
+    config = BertConfig(vocab_size=1100, num_layers=2, width=8, num_heads=2, mlp_width=16)
+    params = BertEncoder(config).init(jax.random.key(0), jnp.ones((1, 2), jnp.int32))
+
+    @jax.jit
+    def run(ids, mask):
+        return BertEncoder(config).apply(params, ids, mask=mask, return_taps=True)
+
+    def teacher(batch):
+        last, taps = run(jnp.asarray(batch["ids"]), jnp.asarray(batch["mask"]))
+        return Features(logits=last[:, 0], hidden=taps.hidden, scores=taps.scores)
+
+    kept = Kept(features=(("hidden", 2), ("scores", 1)), precision="float32")
+    identity = teacher_identity(tokenizer="v1", params=params, max_len=6)
+    fill_cache(tmp_path, identity, kept, BATCHES[:2], teacher)
+    cache = fill_cache(tmp_path, identity, kept, BATCHES, teacher)
+    assert len(cache) == 6
+    assert [cache.verify(batch, teacher(batch)) for batch in BATCHES] == [3, 2, 1]
 
 
 def test_half_precision_is_the_rounded_number(tmp_path):
