@@ -1,0 +1,197 @@
+"""The networks of a run: teachers out of packages and folders, students cut from them."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from experiments.distillation.settings import RunConfig, StudentConfig
+from jaxlab import distillation as kd
+from jaxlab.distillation import published
+from jaxlab.layers.bert import BertConfig
+
+logger = logging.getLogger(__name__)
+
+PACKAGED: dict[str, Callable[[], Path]] = {
+    "minilm_l6": published.minilm_l6,
+    "minilm_l3": published.minilm_l3,
+    "mpnet_base": published.mpnet_base,
+}
+"""Name of weights out of a package -> their folder."""
+
+
+class Network(NamedTuple):
+    """A network and its parameters.
+
+    Attributes:
+      config: sizes, family, head.
+      params: on the host.
+      label_names: of its logits, where its file names them.
+    """
+
+    config: kd.TextModelConfig
+    params: PyTree
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> kd.Shape:
+        """What an objective has to know of it."""
+        encoder = self.config.encoder
+        return kd.Shape(encoder.num_layers, encoder.width, encoder.num_heads)
+
+
+def weights_folder(weights: str) -> Path:
+    """Where weights lie: those of a package are fetched if they are not there.
+
+    Args:
+      weights: a name of `PACKAGED`, or a folder.
+
+    Raises:
+      FileNotFoundError: if there is no such folder.
+    """
+    if weights in PACKAGED:
+        return PACKAGED[weights]()
+    folder = Path(weights)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{weights!r} is no folder with a config.json, and no name of packaged weights; those "
+            f"are {', '.join(PACKAGED)}"
+        )
+    return folder
+
+
+def open_network(
+    weights: str,
+    *,
+    task: str,
+    num_labels: int,
+    pooling: str = "auto",
+    seed: int = 0,
+    fresh_head: bool = False,
+) -> Network:
+    """Weights with the head of a task, which is drawn where the file has none.
+
+    Args:
+      weights: a name of `PACKAGED`, or a folder.
+      task: see `TextModelConfig`.
+      num_labels: likewise.
+      pooling: `first`, `mean`, or `auto`: the mean for packaged weights, else as the file says.
+      seed: of a new head.
+      fresh_head: draw the head even where the file has one.
+
+    Raises:
+      FileNotFoundError: if the weights are not there.
+      ValueError: if they do not fit.
+    """
+    folder = weights_folder(weights)
+    chosen = pooling
+    if pooling == "auto":
+        chosen = (
+            "mean" if weights in PACKAGED and task in ("classification", "regression") else None
+        )
+    found = kd.load_pretrained(
+        folder,
+        task=task,
+        num_labels=num_labels,
+        pooling=chosen,
+        key=jax.random.key(seed),
+        fresh_head=fresh_head,
+    )
+    if found.loaded.fresh:
+        logger.info("%s: a new head is drawn (%s)", weights, ", ".join(found.loaded.fresh))
+    return Network(found.config, found.params, found.label_names)
+
+
+def make_student(
+    config: RunConfig, teacher: Network, *, seed: int, vocabulary: np.ndarray | None = None
+) -> Network:
+    """The student before it has learnt anything.
+
+    Args:
+      config: the settings of the run.
+      teacher: what it is cut from, where the settings say so.
+      seed: of what is drawn.
+      vocabulary: the teacher's id of every id of the student, where the vocabularies differ.
+
+    Raises:
+      ValueError: if it cannot be cut from the teacher.
+    """
+    student = config.student
+    head = {"task": teacher.config.task, "num_labels": teacher.config.num_labels}
+    if student.weights not in ("teacher", "random"):
+        network = open_network(student.weights, seed=seed, fresh_head=not student.copy_head, **head)
+        return network._replace(label_names=teacher.label_names)
+    sizes = dataclasses.replace(
+        teacher.config, encoder=student_sizes(student, teacher.config.encoder)
+    )
+    drawn = kd.init_params(sizes, jax.random.key(seed))
+    if student.weights == "random":
+        return Network(sizes, jax.device_get(drawn), teacher.label_names)
+    parts = ("embeddings", "pooler", *(("head",) if student.copy_head else ()))
+    started = kd.start_student(
+        drawn,
+        teacher.params,
+        kd.StudentStart(start_layers(student.layers), parts, student.cut_heads),
+        heads=kd.HeadCounts(teacher.config.encoder.num_heads, sizes.encoder.num_heads),
+        vocabulary=vocabulary,
+    )
+    return Network(sizes, jax.device_get(started.params), teacher.label_names)
+
+
+def student_sizes(student: StudentConfig, teacher: BertConfig) -> BertConfig:
+    """The sizes of a student: those of the settings, else the teacher's with half of its layers.
+
+    Args:
+      student: the settings.
+      teacher: sizes of the teacher.
+    """
+    width = student.width or teacher.width
+    widths = {
+        "width": width,
+        "num_heads": student.num_heads or teacher.num_heads,
+        "mlp_width": student.mlp_width
+        or (teacher.mlp_width if width == teacher.width else 4 * width),
+    }
+    num_layers = student.num_layers or max(teacher.num_layers // 2, 1)
+    return dataclasses.replace(teacher, num_layers=num_layers, **widths)
+
+
+def start_layers(layers: str) -> str | tuple[int, ...]:
+    """The teacher's layers that a student starts from, by name or by number.
+
+    Args:
+      layers: of the settings.
+
+    Raises:
+      ValueError: if a number cannot be read.
+    """
+    parts = layers.split(",")
+    if not parts[0].strip().isdecimal():
+        return layers
+    try:
+        return tuple(int(part) for part in parts)
+    except ValueError:
+        raise ValueError(
+            f"student.layers={layers!r}: write a strategy, or numbers with commas, such as 0,2,4"
+        ) from None
+
+
+def make_model(config: RunConfig, network: Network) -> kd.TextModel:
+    """The module of a network as the settings have it computed.
+
+    Args:
+      config: the settings of the run.
+      network: of these sizes.
+    """
+    return kd.TextModel(
+        network.config,
+        remat=config.remat,
+        scan=config.scan,
+        implementation=config.attention,
+        dtype=config.dtype,
+    )

@@ -1,0 +1,212 @@
+"""The settings of a distillation run; the files in `configs/distillation` give their values."""
+
+import dataclasses
+from typing import Literal
+
+from experiments.common.stages import EpochConfig
+from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
+from jaxlab.layers.attention import AttentionImplementation
+from jaxlab.training import OptimizerConfig
+
+LABELS_ALONE = ObjectiveConfig(response=ResponseConfig("none"), hard=HardConfig(1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextsConfig:
+    """The data of a run, and how texts become token ids.
+
+    Attributes:
+      name: a packaged data set (`r8`, `r52`, `20ng`, `trec`, `trec_fine`, `mr`, `sms`, `bbc` ...),
+        a task of GLUE or CLUE, `squad`, `conll2003`, or `tables` for files of one's own.
+      folder: where files lie that no package holds; "" for packaged data.
+      max_length: tokens of a text, special ones included; longer texts are cut, and counted.
+      fraction: share of the training examples that is used, the same ones for one `seed`.
+      seed: of that choice, and of masks.
+      masking: share of the tokens of plain text that is masked, where words are to be predicted.
+      masking_power: rare words are masked more often, by their count to the power of minus this.
+    """
+
+    name: str = "trec"
+    folder: str = ""
+    max_length: int = 128
+    fraction: float = 1.0
+    seed: int = 0
+    masking: float = 0.15
+    masking_power: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+          ValueError: if a value is out of range.
+        """
+        if not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"data.fraction={self.fraction} is not in (0, 1]")
+        if not 0.0 < self.masking < 1.0:
+            raise ValueError(f"data.masking={self.masking} is not in (0, 1)")
+        if self.max_length < 4:
+            raise ValueError(
+                f"data.max_length={self.max_length} leaves no room for a text; 4 or up"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationConfig:
+    """Variants of the training texts, as TinyBERT makes them; they carry no labels.
+
+    Attributes:
+      num_copies: how often a text is varied; 0 leaves the texts as they are.
+      candidates: what words are replaced by: words of the `model` (the teacher's before it learnt
+        the task, which needs the head of its language model), `neighbours` by its word embeddings,
+        or `glove` vectors of a file; `delete` and `mask` draw tokens to leave out or to mask.
+      glove: the file of those vectors.
+      probability: of a word to be replaced.
+      num_candidates: per word.
+      keep_labels: let variants carry the label of their text.
+      seed: of the draws.
+    """
+
+    num_copies: int = 0
+    candidates: Literal["model", "neighbours", "glove", "delete", "mask"] = "neighbours"
+    glove: str = ""
+    probability: float = 0.4
+    num_candidates: int = 15
+    keep_labels: bool = False
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageConfig(EpochConfig):
+    """One stage of training, with an objective of its own.
+
+    Attributes:
+      objective: what is learnt.
+      optimizer: optimizer and schedule.
+      warmup_share: share of the stage in which the rate grows, in place of
+        `optimizer.warmup_steps`.
+      method: `distil`, or `theseus`: layers of the student take the place of blocks of the teacher,
+        more and more of them, and learn from labels alone.
+      replacing_start: of `theseus`, the probability of a block to be replaced at the beginning.
+    """
+
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, schedule="linear")
+    warmup_share: float = 0.0
+    method: Literal["distil", "theseus"] = "distil"
+    replacing_start: float = 0.3
+
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
+        for name in ("warmup_share", "replacing_start"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                problems.append(f"{name}={getattr(self, name)} is not in [0, 1)")
+        return problems
+
+    @property
+    def resolved_optimizer(self) -> OptimizerConfig:
+        """The optimizer with the warm-up in steps."""
+        if not self.warmup_share:
+            return self.optimizer
+        steps = round(self.warmup_share * self.num_steps)
+        return dataclasses.replace(self.optimizer, warmup_steps=steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """The network that is learnt from.
+
+    Attributes:
+      weights: `minilm_l6`, `mpnet_base` or `minilm_l3` out of a package, or a folder in the form of
+        Hugging Face, such as a run's `teacher/` or `model/`.
+      pooling: what the head sees of a text: the `first` token, the `mean` of all, or `auto`: what
+        the weights say, the mean for those of the packages.
+      stage: how it learns the task first, labels alone; None for weights that know it already.
+    """
+
+    weights: str = "minilm_l6"
+    pooling: Literal["auto", "first", "mean"] = "auto"
+    stage: StageConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+    """The network that learns: its sizes, and what it starts from.
+
+    Attributes:
+      weights: `teacher` for pieces of the teacher, `random`, or weights as for the teacher, which
+        bring their own sizes.
+      layers: which layers of the teacher it starts from: a strategy of matching (`first`, `last`,
+        `gap`, `uniform_top`, `distilbert`), or their numbers from 0, such as `0,2,4`.
+      untuned: take the pieces from the teacher as it was before it learnt the task.
+      copy_head: take the teacher's head over, too.
+      cut_heads: where attention heads differ in size, take the leading features of each.
+      num_layers: layers; None takes half of the teacher's.
+      width: of the hidden states; None takes the teacher's.
+      num_heads: attention heads; None takes the teacher's.
+      mlp_width: of the feed-forward layers; None takes four times the width.
+    """
+
+    weights: str = "teacher"
+    layers: str = "uniform_top"
+    untuned: bool = False
+    copy_head: bool = False
+    cut_heads: bool = False
+    num_layers: int | None = None
+    width: int | None = None
+    num_heads: int | None = None
+    mlp_width: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that makes one run.
+
+    Attributes:
+      data: texts, labels, tokens.
+      augmentation: variants of the training texts for the student's stages.
+      teacher: the network that is learnt from.
+      student: the network that learns.
+      stage_1: the first stage of the student, such as one of layers alone; None leaves it out.
+      stage_2: the second stage; None leaves it out.
+      hard_stage: how a second student of the same start learns from labels alone, to compare with;
+        None leaves it out.
+      cache_teacher: let the teacher run over the training texts once, and keep what it showed on
+        disk, where the objective needs its logits alone.
+      dtype: type of the computation, `float32` or `bfloat16`; parameters are float32.
+      remat: recompute every block in the backward pass.
+      scan: compile one block and scan over the layers: faster to compile.
+      attention: how attention is computed, see `jaxlab.layers.attention`.
+      sharding: placement of parameters over the devices, `replicated` or `fsdp`.
+    """
+
+    data: TextsConfig = TextsConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    stage_1: StageConfig | None = None
+    stage_2: StageConfig | None = None
+    hard_stage: StageConfig | None = None
+    cache_teacher: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    scan: bool = False
+    attention: AttentionImplementation = "auto"
+    sharding: Literal["replicated", "fsdp"] = "replicated"
+
+    def __post_init__(self) -> None:
+        """Check that there is something to do.
+
+        Raises:
+          ValueError: if no stage is there, or a stage of labels alone compares with the teacher.
+        """
+        stages = (self.teacher.stage, self.stage_1, self.stage_2, self.hard_stage)
+        if not any(stages):
+            raise ValueError(
+                "no stage is there: give stage_1 or stage_2 for the student, or teacher.stage"
+            )
+        for name, stage in (("teacher.stage", stages[0]), ("hard_stage", stages[3])):
+            if stage is not None and (stage.objective.matches or stage.objective.response.is_used):
+                raise ValueError(
+                    f"{name} learns from labels alone; set {name}.objective.matches='' and "
+                    f"{name}.objective.response.kind='none'"
+                )
