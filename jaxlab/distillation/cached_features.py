@@ -31,7 +31,8 @@ def cached_features(
       num_classes: of the teacher; needed where only the largest logits were kept.
 
     Raises:
-      ValueError: if that number is needed and missing, or nothing is attached.
+      ValueError: if that number is needed and missing, nothing is attached, or more layers are than
+        the teacher has.
     """
     names = {name[len(PREFIX) :] for name in batch if name.startswith(PREFIX)}
     if not names:
@@ -47,6 +48,11 @@ def cached_features(
         is_map = feature in ("scores", "probabilities")
         nothing = jnp.zeros((rows, 0, length, length) if is_map else (rows, length, 0))
         count = num_layers + (feature == "hidden")
+        if entries and max(entries) >= count:
+            raise ValueError(
+                f"{feature} entries {sorted(entries)} are attached, and a teacher of {num_layers} "
+                f"layers has 0 to {count - 1}; give the teacher's number of layers"
+            )
         found[feature] = tuple(entries.get(i, nothing) for i in range(count)) if entries else ()
     return Features(**found)
 

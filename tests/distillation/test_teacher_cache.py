@@ -128,7 +128,8 @@ def test_losses_from_the_cache_are_those_of_the_live_teacher(tmp_path):
 
 def test_a_network_is_found_equal_bit_by_bit_when_a_run_goes_on(tmp_path):
     config = BertConfig(vocab_size=1100, num_layers=2, width=8, num_heads=2, mlp_width=16)
-    params = BertEncoder(config).init(jax.random.key(0), jnp.ones((1, 2), jnp.int32))
+    init = jax.jit(BertEncoder(config).init)
+    params = init(jax.random.key(0), jnp.ones((1, 2), jnp.int32))
 
     @jax.jit
     def run(ids, mask):
@@ -265,5 +266,8 @@ def test_what_cannot_be_kept_is_told(tmp_path):
         fill(tmp_path / "gap", batches=[gap])
     with pytest.raises(ValueError, match="no batch"):
         fill(tmp_path / "empty", batches=[])
+    batch = fill(tmp_path / "few", Kept(features=(("hidden", 2),))).attach(BATCHES[0])
+    with pytest.raises(ValueError, match=r"hidden entries \[2\] are attached.*has 0 to 1"):
+        cached_features(batch, num_layers=1)
     with pytest.raises(ValueError, match="call TeacherCache.attach first"):
         cached_features({"ids": jnp.zeros((1, 2), jnp.int32)}, 2)
