@@ -249,6 +249,7 @@ class MultiHeadAttention(nn.Module):
         inputs: Float[Array, "batch queries width"],
         context: Float[Array, "batch keys context_width"] | None = None,
         *,
+        value_context: Float[Array, "batch keys value_width"] | None = None,
         bias: Float[Array, "#batch #heads #queries keys"] | None = None,
         mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
         train: bool = False,
@@ -260,6 +261,7 @@ class MultiHeadAttention(nn.Module):
         Args:
           inputs: what the queries are made from.
           context: what keys and values are made from; `None` means `inputs`.
+          value_context: what values are made from; `None` means `context`.
           bias: additive bias of the scores.
           mask: True where a key may be attended to.
           train: apply dropout (needs the `dropout` stream when the rate is positive).
@@ -275,6 +277,7 @@ class MultiHeadAttention(nn.Module):
         width = inputs.shape[-1]
         check_heads(width, self.num_heads)
         context = inputs if context is None else context
+        value_context = context if value_context is None else value_context
         split = (self.num_heads, width // self.num_heads)
         projections = [
             Dense(
@@ -284,7 +287,7 @@ class MultiHeadAttention(nn.Module):
                 bias_init=self.bias_init,
                 name=name,
             )(x)
-            for name, x in (("query", inputs), ("key", context), ("value", context))
+            for name, x in (("query", inputs), ("key", context), ("value", value_context))
         ]
         query, key, value = (x.reshape(*x.shape[:-1], *split) for x in projections)
         rate = self.dropout_rate if train else 0.0

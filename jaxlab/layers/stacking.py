@@ -136,7 +136,8 @@ def run_layers(
     dropout: bool,
     num_outputs: int | None,
     taps: frozenset[str],
-) -> tuple[Float[Array, "batch outputs width"], Taps]:
+    taps_type: type[Any] = Taps,
+) -> tuple[Float[Array, "batch outputs width"], Any]:
     """Run equal layers one after the other inside a compact method of `parent`.
 
     The layers are children `layer_0` ... of `parent` in every mode, so that parameters do not
@@ -156,7 +157,9 @@ def run_layers(
       num_outputs: how many of the last hidden states are wanted, from the first token on; `None`
         is all. The last layer computes no others unless there are taps: of a tower of twelve
         layers that gives the state of one token, this saves a fifteenth.
-      taps: names of the fields of `Taps` to fill, which the layers return; the others stay empty.
+      taps: names of the fields of `taps_type` to fill, which the layers return; the others stay
+        empty.
+      taps_type: `Taps`, or a named tuple with further fields.
 
     Returns:
       The last hidden states of the first tokens, and the taps.
@@ -180,11 +183,11 @@ def run_layers(
     filled = {tap: tuple(of_layer[tap] for of_layer in tapped) for tap in taps}
     if "hidden" in taps:
         filled["hidden"] = (first, *filled["hidden"])
-    return x[:, :num_outputs], Taps(**filled)
+    return x[:, :num_outputs], taps_type(**filled)
 
 
-def _tapped(output: LayerOutput, taps: frozenset[str]) -> dict[str, Array]:
-    """The wanted fields of a layer's output."""
+def _tapped(output: tuple[Any, ...], taps: frozenset[str]) -> dict[str, Array]:
+    """The wanted fields of a layer's output, a named tuple."""
     return {tap: getattr(output, tap) for tap in taps}
 
 
