@@ -53,17 +53,17 @@ Example:
   (12, 6000)
 
 Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
-`strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
-time); `tasks`, `simclr`, `rankings`, `client_data`, `local` (what a client computes), `algorithm`,
-`fedavg`, `algorithms` (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`,
-`compression`; `exchange` (clients that tell each other something);
-`cohort`, `padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes),
-`forms` (of what is sent), `course_parts`, and `learning`, which puts them together; `checks` (of numbers and optimizers); `checkpoint` (of a
-whole course), `fingerprint` (of its algorithm), `records`; `monitoring`
-(reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`,
-`baselines` (clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift`
-(who holds what), and the packages `datasets`, `models` and `deployment` (real machines), imported
-by name.
+`strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `exchange` (clients that tell
+each other something), `simulation` (on virtual time); `tasks`, `simclr`, `views`, `probe`,
+`rankings`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`, `algorithms` (a
+file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`, `compression`; `cohort`,
+`padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes), `forms`
+(of what is sent), `course_parts`, and `learning`, which puts them together; `checks` (of numbers
+and optimizers); `checkpoint` (of a whole course), `fingerprint` (of its algorithm), `records`;
+`monitoring` (reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`,
+`results_log`, `baselines` (clients alone, all data in one place); `splitters`, `split_summary`,
+`feature_shift` (who holds what), and the packages `datasets`, `models` and `deployment` (real
+machines), imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
