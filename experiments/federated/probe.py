@@ -51,7 +51,8 @@ def main(config: RunConfig, workdir: Path) -> None:
     drawn = probe_model(settings, problem, problem.variables, mesh)
     metrics |= {f"untrained/{name}": value for name, value in drawn.items()}
     write_json(open_workdir(workdir) / NUMBERS, metrics)
-    print_results(metrics, title=f"A linear layer on the features of {path}")
+    print_results(metrics, title="A linear layer on features")
+    print(f"Model: {path}")
 
 
 if __name__ == "__main__":
