@@ -27,9 +27,10 @@ from experiments.federated.settings import (
     StrategyConfig,
     TaskConfig,
 )
+from experiments.federated.settings.algorithm import AlgorithmName
 
 VERB = "simulate"
-ALGORITHMS = {
+ALGORITHMS: dict[str, AlgorithmName] = {
     "fed_simclr": "fed_avg",
     "fed_gc": "fed_gc",
     "digits_simclr": "fed_avg",

@@ -280,6 +280,7 @@ def evaluate_clients(
             (split, slice(None, seen)),
             (f"{split}{UNSEEN_SUFFIX}", slice(seen, None)),
         ):
-            if name == split or plan.config.num_unseen:
+            # Alone, a client that never trains has the model that it started from.
+            if name == split or (plan.config.num_unseen and plan.kind != "local"):
                 metrics |= numbers.summarize(name, {key: rows[part] for key, rows in sums.items()})
     return metrics

@@ -95,7 +95,8 @@ def _base(config: RunConfig, task: Task, num_trained: int) -> Algorithm:
     weighing = {} if given.weighting == "auto" else {"weighting": given.weighting}
     match given.name:
         case "atc":
-            return federated.fed_avg(task, tx, schedule, server_tx=server_tx, **weighing)
+            weighting = weighing.get("weighting", "processed")
+            return federated.fed_avg(task, tx, schedule, server_tx=server_tx, weighting=weighting)
         case "fed_gc":
             return federated.fed_gc(
                 task, tx, schedule, temperature=config.task.temperature,

@@ -13,6 +13,7 @@ References:
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,13 @@ def make_features(module: nn.Module) -> Callable[[PyTree, Array], Float[Array, "
     Returns:
       `(variables, inputs) -> features`, as in evaluations.
     """
-    if not isinstance(module, SimCLR):
-        return lambda variables, x: module.apply(variables, x, train=False)
-    backbone = ResNet(0, module.blocks, module.widths)
+    backbone = ResNet(0, module.blocks, module.widths) if isinstance(module, SimCLR) else None
 
     def features(variables: PyTree, x: Array) -> Array:
+        if backbone is None:
+            return cast(Array, module.apply(variables, x, train=False))
         own = {kind: entries["backbone"] for kind, entries in variables.items()}
-        return backbone.apply(own, x, train=False)
+        return cast(Array, backbone.apply(own, x, train=False))
 
     return features
 
