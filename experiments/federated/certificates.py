@@ -1,7 +1,6 @@
 """Certificates of a server: made, read, and tried from the side of those that call it."""
 
 import datetime
-import importlib
 import ipaddress
 import os
 import socket
@@ -9,6 +8,8 @@ import ssl
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from jaxlab.federated.deployment.extras import needed_module
 
 CA, CERTIFICATE, KEY = "ca.crt", "server.crt", "server.key"
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -286,20 +287,12 @@ def _subject(host: str) -> Any:
 
 
 def cryptography(module: str) -> Any:
-    """A module of the package cryptography, which comes with Flower.
+    """A module of the package cryptography, or an error that says how to install it.
 
     Args:
       module: its name within the package.
-
-    Raises:
-      ModuleNotFoundError: saying how to install it.
     """
-    try:
-        return importlib.import_module(f"cryptography.{module}")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'keys need the package cryptography ({error}): pip install "jaxlab[flower]"'
-        ) from error
+    return needed_module(f"cryptography.{module}", "keys need the package cryptography")
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
+from experiments.federated.learned import MODEL, save_variables
 from experiments.federated.metrics import (
     ClientNumbers,
     baseline_metric,
@@ -24,7 +25,7 @@ from experiments.federated.metrics import (
 )
 from experiments.federated.progress import CourseProgress
 from experiments.federated.settings import RunConfig
-from experiments.federated.tasks import MODEL, Plan, Problem, make_simulation, save_variables
+from experiments.federated.tasks import Plan, Problem, make_simulation
 from jaxlab import training
 from jaxlab.federated import (
     CourseState,
@@ -187,6 +188,8 @@ def play(config: RunConfig, problem: Problem, plan: Plan, folder: Path, mesh: Me
         evaluate_clients(simulation, state, plan, numbers)
     if plan.kind != "local":  # whose models are those of the clients, in the checkpoint
         num_models = config.algorithm.num_mixed if plan.kind == "course" else 0
+        if plan.algorithm.for_client is not None:  # one of every client
+            num_models = plan.config.num_clients
         variables = simulation.variables(state)
         save_variables(folder / MODEL, problem.module, problem.example, variables, num_models)
     write_clients(folder / CLIENTS, plan, numbers)
@@ -277,6 +280,7 @@ def evaluate_clients(
             (split, slice(None, seen)),
             (f"{split}{UNSEEN_SUFFIX}", slice(seen, None)),
         ):
-            if name == split or plan.config.num_unseen:
+            # Alone, a client that never trains has the model that it started from.
+            if name == split or (plan.config.num_unseen and plan.kind != "local"):
                 metrics |= numbers.summarize(name, {key: rows[part] for key, rows in sums.items()})
     return metrics

@@ -18,9 +18,10 @@ import numpy as np
 
 from experiments.common.configs import run_config
 from experiments.federated.courses import make_is_converged
+from experiments.federated.learned import MODEL, save_variables
 from experiments.federated.metrics import ClientNumbers, watched_metric
 from experiments.federated.settings import RunConfig
-from experiments.federated.tasks import MODEL, Problem, make_problem, plan_course, save_variables
+from experiments.federated.tasks import Problem, make_problem, plan_course
 from jaxlab.federated import ClientData, ConfigError, datasets, deployment
 from jaxlab.training.workdir import RESULTS, read_json, write_json
 

@@ -21,16 +21,16 @@ from experiments.common import print_results, run
 from experiments.federated import courses
 from experiments.federated.cores import start_devices
 from experiments.federated.courses import evaluate_clients, write_clients
+from experiments.federated.learned import load_variables
 from experiments.federated.metrics import ClientNumbers
 from experiments.federated.settings import RunConfig
 from experiments.federated.tables import print_spread
 from experiments.federated.tasks import (
     Plan,
     Problem,
-    load_variables,
+    chosen_plan,
     make_problem,
     make_simulation,
-    plan_run,
 )
 from jaxlab.federated import CourseState, Simulation
 from jaxlab.federated.evaluation import make_server_evaluation
@@ -113,24 +113,6 @@ def with_variables(config: RunConfig, problem: Problem, path: str) -> Problem:
     """
     variables = load_variables(path, problem.module, problem.example, config.algorithm.num_mixed)
     return problem._replace(variables=variables)
-
-
-def chosen_plan(config: RunConfig, problem: Problem, name: str | None) -> Plan:
-    """The course of a run that is to be evaluated.
-
-    Args:
-      config: the settings of the run.
-      problem: what its courses share.
-      name: of the course; None is the main one.
-
-    Raises:
-      ValueError: if the run has no such course.
-    """
-    named = {plan.name: plan for plan in plan_run(config, problem)}
-    if name is not None and name not in named:
-        raise ValueError(f"--course={name} is not in this run; it has {', '.join(named)}")
-    main = [plan.name for plan in named.values() if plan.kind == "course"][-1]
-    return named[name or main]
 
 
 def finished_state(simulation: Simulation, folder: Path) -> CourseState:

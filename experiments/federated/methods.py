@@ -53,7 +53,9 @@ def make_server_optimizer(config: ServerConfig) -> optax.GradientTransformation 
             return federated.fed_yogi(rate, b1=b1, b2=b2, tau=tau)
 
 
-def make_algorithm(config: RunConfig, task: Task, num_trained: int, num_rounds: int) -> Algorithm:
+def make_algorithm(
+    config: RunConfig, task: Task, num_trained: int, num_rounds: int, num_clients: int
+) -> Algorithm:
     """The algorithm of the settings, with what personal settings add to it.
 
     Args:
@@ -61,6 +63,7 @@ def make_algorithm(config: RunConfig, task: Task, num_trained: int, num_rounds: 
       task: what is learned.
       num_trained: clients that train.
       num_rounds: length of the course.
+      num_clients: all clients.
 
     Raises:
       ConfigError: (a ValueError) if parts cannot be combined.
@@ -72,7 +75,15 @@ def make_algorithm(config: RunConfig, task: Task, num_trained: int, num_rounds: 
             base, num_rounds, start_round=averaging.start_round,
             every_rounds=averaging.every_rounds, compat=averaging.compat,
         )  # fmt: skip
-    return _compressed(config.compression, _personal(config, task, base), config.seed)
+    whole = _compressed(config.compression, _personal(config, task, base), config.seed)
+    if config.algorithm.name != "atc":
+        return whole
+    given, counts = config.algorithm, config.algorithm.num_nearest
+    return federated.clustered(
+        whole, num_clients, num_nearest=(counts[0] if len(counts) == 1 else counts) or None,
+        num_groups=given.num_groups or None, inside_weight=given.inside_weight,
+        outside_weight=given.outside_weight,
+    )  # fmt: skip
 
 
 def _base(config: RunConfig, task: Task, num_trained: int) -> Algorithm:
@@ -83,6 +94,15 @@ def _base(config: RunConfig, task: Task, num_trained: int) -> Algorithm:
     own = dataclasses.replace(schedule, amount=given.personal_amount or schedule.amount)
     weighing = {} if given.weighting == "auto" else {"weighting": given.weighting}
     match given.name:
+        case "atc":
+            weighting = weighing.get("weighting", "processed")
+            return federated.fed_avg(task, tx, schedule, server_tx=server_tx, weighting=weighting)
+        case "fed_gc":
+            return federated.fed_gc(
+                task, tx, schedule, temperature=config.task.temperature,
+                global_weight=given.global_weight, server_tx=server_tx, compat=given.compat,
+                **weighing,
+            )  # fmt: skip
         case "fed_avg":
             gradient = None
             if given.sharpness_rho:

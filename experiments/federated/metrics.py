@@ -101,7 +101,7 @@ def watched_metric(
       ConfigError: (a ValueError) if evaluations have no such metric, listing those that they have,
         or the target is a share above 1.
     """
-    evaluation, is_own = config.evaluation, bool(config.task.factory)
+    evaluation, is_own = config.evaluation, config.task.has_own_scores
     own = () if scores is None else scores
     names = [*(own if is_own else score_names(config, num_classes)), "loss"]
     splits = [*(f"{each}{SERVER_SUFFIX}" for each in evaluation.by_server), *evaluation.splits]

@@ -20,10 +20,11 @@ from experiments.common.pictures import save_png
 from experiments.common.plots import Plot, Series, draw_plots
 from experiments.federated.cores import start_devices
 from experiments.federated.courses import Outcome, metric_of, play
+from experiments.federated.learned import num_outputs
 from experiments.federated.metrics import baseline_metric
 from experiments.federated.settings import RunConfig
 from experiments.federated.tables import print_spread, scores, shown_numbers, transposed
-from experiments.federated.tasks import Problem, make_problem, num_outputs, plan_run
+from experiments.federated.tasks import Problem, make_problem, plan_run
 from jaxlab import training
 from jaxlab.training.workdir import check_config, open_workdir, save_config, write_json
 

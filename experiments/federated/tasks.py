@@ -9,41 +9,36 @@ them is. Commands that simulate, deploy or evaluate put the same parts together:
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from experiments.federated.data import load_data
+from experiments.federated.learned import (
+    example_shape,
+    load_variables,
+    make_contrastive,
+    make_model,
+    make_prepare,
+    make_task,
+    num_outputs,
+)
 from experiments.federated.methods import make_algorithm, make_optimizer
 from experiments.federated.metrics import own_metric, shown_name, watched_metric
-from experiments.federated.own import (
-    check_output,
-    make_own_model,
-    make_own_task,
-    score_names,
-    takes_mask,
-)
+from experiments.federated.own import check_output, make_own_task, score_names
 from experiments.federated.rules import (
     make_aggregator,
     make_devices,
     make_failures,
     make_sampler,
 )
-from experiments.federated.settings import (
-    BesideConfig,
-    ModelConfig,
-    RunConfig,
-)
+from experiments.federated.settings import BesideConfig, RunConfig
 from jaxlab import federated
-from jaxlab.checkpoints.foreign.names import flatten, unflatten
 from jaxlab.federated import (
     Algorithm,
     ClientData,
@@ -56,28 +51,15 @@ from jaxlab.federated import (
     Schedule,
     Simulation,
     Task,
-    datasets,
-    models,
 )
 from jaxlab.federated.aggregators import Aggregator
 from jaxlab.federated.datasets import FederatedData
-from jaxlab.federated.datasets.image_files import (
-    CIFAR10_MEAN,
-    CIFAR10_STD,
-    MNIST_MEAN,
-    MNIST_STD,
-)
 from jaxlab.federated.evaluation import Summarize
 from jaxlab.federated.monitoring import UNSEEN_SUFFIX
 from jaxlab.federated.width import AUTO
 
-MODEL = "model.safetensors"
-"""What a course leaves: the shared model, with the names of the original."""
-
 INIT = 0
 """Purpose of a key that is made of a run's seed, beside that of `rules`."""
-
-Prepare = Callable[[Array], Array]
 
 
 class Problem(NamedTuple):
@@ -92,7 +74,8 @@ class Problem(NamedTuple):
       schedule: how much a client trains in a round.
       devices: what clients run on; None if every answer comes at once.
       fails: `(client, round) -> whether it does not answer`; None if all do.
-      scores: what a task of one's own measures beside the loss, as it is shown; None for others.
+      scores: what a task that is not of the labels measures beside the loss, as it is shown; None
+        for others.
     """
 
     data: FederatedData
@@ -157,11 +140,8 @@ def make_problem(
     data = load_data(config.data) if data is None else data
     module, prepare = make_model(config.model, data), make_prepare(config.data.name, data)
     example = example_shape(data, prepare)
-    if config.task.factory:
-        task = make_own_task(config.task.factory, module, example, prepare)
-    else:
-        task = make_task(module, example, prepare, data, config.evaluation.scores)
-    if config.model.name == "own" and not config.task.factory:
+    task = _make_task(config, module, example, prepare, data)
+    if config.model.name == "own" and not config.task.has_own_scores:
         check_output(config.model.factory, module, example, num_outputs(data))
     num_models = config.algorithm.num_mixed
 
@@ -174,12 +154,27 @@ def make_problem(
     else:
         variables = jax.eval_shape(init) if is_abstract else jax.jit(init)()
     scores = None
-    if config.task.factory:
+    if config.task.has_own_scores:
         scores = [shown_name(name) for name in score_names(task, data.train.examples)]
     return Problem(
         data, module, example, task, variables, config.local.schedule,
         make_devices(config, data.num_clients), make_failures(config), scores,
     )  # fmt: skip
+
+
+def _make_task(
+    config: RunConfig,
+    module: nn.Module,
+    example: jax.ShapeDtypeStruct,
+    prepare: Callable[[Any], Any],
+    data: FederatedData,
+) -> Task:
+    """The task that settings name."""
+    if config.task.factory:
+        return make_own_task(config.task.factory, module, example, prepare)
+    if config.task.name == "contrastive":
+        return make_contrastive(config, module, example, data)
+    return make_task(module, example, prepare, data, config.evaluation.scores)
 
 
 def plan_run(config: RunConfig, problem: Problem) -> list[Plan]:
@@ -196,6 +191,24 @@ def plan_run(config: RunConfig, problem: Problem) -> list[Plan]:
     if config.beside is not None:
         courses.insert(0, plan_course(config, problem, config.beside))
     return courses + [plan_baseline(config, problem, kind) for kind in config.baselines]
+
+
+def chosen_plan(config: RunConfig, problem: Problem, name: str | None) -> Plan:
+    """The course of a run that is to be evaluated.
+
+    Args:
+      config: the settings of the run.
+      problem: what its courses share.
+      name: of the course; None is the main one.
+
+    Raises:
+      ValueError: if the run has no such course.
+    """
+    named = {plan.name: plan for plan in plan_run(config, problem)}
+    if name is not None and name not in named:
+        raise ValueError(f"--course={name} is not in this run; it has {', '.join(named)}")
+    main = [plan.name for plan in named.values() if plan.kind == "course"][-1]
+    return named[name or main]
 
 
 def plan_course(config: RunConfig, problem: Problem, beside: BesideConfig | None = None) -> Plan:
@@ -223,7 +236,9 @@ def plan_course(config: RunConfig, problem: Problem, beside: BesideConfig | None
         num_clients, pace.num_rounds, strategy, num_unseen=config.num_unseen,
         eval_every_rounds=every, seed=config.seed,
     )  # fmt: skip
-    algorithm = make_algorithm(config, problem.task, int(trained.sum()), pace.num_rounds)
+    algorithm = make_algorithm(
+        config, problem.task, int(trained.sum()), pace.num_rounds, num_clients
+    )
     name = "async" if strategy.is_asynchronous else "sync"
     if beside is not None and config.strategy.kind == beside.strategy.kind:
         name = "beside"
@@ -334,209 +349,3 @@ def make_simulation(
         *parts, seed=course.seed, early_stop=plan.early_stop, num_unseen=course.num_unseen,
         **options,
     )  # fmt: skip
-
-
-# Model and task.
-
-
-def make_model(config: ModelConfig, data: FederatedData) -> nn.Module:
-    """The model, of the size that the data wants.
-
-    Args:
-      config: which.
-      data: tells classes, users and items.
-
-    Raises:
-      ConfigError: (a ValueError) if the model is not for such data.
-    """
-    if config.name == "own":
-        return make_own_model(config.factory, data.info)
-    examples, classes = data.train.examples, data.info.num_classes
-    shape, name = examples["x"].shape[1:], config.name
-    pictures = name in ("convnet2", "convnet5", "vgg11", "resnet")
-    needs = {
-        "pictures, (height, width, channels)": pictures and len(shape) != 3,
-        "texts as numbers of symbols": name == "lstm" and (len(shape) != 1 or _is_float(examples)),
-        "pairs of user and item": name == "matrix_factorization"
-        and (shape != (2,) or _is_float(examples)),
-        "targets that are numbers": name == "linear" and classes is not None,
-        "targets that are classes": name not in ("linear", "mlp", "matrix_factorization")
-        and classes is None,
-    }
-    if wrong := [what for what, missing in needs.items() if missing]:
-        raise ConfigError(
-            f"model.name={name!r} is for {' and '.join(wrong)}; {data.info.name} has inputs of "
-            f"shape {shape} and {'numbers' if classes is None else f'{classes} classes'} to predict"
-        )
-    outputs = num_outputs(data)
-    hidden: dict[str, Any] = {"hidden": config.hidden} if config.hidden else {}
-    match name:
-        case "logistic" | "linear":
-            return models.LogisticRegression(outputs)
-        case "mlp":
-            widths = (*config.widths, outputs)
-            return models.MLP(widths, config.dropout, use_norm=config.use_norm)
-        case "convnet2":
-            return models.convnet2(
-                outputs, dropout=config.dropout, use_norm=config.use_norm, **hidden
-            )
-        case "convnet5":
-            return models.convnet5(outputs, dropout=config.dropout, **hidden)
-        case "vgg11":
-            return models.vgg11(outputs, dropout=config.dropout, **hidden)
-        case "resnet":
-            return models.ResNet(outputs)
-        case "lstm":
-            return models.LSTM(outputs, outputs, dropout=config.dropout, **hidden)
-        case "matrix_factorization":
-            parts = [p.examples["x"] for p in (data.train, data.val, data.test) if len(p.examples)]
-            users, items = (max(int(x[:, i].max(initial=0)) for x in parts) + 1 for i in (0, 1))
-            return models.MatrixFactorization(users, items, config.features)
-
-
-def num_outputs(data: FederatedData) -> int:
-    """Classes of the data, or numbers to predict."""
-    return data.info.num_classes or max(1, math.prod(data.train.examples["y"].shape[1:]))
-
-
-def make_prepare(name: str, data: FederatedData) -> Prepare:
-    """What the device does to the inputs of a batch: bytes of pictures become numbers."""
-    x = data.train.examples["x"]
-    if x.dtype != np.uint8 or x.ndim != 4:
-        return lambda x: x
-    mean, std = {
-        "mnist": (MNIST_MEAN, MNIST_STD),
-        "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
-        "cifar100": (CIFAR10_MEAN, CIFAR10_STD),
-    }.get(name, ((0.0,), (1.0,)))
-    return datasets.scale_pixels(mean, std)
-
-
-def example_shape(data: FederatedData, prepare: Prepare) -> jax.ShapeDtypeStruct:
-    """Shape and type of one input of the model."""
-    x = data.train.examples["x"]
-    given = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    prepared = jax.eval_shape(prepare, given)
-    return jax.ShapeDtypeStruct(prepared.shape[1:], prepared.dtype)
-
-
-def make_task(
-    module: nn.Module,
-    example: jax.ShapeDtypeStruct,
-    prepare: Prepare,
-    data: FederatedData,
-    scores: Sequence[str] = (),
-) -> Task:
-    """Classification where the data has classes, else least squares.
-
-    Args:
-      module: the model.
-      example: shape and type of one input.
-      prepare: what the device does to the inputs of a batch.
-      data: tells whether there are classes.
-      scores: what is measured beside the loss; () takes what is usual.
-
-    Raises:
-      ConfigError: (a ValueError) if there is no such score.
-    """
-    masked = takes_mask(module)
-    if data.info.num_classes:
-        return federated.classification(
-            module, example, prepare, masked=masked, scores=scores or ("correct",)
-        )
-    if set(scores) - {"mse"}:
-        raise ConfigError(
-            f"evaluation.scores={scores}: {data.info.name} has numbers to predict, no classes; "
-            "wanted ('mse',) or ()"
-        )
-    return federated.regression(module, example, masked=masked, squared=bool(scores))
-
-
-def has_original_names(module: nn.Module, example: jax.ShapeDtypeStruct) -> bool:
-    """Whether the original has such a model, under whose names it is written."""
-    try:
-        models.original_table(module, example)
-    except ConfigError:
-        return False
-    return True
-
-
-def load_variables(
-    path: str, module: nn.Module, example: jax.ShapeDtypeStruct, num_models: int = 0
-) -> PyTree:
-    """Variables from a checkpoint of the original, or from `model.safetensors` of a run.
-
-    Args:
-      path: the file.
-      module: the model.
-      example: shape and type of one input.
-      num_models: models of FedEM; 0 for one that is no mixture.
-
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is no checkpoint of this model, listing what differs.
-    """
-    from jaxlab.checkpoints.foreign import state_dicts
-
-    if not Path(path).expanduser().is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist; give a checkpoint of FederatedScope or {MODEL} of a run"
-        )
-    tensors = state_dicts.read_state_dict(Path(path).expanduser()).tensors
-    if not num_models and not has_original_names(module, example):
-        return _load_own(path, module, example, tensors)
-    if not num_models:
-        return models.load_original(module, example, tensors)
-    if not all("/" in name for name in tensors):
-        raise ConfigError(
-            f"{path} holds one model, and models of FedEM that begin equal stay equal; give "
-            f"{MODEL} of a run with fed_em"
-        )
-    return unflatten({name: np.asarray(tensor) for name, tensor in tensors.items()})
-
-
-def _load_own(
-    path: str, module: nn.Module, example: jax.ShapeDtypeStruct, tensors: Mapping[str, np.ndarray]
-) -> PyTree:
-    """Variables of a model that only we know, under our names."""
-
-    def init(key: Array, x: Array) -> PyTree:
-        return dict(module.init(key, x, train=False))
-
-    one = jax.ShapeDtypeStruct((1, *example.shape), example.dtype)
-    wanted = flatten(jax.eval_shape(init, jax.random.key(0), one))
-    shapes = {name: leaf.shape for name, leaf in wanted.items()}
-    found = {name: np.shape(tensor) for name, tensor in tensors.items()}
-    if wrong := sorted(n for n in shapes.keys() | found if shapes.get(n) != found.get(n)):
-        told = ", ".join(f"{n} {found.get(n, 'missing')}, {shapes.get(n, 'none')}" for n in wrong)
-        raise ConfigError(
-            f"{path} is no checkpoint of {type(module).__name__}: entries in the file, and wanted: "
-            f"{told}"
-        )
-    return unflatten({name: np.asarray(tensor) for name, tensor in tensors.items()})
-
-
-def save_variables(
-    path: Path, module: nn.Module, example: jax.ShapeDtypeStruct, variables: PyTree, num_models: int
-) -> None:
-    """Writes variables under the names of the original; of several or own models under ours.
-
-    Args:
-      path: a safetensors file.
-      module: the model.
-      example: shape and type of one input.
-      variables: of the model, or of several, whose leaves are (models, ...).
-      num_models: models of FedEM; 0 for one that is no mixture.
-    """
-    from jaxlab.checkpoints.foreign import safetensors
-
-    host = jax.device_get(variables)
-    if num_models or not has_original_names(module, example):
-        tensors = flatten(host)
-    else:
-        tensors = models.save_original(module, example, host)
-    safetensors.write_safetensors(path, tensors)
-
-
-def _is_float(examples: Mapping[str, Any]) -> bool:
-    return bool(jnp.issubdtype(examples["x"].dtype, jnp.floating))

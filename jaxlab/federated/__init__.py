@@ -53,17 +53,17 @@ Example:
   (12, 6000)
 
 Rooms: `messages`, `wire` (their bytes), `roles`, `completeness` (the check of the graph);
-`strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `simulation` (on virtual
-time); `tasks`, `simclr`, `rankings`, `client_data`, `local` (what a client computes), `algorithm`,
-`fedavg`, `algorithms` (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`,
-`compression`; `exchange` (clients that tell each other something);
+`strategy`, `devices`, `samplers`; `server_state`, `server`, `client`, `exchange` (clients that tell
+each other something), `simulation` (on virtual time); `tasks`, `labelled`, `simclr`, `views`,
+`probe`, `rankings`, `client_data`, `local` (what a client computes), `algorithm`, `fedavg`,
+`algorithms` (a file each), `hooks`; `aggregators`, `robust`, `trust`, `clusters`, `compression`;
 `cohort`, `padding`, `width`, `store`, `executor` (many clients as one program), `traffic` (bytes),
-`forms` (of what is sent), `course_parts`, and `learning`, which puts them together; `checks` (of numbers and optimizers); `checkpoint` (of a
-whole course), `fingerprint` (of its algorithm), `records`; `monitoring`
-(reports, fairness, early stop), `evaluation`, `dissimilarity`, `system_metrics`, `results_log`,
-`baselines` (clients alone, all data in one place); `splitters`, `split_summary`, `feature_shift`
-(who holds what), and the packages `datasets`, `models` and `deployment` (real machines), imported
-by name.
+`forms` (of what is sent), `course_parts`, and `learning`, which puts them together; `checks` (of
+numbers and optimizers); `checkpoint` (of a whole course), `fingerprint` (of its algorithm),
+`records`; `monitoring` (reports, fairness), `stopping`, `evaluation`, `dissimilarity`,
+`system_metrics`, `results_log`, `baselines` (clients alone, all data in one place); `splitters`,
+`split_summary`, `feature_shift` (who holds what), and the packages `datasets`, `models` and
+`deployment` (real machines), imported by name.
 
 References:
   Xie, Wang, Gao, Chen, Yao, Kuang, Li, Ding, Zhou 2023, "FederatedScope: A Flexible Federated
@@ -140,19 +140,17 @@ from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.feature_shift import add_client_noise, rotate_client_images
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.hooks import hook_rounds, hook_task
+from jaxlab.federated.labelled import classification, multi_label, regression
 from jaxlab.federated.learning import Simulation, make_simulation
 from jaxlab.federated.local import Limits, make_sgd_step, run_steps, train_client
 from jaxlab.federated.messages import Message, check_content
 from jaxlab.federated.monitoring import (
-    EarlyStop,
     Report,
-    best_evaluation,
     check_metric,
     fairness,
     is_larger_better,
     mean_metrics,
     metric_values,
-    performance_drop,
 )
 from jaxlab.federated.results_log import append_row, read_rows
 from jaxlab.federated.robust import (
@@ -194,17 +192,11 @@ from jaxlab.federated.splitters import (
     split_iid,
     split_like,
 )
+from jaxlab.federated.stopping import EarlyStop, best_evaluation, performance_drop
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy, staleness_weight
 from jaxlab.federated.system_metrics import ModelCost, count_flops, measure_model
-from jaxlab.federated.tasks import (
-    LossOutput,
-    Task,
-    classification,
-    multi_label,
-    regression,
-    supervised,
-)
+from jaxlab.federated.tasks import LossOutput, Task, supervised
 from jaxlab.federated.traffic import MessageSizes, Traffic, message_sizes
 from jaxlab.federated.trust import fl_trust
 from jaxlab.federated.width import use_cpu_cores

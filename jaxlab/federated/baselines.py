@@ -29,14 +29,14 @@ from jaxlab.federated.evaluation import Summarize, evaluated_names, merge_client
 from jaxlab.federated.learning import Simulation, make_simulation
 from jaxlab.federated.local import Limits
 from jaxlab.federated.monitoring import (
-    EarlyStop,
+    UNSEEN_SUFFIX,
     Metric,
-    StopState,
     check_metric,
     mean_metrics,
     metric_values,
 )
 from jaxlab.federated.server_state import CourseConfig, Evaluation
+from jaxlab.federated.stopping import EarlyStop, StopState
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import Strategy
 from jaxlab.federated.tasks import Sums
@@ -143,7 +143,8 @@ def make_local_simulation(
         examples in the split goes on. None stops nobody.
       splits: name -> examples of all clients that evaluations go over.
       summarize: from the sums of all clients over a split to its metrics.
-      num_unseen: clients, those with the last ids, that never train.
+      num_unseen: clients, those with the last ids, that never train. Nothing is told of them: each
+        has the model that it started from.
       eval_every_rounds: rounds between two evaluations; 0 evaluates at the end only.
       seed: of the course.
       store: where clients keep their models, made with the `init_client` of `train_alone(algorithm,
@@ -169,10 +170,10 @@ def make_local_simulation(
         num_clients, num_rounds, Strategy(cohort_size=max(1, int(trains.sum()))), num_unseen,
         eval_every_rounds, seed=seed,
     )  # fmt: skip
+    chosen = summarize if stopping is None else stopping.summarize
     return make_simulation(
         config, alone, data, variables, schedule, mesh=mesh, splits=splits, store=store,
-        width=width,
-        summarize=summarize if stopping is None else stopping.summarize,
+        width=width, summarize=_without_unseen(chosen, splits or {}),
         is_converged=(lambda e: False) if stopping is None else stopping.have_all_stopped,
     )  # fmt: skip
 
@@ -210,6 +211,12 @@ def make_global_simulation(
         config, algorithm, merge_clients(data), variables, schedule, mesh=mesh, splits=merged,
         **options,
     )  # fmt: skip
+
+
+def _without_unseen(summarize: Summarize, splits: Iterable[str]) -> Summarize:
+    """Metrics of those who train; clients that never do have models that nobody has trained."""
+    unseen = {f"{split}{UNSEEN_SUFFIX}" for split in splits}
+    return lambda split, sums: {} if split in unseen else summarize(split, sums)
 
 
 class _Stopping:

@@ -22,9 +22,7 @@ from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.strategy import ConfigError
 
 
-def find_rule(
-    config: CourseConfig, algorithm: Algorithm, aggregator: Aggregator | None
-) -> Aggregator:
+def find_rule(config: CourseConfig, algorithm: Algorithm, aggregator: Any) -> Aggregator:
     """What is made of the updates.
 
     Args:

@@ -34,7 +34,7 @@ from jaxlab.federated.evaluation import Evaluations, Summarize
 from jaxlab.federated.exchange import exchange_at_client, exchange_at_server
 from jaxlab.federated.executor import Executor
 from jaxlab.federated.forms import Forms, find_fingerprint, find_forms, find_limits
-from jaxlab.federated.monitoring import EarlyStop, convergence, mean_metrics
+from jaxlab.federated.monitoring import mean_metrics
 from jaxlab.federated.roles import Role
 from jaxlab.federated.samplers import Sampler, make_uniform_sampler
 from jaxlab.federated.server import NUM_SAMPLE, init_server, make_server
@@ -46,6 +46,7 @@ from jaxlab.federated.server_state import (
     Update,
 )
 from jaxlab.federated.simulation import Course, CourseState, start_course
+from jaxlab.federated.stopping import EarlyStop, convergence
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.traffic import (
     Traffic,

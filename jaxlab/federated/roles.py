@@ -132,6 +132,7 @@ class Role:
 
         Raises:
           KeyError: if no handler is registered for the type of the message.
+          ValueError: if a handler sends what it does not say that it may send.
         """
         rule = self.rules.get(message.type)
         if rule is None:
@@ -142,6 +143,10 @@ class Role:
             )
         state, sent = rule.handler(state, message)
         sent = list(sent)
+        for each in sent:
+            if each.type not in rule.may_send and each.type not in rule.may_send_peers:
+                declared = (*rule.may_send, *rule.may_send_peers)
+                raise _undeclared(self.handler_name(message.type), each.type, declared)
         state, more = self.settle(state)
         return state, sent + more
 
@@ -156,6 +161,7 @@ class Role:
 
         Raises:
           RuntimeError: if the events keep each other true.
+          ValueError: if an action sends what it does not say that it may send.
         """
         sent: list[Message] = []
         event = None
@@ -166,9 +172,21 @@ class Role:
             else:
                 return state, sent
             state, messages = event.action(state)
+            messages = list(messages)
+            for each in messages:
+                if each.type not in event.may_send:
+                    raise _undeclared(self.event_name(event), each.type, event.may_send)
             sent.extend(messages)
         assert event is not None, "the loop ends with an event otherwise"
         raise RuntimeError(
             f"after {MAX_EVENTS} events in a row {self.event_name(event)} holds still: the action "
             "of an event must make its own condition false"
         )
+
+
+def _undeclared(node: str, sent: str, declared: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"{node} sends {sent!r} and says that it may send {sorted(declared)}: add it to may_send "
+        "(may_send_peers, if it is for the same role), by which the check of completeness knows "
+        "what may happen"
+    )

@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 
 from experiments.common import run_config, to_config_dict
-from experiments.federated import courses, data, methods, metrics, rules, simulate, tables, tasks
+from experiments.federated import (
+    courses,
+    data,
+    learned,
+    methods,
+    metrics,
+    rules,
+    simulate,
+    tables,
+    tasks,
+)
 from experiments.federated.courses import Outcome, Point
 from experiments.federated.progress import CourseProgress
 from experiments.federated.settings import (
@@ -691,10 +701,10 @@ class TestCheckpoints:
     EXAMPLE = jax.ShapeDtypeStruct((3,), np.float32)
 
     def test_the_model_comes_back_from_its_file(self, tmp_path):
-        module = tasks.models.MLP((4, 2), use_norm=False)
+        module = learned.models.MLP((4, 2), use_norm=False)
         variables = module.init(jax.random.key(0), jnp.zeros((1, 3)))
-        tasks.save_variables(tmp_path / "m.safetensors", module, self.EXAMPLE, variables, 0)
-        found = tasks.load_variables(str(tmp_path / "m.safetensors"), module, self.EXAMPLE)
+        learned.save_variables(tmp_path / "m.safetensors", module, self.EXAMPLE, variables, 0)
+        found = learned.load_variables(str(tmp_path / "m.safetensors"), module, self.EXAMPLE)
         jax.tree.map(np.testing.assert_array_equal, dict(found), dict(variables))
 
     def test_evaluation_of_a_checkpoint_of_the_original(self, run_program, tmp_path):

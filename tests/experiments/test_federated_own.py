@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from experiments.common import run_config
 from experiments.common.flags import load_config
-from experiments.federated import data, deployed, own, tasks
+from experiments.federated import data, deployed, learned, own, tasks
 from experiments.federated.settings import DataConfig, ModelConfig, RunConfig, TaskConfig
 from jaxlab import federated
 from jaxlab.checkpoints.foreign import safetensors
@@ -102,11 +102,11 @@ def test_the_npz_file_of_the_guide_has_the_clients_that_it_says(folder, monkeypa
 def test_a_model_of_ones_own_comes_back_from_its_file(tmp_path):
     path, example = tmp_path / "model.safetensors", jax.ShapeDtypeStruct((3,), np.float32)
     variables = Wide().init(jax.random.key(0), np.zeros((1, 3), np.float32), train=False)
-    tasks.save_variables(path, Wide(), example, variables, 0)
-    found = tasks.load_variables(str(path), Wide(), example)
+    learned.save_variables(path, Wide(), example, variables, 0)
+    found = learned.load_variables(str(path), Wide(), example)
     jax.tree.map(np.testing.assert_array_equal, dict(found), dict(variables))
     with pytest.raises(ConfigError, match=r"params/Dense_0/kernel \(3, 7\), \(4, 7\)"):
-        tasks.load_variables(str(path), Wide(), jax.ShapeDtypeStruct((4,), np.float32))
+        learned.load_variables(str(path), Wide(), jax.ShapeDtypeStruct((4,), np.float32))
 
 
 def test_the_scores_of_a_task_are_known_before_it_runs():

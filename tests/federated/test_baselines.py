@@ -11,11 +11,11 @@ from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.baselines import make_global_simulation, make_local_simulation, train_alone
 from jaxlab.federated.client_data import Schedule, gather_clients
 from jaxlab.federated.fedavg import fed_avg
-from jaxlab.federated.monitoring import EarlyStop
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.simulation import run_course
+from jaxlab.federated.stopping import EarlyStop
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.tasks import regression
 from jaxlab.parallel import make_mesh
 
 SIZES, RATE = (4, 2, 6, 0), 0.1
@@ -153,3 +153,15 @@ def test_a_metric_that_clients_do_not_have_is_told(algorithm, variables):
             algorithm, clients(0), variables, SCHEDULE, num_rounds=1, mesh=make_mesh(),
             early_stop=EarlyStop("val/correct"), splits={"val": clients(1)},
         )  # fmt: skip
+
+
+def test_alone_nothing_is_told_of_clients_that_never_train(task):
+    data = clients(0)
+    simulation = make_local_simulation(
+        fed_avg(task, optax.sgd(RATE), SCHEDULE), data, task.init(jax.random.key(0)),
+        num_rounds=1, num_unseen=2, splits={"test": data},
+        mesh=make_mesh(devices=jax.devices()[:1]),
+    )  # fmt: skip
+    state = run_course(simulation.course, simulation.start())
+    names = {name.split("/")[0] for name in state.server.evaluations[-1].metrics}
+    assert names == {"test"}

@@ -21,6 +21,7 @@ from jaxlab.federated.compression import chain, compressed, quantize, top_k
 from jaxlab.federated.devices import Device, slowness
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.hooks import hook_task
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.robust import median
 from jaxlab.federated.samplers import make_group_sampler
@@ -28,7 +29,6 @@ from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.simulation import run_course, step
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy
-from jaxlab.federated.tasks import regression
 from jaxlab.federated.wire import WireError, load_tree, save_tree
 from jaxlab.parallel import make_mesh
 

@@ -28,12 +28,12 @@ from jaxlab.federated.compression import (
 )
 from jaxlab.federated.devices import Device, answer_time_us
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.local import Limits
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.simulation import run_course
 from jaxlab.federated.strategy import ConfigError, Strategy
-from jaxlab.federated.tasks import regression
 from jaxlab.federated.traffic import answer_content, broadcast_content, metrics_content
 from jaxlab.federated.trust import fl_trust
 from jaxlab.federated.wire import name_leaves, pack, unpack

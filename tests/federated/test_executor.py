@@ -16,9 +16,9 @@ from jaxlab.federated.algorithm import Algorithm
 from jaxlab.federated.client_data import ClientData, Schedule, gather_clients
 from jaxlab.federated.executor import Executor
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.local import Limits
 from jaxlab.federated.store import ClientStore
-from jaxlab.federated.tasks import regression
 from jaxlab.parallel import make_mesh, place
 
 SIZES = np.array([3, 7, 1, 5, 2, 6])

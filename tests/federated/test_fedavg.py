@@ -9,8 +9,8 @@ from flax import linen as nn
 
 from jaxlab.federated.client_data import Schedule, gather_clients, view_client
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.local import Limits
-from jaxlab.federated.tasks import regression
 
 SCHEDULE, LIMITS = Schedule(4, 3, "step", shuffle=False), Limits(4, 3)
 ONE = jnp.float32(1)  # number of updates, which FedAvg does not look at

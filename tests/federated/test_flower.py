@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from experiments.common.configs import run_config
+from experiments.federated.learned import save_variables
 from experiments.federated.make_keys import make_certificates, make_node_key
 from experiments.federated.settings import RunConfig
 from experiments.federated.tasks import (
     make_problem,
     make_simulation,
     plan_course,
-    save_variables,
 )
 from jaxlab.checkpoints.foreign.safetensors import read_safetensors
 from jaxlab.federated import run_course

@@ -8,8 +8,9 @@ from flax import linen as nn
 from jaxlab.federated.client_data import Schedule, gather_clients, view_client
 from jaxlab.federated.fedavg import fed_avg
 from jaxlab.federated.hooks import hook_rounds, hook_task
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.local import Limits, train_client
-from jaxlab.federated.tasks import LossOutput, Task, regression
+from jaxlab.federated.tasks import LossOutput, Task
 
 
 class Linear(nn.Module):

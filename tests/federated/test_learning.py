@@ -16,14 +16,16 @@ from jaxlab.federated.datasets import make_quadratics
 from jaxlab.federated.devices import Device
 from jaxlab.federated.evaluation import merge_clients
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.messages import MODEL
-from jaxlab.federated.monitoring import EarlyStop, Report, best_evaluation
+from jaxlab.federated.monitoring import Report
 from jaxlab.federated.robust import bulyan, krum, median
 from jaxlab.federated.server_state import CourseConfig, TooManyFailuresError
 from jaxlab.federated.simulation import run_course
+from jaxlab.federated.stopping import EarlyStop, best_evaluation
 from jaxlab.federated.strategy import ConfigError, Strategy
-from jaxlab.federated.tasks import LossOutput, Task, regression
+from jaxlab.federated.tasks import LossOutput, Task
 from jaxlab.parallel import make_mesh
 
 NUM_CLIENTS, DIM = 20, 3

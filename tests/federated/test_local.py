@@ -6,6 +6,7 @@ import pytest
 from flax import linen as nn
 
 from jaxlab.federated.client_data import Schedule, gather_clients, view_client
+from jaxlab.federated.labelled import classification, regression
 from jaxlab.federated.local import (
     Limits,
     evaluate_client,
@@ -15,7 +16,7 @@ from jaxlab.federated.local import (
 )
 from jaxlab.federated.monitoring import metric_values
 from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.tasks import LossOutput, Task, classification, regression
+from jaxlab.federated.tasks import LossOutput, Task
 
 
 class Linear(nn.Module):

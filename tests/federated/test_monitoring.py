@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 
 from jaxlab.federated.monitoring import (
-    EarlyStop,
     Report,
-    best_evaluation,
-    convergence,
     fairness,
     group_means,
     is_larger_better,
     mean_metrics,
     metric_values,
-    performance_drop,
 )
 from jaxlab.federated.server_state import Evaluation
+from jaxlab.federated.stopping import EarlyStop, best_evaluation, convergence, performance_drop
 from jaxlab.federated.strategy import ConfigError
 
 

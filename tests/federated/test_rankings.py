@@ -14,13 +14,13 @@ from jaxlab.federated.algorithms.fedem import fed_em, init_models
 from jaxlab.federated.client_data import Schedule, gather_clients, view_client
 from jaxlab.federated.evaluation import make_server_evaluation
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.labelled import classification, multi_label
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.local import Limits, evaluate_client
 from jaxlab.federated.monitoring import Report, mean_metrics, metric_values
 from jaxlab.federated.rankings import rank, rank_classes, rank_columns
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.strategy import ConfigError, Strategy
-from jaxlab.federated.tasks import classification, multi_label
 from jaxlab.metrics import roc_auc
 from jaxlab.parallel import make_mesh
 

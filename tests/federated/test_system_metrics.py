@@ -5,8 +5,8 @@ import optax
 from flax import linen as nn
 
 from jaxlab.federated.client_data import Schedule, gather_clients
+from jaxlab.federated.labelled import classification
 from jaxlab.federated.system_metrics import count_flops, device_memory, measure_model
-from jaxlab.federated.tasks import classification
 
 
 class Linear(nn.Module):

@@ -7,11 +7,11 @@ from flax import linen as nn
 
 from jaxlab.federated.client_data import Schedule, gather_clients
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.simulation import run_course
 from jaxlab.federated.strategy import ConfigError, Strategy
-from jaxlab.federated.tasks import regression
 from jaxlab.federated.trust import fl_trust, trusted_mean
 from jaxlab.parallel import make_mesh
 

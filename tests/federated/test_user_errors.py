@@ -14,12 +14,13 @@ from jaxlab import federated
 from jaxlab.federated.client_data import Schedule, gather_clients
 from jaxlab.federated.deployment.agreement import Agreement, find_forms
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.labelled import classification, regression
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.models import LogisticRegression
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.simulation import run_course
 from jaxlab.federated.strategy import ConfigError, Strategy
-from jaxlab.federated.tasks import LossOutput, Task, classification, regression, supervised
+from jaxlab.federated.tasks import LossOutput, Task, supervised
 from jaxlab.parallel import make_mesh
 
 SCHEDULE = Schedule(2)

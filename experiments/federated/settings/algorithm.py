@@ -7,7 +7,7 @@ from experiments.federated.settings.checks import below, misplaced, negative, re
 
 AlgorithmName = Literal[
     "fed_avg", "ada_fed_prox", "scaffold", "fed_nova", "fed_dyn", "mime", "mime_lite", "q_fed_avg",
-    "local_entropy", "fed_rep", "ditto", "pfedme", "fed_em",
+    "local_entropy", "fed_rep", "ditto", "pfedme", "fed_em", "fed_gc", "atc",
 ]  # fmt: skip
 
 # Setting -> the algorithms that read it; with others it is refused.
@@ -18,7 +18,7 @@ ALGORITHM_USES: dict[str, tuple[str, ...]] = {
     "sharpness_rho": ("fed_avg",),
     "weighting": (
         "fed_avg", "ada_fed_prox", "fed_nova", "mime", "mime_lite", "local_entropy", "fed_rep",
-        "fed_em",
+        "fed_em", "fed_gc", "atc",
     ),
     "server_rate": ("scaffold", "mime", "mime_lite"),
     "alpha": ("fed_dyn",),
@@ -35,20 +35,34 @@ ALGORITHM_USES: dict[str, tuple[str, ...]] = {
     "beta": ("pfedme",),
     "outer": ("pfedme",),
     "num_models": ("fed_em",),
-    "compat": ("local_entropy", "fed_em"),
+    "global_weight": ("fed_gc",),
+    "num_nearest": ("atc",),
+    "num_groups": ("atc",),
+    "inside_weight": ("atc",),
+    "outside_weight": ("atc",),
+    "compat": ("local_entropy", "fed_em", "fed_gc"),
 }  # fmt: skip
 
 PLAIN_SGD = ("scaffold", "fed_nova", "q_fed_avg", "local_entropy")
 """Algorithms that are defined for gradient steps and take no other optimizer of the clients."""
 
-WITH_SERVER_OPTIMIZER = ("fed_avg", "fed_nova", "local_entropy", "fed_rep", "ditto", "fed_em")
+WITH_SERVER_OPTIMIZER = (
+    "fed_avg", "fed_nova", "local_entropy", "fed_rep", "ditto", "fed_em", "fed_gc", "atc",
+)  # fmt: skip
 """Algorithms whose server may step by an optimizer."""
 
-PERSONAL = ("fed_rep", "ditto", "pfedme", "fed_em")
+PERSONAL = ("fed_rep", "ditto", "pfedme", "fed_em", "atc")
 """Algorithms whose clients evaluate with models of their own."""
 
-KEEPS_ENTRIES = ("fed_avg", "fed_rep", "ditto", "pfedme", "fed_em")
+KEEPS_ENTRIES = ("fed_avg", "fed_rep", "ditto", "pfedme", "fed_em", "atc")
 """Algorithms of which some entries of the model can stay with the clients."""
+
+SYNCHRONOUS = {
+    "mime": "its rounds take turns; mime_lite has one kind of round",
+    "fed_gc": "the clients of a round wait for each other",
+    "atc": "two updates of a client would move its model at once",
+}
+"""Algorithms whose courses are synchronous, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +77,9 @@ class AlgorithmConfig:
         that changes; `mime` and `mime_lite`, the server's optimizer at the clients; `q_fed_avg`,
         large losses count more; `local_entropy`, walks with noise. With a model of every client:
         `fed_rep`, its own head; `ditto`, its own model near the shared one; `pfedme`, steps from
-        the shared one; `fed_em`, its own mixture of shared ones.
+        the shared one; `fed_em`, its own mixture of shared ones; `atc`, its own at the server,
+        moved by the updates that are like its own. `fed_gc` is for `task.name='contrastive'`:
+        clients of a round exchange embeddings.
       prox_mu: weight of the proximal term (FedProx); of `ada_fed_prox` the one that it starts with.
       prox_change: by how much `ada_fed_prox` raises that weight when the loss has risen, and lowers
         it when the loss has fallen for `prox_patience` rounds.
@@ -92,6 +108,12 @@ class AlgorithmConfig:
       outer: when the shared model of pFedMe moves: after every `batch`, or `epoch`, as the original
         does.
       num_models: models of FedEM.
+      global_weight: factor of the loss against the embeddings of others, of FedGC.
+      num_nearest: updates that a model of ATC moves by, its own among them; one number for all
+        clients or one for each.
+      num_groups: in place of that, groups that ATC puts the updates of a round into.
+      inside_weight: what an update of a client's cluster is worth to it.
+      outside_weight: what the others are worth.
       compat: do as the original does where it departs from the paper.
     """
 
@@ -118,6 +140,11 @@ class AlgorithmConfig:
     beta: float = 1.0
     outer: Literal["batch", "epoch"] = "batch"
     num_models: int = 3
+    global_weight: float = 5.0
+    num_nearest: tuple[int, ...] = ()
+    num_groups: int = 0
+    inside_weight: float = 1.0
+    outside_weight: float = 0.0
     compat: bool = False
 
     def __post_init__(self) -> None:
@@ -132,12 +159,19 @@ class AlgorithmConfig:
             problems.append("head is missing: name the entries of the head, such as ('fc2',)")
         problems += below(
             self, server_rate=0, alpha=0, gamma_growth=0, beta=0, num_inner_steps=1, num_models=1,
-            prox_patience=1,
+            prox_patience=1, global_weight=0, inside_weight=0,
         )  # fmt: skip
         problems += negative(
             self, "prox_mu", "prox_change", "sharpness_rho", "sharpness_eta", "q", "gamma", "noise",
-            "regularisation", "personal_rate", "personal_amount",
+            "regularisation", "personal_rate", "personal_amount", "num_groups", "outside_weight",
         )  # fmt: skip
+        if self.name == "atc" and bool(self.num_nearest) == bool(self.num_groups):
+            problems.append(
+                f"num_nearest={self.num_nearest} and num_groups={self.num_groups}: atc needs one "
+                "of them, such as num_nearest=(3,)"
+            )
+        if any(count < 1 for count in self.num_nearest):
+            problems.append(f"num_nearest={self.num_nearest} must be at least 1 each")
         if not 0 < self.mean_rate <= 1:
             problems.append(f"mean_rate={self.mean_rate} must be in (0, 1]")
         refuse(problems)

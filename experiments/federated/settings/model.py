@@ -7,13 +7,15 @@ from experiments.federated.settings.checks import below, misplaced, negative, no
 
 ModelName = Literal[
     "logistic", "linear", "mlp", "convnet2", "convnet5", "vgg11", "lstm", "resnet",
-    "matrix_factorization", "own",
+    "matrix_factorization", "simclr", "own",
 ]  # fmt: skip
 
 # Setting -> the models that read it; with others it is refused.
 MODEL_USES: dict[str, tuple[str, ...]] = {
     "widths": ("mlp",),
-    "hidden": ("convnet2", "convnet5", "vgg11", "lstm"),
+    "hidden": ("convnet2", "convnet5", "vgg11", "lstm", "simclr"),
+    "blocks": ("resnet", "simclr"),
+    "stages": ("resnet", "simclr"),
     "dropout": ("mlp", "convnet2", "convnet5", "vgg11", "lstm"),
     "use_norm": ("mlp", "convnet2"),
     "features": ("matrix_factorization",),
@@ -29,12 +31,15 @@ class ModelConfig:
       name: `logistic` (a linear layer) and `mlp` (hidden layers of `widths`) take any input;
         `convnet2` and `convnet5` (so many convolutions), `vgg11` and `resnet` (ResNet-18) take
         pictures, `lstm` texts, `matrix_factorization` pairs of a user and an item; `linear` is
-        least squares for targets that are numbers; `own` is what `factory` makes.
+        least squares for targets that are numbers; `simclr`, a ResNet-18 with a projector of
+        `hidden` for `task.name='contrastive'`; `own` is what `factory` makes.
       factory: the function that makes the model `own`, as `package.module:function`; a module of
         the current directory will do. It is called with the `DataInfo` of the data and returns a
         Linen module that is called as `module(x, train=...)`.
       widths: of the hidden layers of `mlp`.
       hidden: width of the hidden linear layers, or of the state of `lstm`; 0 takes the original's.
+      blocks: of every stage of `resnet` and `simclr`.
+      stages: channels of their stages.
       dropout: rate.
       use_norm: normalise over the batch.
       features: numbers of a user and of an item.
@@ -46,6 +51,8 @@ class ModelConfig:
     factory: str = ""
     widths: tuple[int, ...] = (200, 200)
     hidden: int = 0
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    stages: tuple[int, ...] = (64, 128, 256, 512)
     dropout: float = 0.0
     use_norm: bool = False
     features: int = 20
@@ -59,6 +66,11 @@ class ModelConfig:
             problems += not_a_factory("factory", self.factory, "my_package.my_module:make_model")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout={self.dropout} must be in [0, 1)")
-        if any(width < 1 for width in self.widths):
-            problems.append(f"widths={self.widths} must be at least 1 each")
+        problems += [
+            f"{name}={getattr(self, name)} must be at least 1 each"
+            for name in ("widths", "blocks", "stages")
+            if any(number < 1 for number in getattr(self, name))
+        ]
+        if len(self.blocks) != len(self.stages):
+            problems.append(f"blocks={self.blocks} and stages={self.stages} differ in number")
         refuse(problems)

@@ -15,6 +15,7 @@ from experiments.federated.settings.algorithm import (
     KEEPS_ENTRIES,
     PERSONAL,
     PLAIN_SGD,
+    SYNCHRONOUS,
     WITH_SERVER_OPTIMIZER,
     AlgorithmConfig,
 )
@@ -104,11 +105,7 @@ class RunConfig:
                 f"averaging.start_round={self.averaging.start_round} must be below num_rounds="
                 f"{self.num_rounds}: there would be nothing to average"
             )
-        if self.task.factory and self.evaluation.scores:
-            problems.append(
-                f"evaluation.scores={self.evaluation.scores} changes nothing with task.factory="
-                f"{self.task.factory!r}, whose task has scores of its own: leave it at ()"
-            )
+        problems += self._task_problems()
         every = {"evaluation.every_rounds": self.evaluation.every_rounds}
         if self.beside is not None:
             every["beside.every_rounds"] = self.beside.every_rounds
@@ -137,6 +134,35 @@ class RunConfig:
         """
         if told := reset_unused(config, given):
             logger.info("nothing reads these settings of the file now: %s", ", ".join(told))
+
+    def _task_problems(self) -> list[str]:
+        problems, task = [], self.task
+        if task.has_own_scores and self.evaluation.scores:
+            which = f"factory={task.factory!r}" if task.factory else f"name={task.name!r}"
+            problems.append(
+                f"evaluation.scores={self.evaluation.scores} changes nothing with task.{which}, "
+                "whose task has scores of its own: leave it at ()"
+            )
+        is_contrastive = task.name == "contrastive"
+        if is_contrastive and self.model.name not in ("simclr", "own"):
+            problems.append(
+                f"task.name='contrastive' compares projections, and model.name={self.model.name!r} "
+                "gives what labels are compared with; use 'simclr', or 'own'"
+            )
+        if self.model.name == "simclr" and not task.has_own_scores:
+            problems.append(
+                "model.name='simclr' gives projections: set task.name='contrastive', or use "
+                "'resnet'"
+            )
+        if self.algorithm.name == "fed_gc" and not task.has_own_scores:
+            problems.append(
+                "algorithm.name='fed_gc' exchanges projections: set task.name='contrastive'"
+            )
+        if self.algorithm.name == "fed_em" and is_contrastive:
+            problems.append(
+                "algorithm.name='fed_em' mixes predictions, and task.name='contrastive' has none"
+            )
+        return problems
 
     def _comparison_problems(self) -> list[str]:
         problems, by_server, personal = [], self.evaluation.by_server, self.personal
@@ -170,10 +196,11 @@ class RunConfig:
                     f"{name}.kind={strategy.kind!r} needs devices.kind='drawn' or 'file': without "
                     "them every answer comes at once, nothing is late and no time budget is spent"
                 )
-            if strategy.kind != "synchronous" and self.algorithm.name == "mime":
+            reason = SYNCHRONOUS.get(self.algorithm.name)
+            if strategy.kind != "synchronous" and reason:
                 problems.append(
-                    f"algorithm.name='mime' needs {name}.kind='synchronous', got "
-                    f"{strategy.kind!r}: its rounds take turns; mime_lite has one kind of round"
+                    f"algorithm.name={self.algorithm.name!r} needs {name}.kind='synchronous', got "
+                    f"{strategy.kind!r}: {reason}"
                 )
         if self.sampler.name != "uniform" and self.devices.kind == "none":
             problems.append(
@@ -203,6 +230,18 @@ class RunConfig:
                 "averaging.start_round with algorithm.name='local_entropy', whose server keeps more"
                 " than a model, cannot be combined; set it to 0"
             )
+        if name == "fed_gc" and self.compression != CompressionConfig():
+            problems.append(
+                "compression with algorithm.name='fed_gc' would not see what clients exchange; "
+                "leave it out"
+            )
+        if name == "atc" and self.num_unseen:
+            problems.append(
+                f"num_unseen={self.num_unseen} with algorithm.name='atc': a client that never "
+                "trains would have the model that the course starts from; set it to 0"
+            )
+        if name == "atc" and self.aggregator != AggregatorConfig():
+            problems.append("aggregator with algorithm.name='atc', which has a rule of its own")
         kept = self.personal.local_norms or self.personal.local_entries
         if kept and name not in KEEPS_ENTRIES:
             problems.append(

@@ -31,6 +31,7 @@ from experiments.federated.settings.steps import (
     LocalConfig,
     ServerConfig,
 )
+from experiments.federated.settings.task import TASK_USES, TaskConfig
 
 
 class _Choice(NamedTuple):
@@ -46,6 +47,7 @@ _CHOICES = (
     _Choice("data", "name", DATA_USES, DataConfig),
     _Choice("data", "splitter", SPLITTER_USES, DataConfig),
     _Choice("model", "name", MODEL_USES, ModelConfig),
+    _Choice("task", "name", TASK_USES, TaskConfig),
     _Choice("local", "optimizer", LOCAL_USES, LocalConfig),
     _Choice("server", "optimizer", SERVER_USES, ServerConfig),
     _Choice("algorithm", "name", ALGORITHM_USES, AlgorithmConfig),

@@ -22,7 +22,7 @@ side of it and `make_node` that of a client with its own data. `make_server_app`
 
 Rooms: `agreement` (what all know), `codec` (messages as bytes), `learner` (the server), `node` and
 `memory` (a client, and what it keeps), `transport`, `live` (the server's loop),
-`server_checkpoint`, and `flower`, which alone knows Flower.
+`server_checkpoint`, `extras` (what may not be installed), and `flower`, which alone knows Flower.
 """
 
 from jaxlab.federated.deployment.agreement import Agreement

@@ -9,7 +9,6 @@ References:
   Beutel et al. 2020, "Flower: A Friendly Federated Learning Research Framework", arXiv:2007.14390.
 """
 
-import importlib
 import logging
 import re
 import secrets
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlab.federated.deployment.codec import Packed, Packer, unpack
+from jaxlab.federated.deployment.extras import needed_module
 from jaxlab.federated.deployment.learner import Learner
 from jaxlab.federated.deployment.live import LiveConfig, LiveState, run_live
 from jaxlab.federated.deployment.memory import Memory
@@ -314,14 +314,5 @@ def unpack_records(records: Any, max_bytes: int) -> tuple[str, list[Packed]]:
 
 
 def _flower(module: str) -> Any:
-    """A module of Flower.
-
-    Raises:
-      ModuleNotFoundError: saying how to install it.
-    """
-    try:
-        return importlib.import_module(f"flwr.{module}")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'Flower is not installed ({error}): pip install "jaxlab[flower]"'
-        ) from error
+    """A module of Flower, or an error that says how to install it."""
+    return needed_module(f"flwr.{module}", "Flower is not installed")

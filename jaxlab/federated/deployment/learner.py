@@ -83,9 +83,9 @@ def make_learner(
       ConfigError: (a ValueError) if the parts do not fit together.
     """
     agreement = agreement.checked()
-    config, algorithm, forms = agreement.config, agreement.algorithm, find_forms(agreement)
+    config, algorithm = agreement.config, agreement.algorithm
+    rule, forms = find_rule(config, algorithm, aggregator), find_forms(agreement)
     sampler = sampler or make_uniform_sampler()
-    rule = find_rule(config, algorithm, aggregator)
     update_server, receive = jax.jit(algorithm.update_server), jax.jit(algorithm.receive)
 
     def aggregate(

@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 
 from jaxlab.federated.client_data import Schedule, gather_clients, view_client
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.local import Limits
-from jaxlab.federated.tasks import regression
 
 RATE = 0.1
 

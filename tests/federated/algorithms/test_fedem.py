@@ -11,9 +11,9 @@ from jaxlab.federated.algorithm import EvaluationInput
 from jaxlab.federated.algorithms.entries import named
 from jaxlab.federated.algorithms.fedem import fed_em, init_models
 from jaxlab.federated.algorithms.personal import fine_tuned, keep_local
+from jaxlab.federated.labelled import classification, regression
 from jaxlab.federated.local import Limits
 from jaxlab.federated.strategy import ConfigError
-from jaxlab.federated.tasks import classification, regression
 
 RATE = 0.1
 

@@ -16,13 +16,13 @@ from jaxlab.federated.algorithms.pfedme import pfedme
 from jaxlab.federated.algorithms.scaffold import scaffold
 from jaxlab.federated.client_data import Schedule
 from jaxlab.federated.fedavg import fed_avg
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.local import Limits
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.simulation import run_course
 from jaxlab.federated.store import ClientStore
 from jaxlab.federated.strategy import ConfigError, Strategy
-from jaxlab.federated.tasks import regression
 from jaxlab.parallel import make_mesh
 
 RATE = 0.1

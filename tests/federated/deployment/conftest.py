@@ -18,11 +18,11 @@ from jaxlab.federated.deployment.live import LiveConfig, LiveState, run_live
 from jaxlab.federated.deployment.memory import Memory
 from jaxlab.federated.deployment.node import answer, make_node
 from jaxlab.federated.deployment.transport import Delivery
+from jaxlab.federated.labelled import regression
 from jaxlab.federated.learning import make_simulation
 from jaxlab.federated.server_state import CourseConfig
 from jaxlab.federated.simulation import run_course
 from jaxlab.federated.strategy import Strategy
-from jaxlab.federated.tasks import regression
 from jaxlab.parallel import make_mesh
 
 DIM, SIZES = 3, (8, 8, 8)  # of one size, whose programs are compiled once

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from jaxlab.federated.deployment import flower
+from jaxlab.federated.deployment import extras, flower
 from jaxlab.federated.deployment.codec import Packed, Packer, unpack
 from jaxlab.federated.messages import JOIN, MODEL, SERVER, Message
 
@@ -151,6 +151,6 @@ def test_without_flower_it_is_said_how_to_install_it(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(flower.importlib, "import_module", missing)
+    monkeypatch.setattr(extras.importlib, "import_module", missing)
     with pytest.raises(ModuleNotFoundError, match=r"pip install \"jaxlab\[flower\]\""):
         flower.make_server_app(lambda context: None)

@@ -1,5 +1,7 @@
 """What the server makes of what comes over the wire."""
 
+import inspect
+
 import jax
 import numpy as np
 import optax
@@ -7,8 +9,14 @@ import pytest
 
 from jaxlab import federated
 from jaxlab.federated.aggregators import weighted_mean
-from jaxlab.federated.deployment.agreement import find_forms, own_data
-from jaxlab.federated.deployment.learner import check_answer, combine, merge_sums, name_on_host
+from jaxlab.federated.deployment.agreement import Agreement, find_forms, own_data
+from jaxlab.federated.deployment.learner import (
+    check_answer,
+    combine,
+    make_learner,
+    merge_sums,
+    name_on_host,
+)
 from jaxlab.federated.learning import mean_metrics
 from jaxlab.federated.messages import INFO, METRICS, MODEL, SERVER, Message
 from jaxlab.federated.strategy import ConfigError
@@ -127,3 +135,21 @@ def test_a_node_without_examples_has_none(world):
     agreement = world.agreement(federated.fed_avg(world.task, optax.sgd(0.1), world.schedule))
     empty = {name: values[:0] for name, values in world.train[0].items()}
     assert own_data(empty, agreement, "train").sizes.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [(federated.median, r"must be called"), (federated.krum(3), "nothing would ever be learned")],
+    ids=["not called", "too few"],
+)
+def test_a_rule_that_cannot_work_is_told_before_anybody_joins(rule, told):
+    algorithm = federated.fed_avg(
+        federated.Task(lambda key: {"params": row(0)}, None), optax.sgd(0.1), federated.Schedule(1)
+    )
+    agreement = Agreement(
+        federated.CourseConfig(2, 1, answer_timeout_s=1.0), algorithm, {"params": row(0)},
+        federated.Schedule(1), {"x": jax.ShapeDtypeStruct((1,), np.float32)},
+    )  # fmt: skip
+    learner = inspect.unwrap(make_learner)  # whose types only tests look at
+    with pytest.raises(ConfigError, match=told):
+        learner(agreement, aggregator=rule)

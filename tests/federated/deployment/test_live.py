@@ -355,7 +355,9 @@ def test_clients_talk_to_each_other_through_the_server(world, keeping, make_grid
 
     for node in (102, 103):
         grid.all[node] = grid.all[node]._replace(role=grid.all[node].role.on("greeting", hear))
-    grid.all[101] = grid.all[101]._replace(role=role.on(EVALUATE, tell_others, (METRICS,)))
+    grid.all[101] = grid.all[101]._replace(
+        role=role.on(EVALUATE, tell_others, (METRICS,), ("greeting",))
+    )
     deploy(agreement, grid)
     assert sorted(heard) == [(2, 1, "hello"), (3, 1, "hello")]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxlab.federated import models
-from jaxlab.federated.tasks import classification
+from jaxlab.federated.labelled import classification
 
 PUBLISHED = {
     "logistic regression": (models.LogisticRegression(10), (784,), 7_850),
