@@ -20,7 +20,13 @@ Every loss is a `Mean`, a sum and a count over the real tokens of the global bat
 number of devices and microbatches (`pool`) do not change it.
 """
 
-from jaxlab.distillation.advisor import Advice, Compared, advise, best_monotone, linear_cka
+from jaxlab.distillation.advisor import (
+    Advice,
+    Compared,
+    advise,
+    best_monotone,
+    linear_cka,
+)
 from jaxlab.distillation.attentions import (
     attention_ce,
     attention_ce_mean,
@@ -30,8 +36,9 @@ from jaxlab.distillation.attentions import (
     attention_mse_sum,
     attention_tinybert,
 )
-from jaxlab.distillation.grammar import Match, format_matches, from_textbrewer, parse_matches
-from jaxlab.distillation.cached_features import cached_features
+from jaxlab.distillation.cached_features import (
+    cached_features,
+)
 from jaxlab.distillation.ensembles import (
     confidence_weights,
     mean_logits,
@@ -45,6 +52,12 @@ from jaxlab.distillation.fusion import (
     GradientBalance,
     LogVariances,
     RunningMeans,
+)
+from jaxlab.distillation.grammar import (
+    Match,
+    format_matches,
+    from_textbrewer,
+    parse_matches,
 )
 from jaxlab.distillation.hard_losses import (
     check_labels,
@@ -71,9 +84,21 @@ from jaxlab.distillation.initializers import (
     start_from_distilled,
     start_student,
 )
-from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
-from jaxlab.distillation.matching import STRATEGIES, match_layers
-from jaxlab.distillation.means import Mean, masked_mean, pool
+from jaxlab.distillation.knowledge import (
+    CATALOGUE,
+    Features,
+    Knowledge,
+    find_knowledge,
+)
+from jaxlab.distillation.matching import (
+    STRATEGIES,
+    match_layers,
+)
+from jaxlab.distillation.means import (
+    Mean,
+    masked_mean,
+    pool,
+)
 from jaxlab.distillation.model import (
     SIZES,
     TextModel,
@@ -93,15 +118,31 @@ from jaxlab.distillation.objective import (
     Term,
     compile_objective,
 )
-from jaxlab.distillation.projections import init_projection, principal_projection, project
-from jaxlab.distillation.published import minilm_l3, minilm_l6, mpnet_base
 from jaxlab.distillation.progressive import (
     ProgressiveTransfer,
     scale_layer_gradients,
     scale_layer_updates,
 )
-from jaxlab.distillation.relations import example_relation, relation
-from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
+from jaxlab.distillation.projections import (
+    init_projection,
+    principal_projection,
+    project,
+)
+from jaxlab.distillation.published import (
+    minilm_l3,
+    minilm_l6,
+    mpnet_base,
+)
+from jaxlab.distillation.relations import (
+    example_relation,
+    relation,
+)
+from jaxlab.distillation.responses import (
+    logits_ce,
+    logits_kl,
+    logits_mse,
+    shift_probability,
+)
 from jaxlab.distillation.schedules import (
     SoftAndHard,
     annealing_factor,
@@ -115,12 +156,44 @@ from jaxlab.distillation.schedules import (
     growth,
     piecewise,
 )
+from jaxlab.distillation.soft_matching import (
+    EmdMatching,
+    LayerWeights,
+    attended_mse,
+    entropic_flow,
+    exact_flow,
+    layer_attention,
+    pair_weights,
+    pairwise_hidden_mse,
+    random_teacher_layers,
+)
 from jaxlab.distillation.sweep import (
     Variants,
     init_sweep,
     make_sweep_step,
     make_variants,
     student_of,
+)
+from jaxlab.distillation.teacher_cache import (
+    Kept,
+    TeacherCache,
+    TeacherCacheWriter,
+    fill_cache,
+    teacher_identity,
+)
+from jaxlab.distillation.theseus import (
+    Runners,
+    draw_replaced,
+    extract_successor,
+    init_successors,
+    mixed_stack,
+    replacing_probability,
+    theseus_outputs,
+)
+from jaxlab.distillation.top_logits import (
+    TopLogits,
+    rebuild_logits,
+    top_logits,
 )
 from jaxlab.distillation.train import (
     Parts,
