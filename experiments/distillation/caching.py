@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments.distillation.models import Network, make_model
-from experiments.distillation.settings import RunConfig, StageConfig
+from experiments.distillation.settings import NetworksConfig, StageConfig
 from experiments.distillation.tasks import Problem
 from jaxlab import distillation as kd
 from jaxlab import parallel
@@ -28,7 +28,7 @@ FOLDER = "teacher_outputs"
 
 
 def open_cache(
-    config: RunConfig,
+    config: NetworksConfig,
     stage: StageConfig,
     problem: Problem,
     objective: kd.Objective,
@@ -83,7 +83,7 @@ def _attached(
 
 
 def _make_teacher(
-    config: RunConfig, teacher: Network, objective: kd.Objective, mesh: Mesh
+    config: NetworksConfig, teacher: Network, objective: kd.Objective, mesh: Mesh
 ) -> Callable[[Any], Features]:
     """From a batch on the host to what the teacher shows of it."""
     forward = kd.make_forward(make_model(config, teacher))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from experiments.distillation.settings import RunConfig, StudentConfig
+from experiments.distillation.settings import NetworksConfig, StudentConfig
 from jaxlab import distillation as kd
 from jaxlab.distillation import published
 from jaxlab.layers.bert import BertConfig
@@ -108,7 +108,7 @@ def open_network(
 
 
 def make_student(
-    config: RunConfig, teacher: Network, *, seed: int, vocabulary: np.ndarray | None = None
+    config: NetworksConfig, teacher: Network, *, seed: int, vocabulary: np.ndarray | None = None
 ) -> Network:
     """The student before it has learnt anything.
 
@@ -181,7 +181,7 @@ def start_layers(layers: str) -> str | tuple[int, ...]:
         ) from None
 
 
-def make_model(config: RunConfig, network: Network) -> kd.TextModel:
+def make_model(config: NetworksConfig, network: Network) -> kd.TextModel:
     """The module of a network as the settings have it computed.
 
     Args:

@@ -157,21 +157,17 @@ class StudentConfig:
     mlp_width: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """Everything that makes one run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworksConfig:
+    """Data and networks, and how they are computed: what all commands share.
 
     Attributes:
       data: texts, labels, tokens.
       augmentation: variants of the training texts for the student's stages.
       teacher: the network that is learnt from.
       student: the network that learns.
-      stage_1: the first stage of the student, such as one of layers alone; None leaves it out.
-      stage_2: the second stage; None leaves it out.
-      hard_stage: how a second student of the same start learns from labels alone, to compare with;
-        None leaves it out.
-      cache_teacher: let the teacher run over the training texts once, and keep what it showed on
-        disk, where the objective needs its logits alone.
+      cache_teacher: let the teacher run over the training texts once, and keep on disk what is
+        compared of it.
       dtype: type of the computation, `float32` or `bfloat16`; parameters are float32.
       remat: recompute every block in the backward pass.
       scan: compile one block and scan over the layers: faster to compile.
@@ -183,15 +179,28 @@ class RunConfig:
     augmentation: AugmentationConfig = AugmentationConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
-    stage_1: StageConfig | None = None
-    stage_2: StageConfig | None = None
-    hard_stage: StageConfig | None = None
     cache_teacher: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     scan: bool = False
     attention: AttentionImplementation = "auto"
     sharding: Literal["replicated", "fsdp"] = "replicated"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(NetworksConfig):
+    """One student, or a teacher alone.
+
+    Attributes:
+      stage_1: the first stage of the student, such as one of layers alone; None leaves it out.
+      stage_2: the second stage; None leaves it out.
+      hard_stage: how a second student of the same start learns from labels alone, to compare with;
+        None leaves it out.
+    """
+
+    stage_1: StageConfig | None = None
+    stage_2: StageConfig | None = None
+    hard_stage: StageConfig | None = None
 
     def __post_init__(self) -> None:
         """Check that there is something to do.
@@ -210,3 +219,24 @@ class RunConfig:
                     f"{name} learns from labels alone; set {name}.objective.matches='' and "
                     f"{name}.objective.response.kind='none'"
                 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblationConfig(NetworksConfig):
+    """Students of one shape that learn in different ways, beside one teacher.
+
+    Attributes:
+      stage: how long and how they train; of its objective the kind of response, its reduction and
+        the label smoothing are those of all students.
+      variants: what each of them learns, a line each, see `experiments.distillation.variants`.
+      baseline: name of the variant that the others are tested against.
+      seeds: every variant trains once for each.
+      at_once: students that are computed side by side; 0 is all of them, the fastest on an
+        accelerator.
+    """
+
+    stage: StageConfig
+    variants: tuple[str, ...] = ("hard = hard", "kd = response~4")
+    baseline: str = "hard"
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    at_once: int = 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.distillation.models import Network, weights_folder
-from experiments.distillation.settings import RunConfig, StageConfig, TextsConfig
+from experiments.distillation.settings import NetworksConfig, StageConfig, TextsConfig
 from jaxlab import distillation as kd
 from jaxlab.data.texts import TextData, TextExample, load_text_data
 from jaxlab.distillation.batches import BUCKETS, BatchConfig, Row, TokenBatches
@@ -145,7 +145,7 @@ def reorder_labels(network: Network, names: tuple[str, ...]) -> Network:
     return network._replace(params={**network.params, "head": head}, label_names=names)
 
 
-def load_problem(config: RunConfig) -> Problem:
+def load_problem(config: NetworksConfig) -> Problem:
     """The data of a run and the tokenizer of its teacher.
 
     Args:

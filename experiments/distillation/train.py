@@ -20,7 +20,7 @@ from experiments.common import print_grid, run, start
 from experiments.distillation.caching import open_cache
 from experiments.distillation.models import Network, make_model, make_student, open_network
 from experiments.distillation.scores import compare, headline, score
-from experiments.distillation.settings import RunConfig, StageConfig
+from experiments.distillation.settings import NetworksConfig, RunConfig, StageConfig
 from experiments.distillation.tasks import Problem, load_problem, save_network
 from jaxlab import distillation as kd
 from jaxlab import parallel, training
@@ -91,7 +91,7 @@ def keep(problem: Problem, network: Network, folder: Path) -> None:
 
 
 def run_stage(
-    config: RunConfig,
+    config: NetworksConfig,
     stage: StageConfig,
     problem: Problem,
     workdir: Path,

@@ -1,0 +1,281 @@
+"""Compare ways to distil: students of one shape beside one teacher, over several seeds.
+
+    python -m experiments.distillation.ablate --config=configs/distillation/ablation.py \
+        --workdir=DIR
+
+The teacher learns the task, then all variants train side by side in one program, once for every
+seed (a seed is an order of the texts, a new head and a dropout; variants of one seed share all
+three, so that their differences are paired). DIR gets `runs.jsonl`, a line for every student,
+`table.md` with means, deviations and tests against the baseline, `ablation.png` and `results.json`.
+Run again, it goes on behind the last seed that is complete.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.common import run, start
+from experiments.distillation.ablation_report import write_report
+from experiments.distillation.models import Network, make_model, make_student, open_network
+from experiments.distillation.scores import compare, score
+from experiments.distillation.settings import AblationConfig
+from experiments.distillation.tasks import Problem, load_problem
+from experiments.distillation.train import TEACHER, run_stage
+from experiments.distillation.variants import Compiled, Variant, compile_variants, parse_variant
+from jaxlab import distillation as kd
+from jaxlab import training
+from jaxlab.distillation.evaluate import Predictions, predict
+from jaxlab.distillation.knowledge import Features
+from jaxlab.distillation.train import STUDENT
+from jaxlab.training.workdir import check_config, open_workdir, save_config
+
+logger = logging.getLogger(__name__)
+
+RUNS = "runs.jsonl"
+
+
+def main(config: AblationConfig, workdir: Path) -> None:
+    """Load, teach, train all students of all seeds, report."""
+    started = time.monotonic()
+    mesh = start()
+    workdir = open_workdir(workdir)
+    with training.lock_workdir(workdir):
+        check_config(workdir, config)
+        save_config(workdir, config)
+    problem = load_problem(config)
+    problem.describe()
+    variants = [parse_variant(line) for line in config.variants]
+    teacher, untuned = make_teacher(config, problem, workdir, mesh)
+    theirs = predictions_of(problem, teacher, mesh)
+    rows = read_runs(workdir / RUNS)
+    for seed in config.seeds:
+        if sum(row["seed"] == seed for row in rows) < len(variants):
+            begin = untuned if config.student.untuned else teacher
+            found = run_seed(config, problem, variants, seed, teacher, begin, workdir, mesh)
+            rows = [row for row in rows if row["seed"] != seed]
+            rows += measure(problem, variants, seed, found, theirs)
+            write_runs(workdir / RUNS, rows)
+    scores = {part: score(problem, part, found) for part, found in theirs.items()}
+    write_report(workdir, config, rows, scores, time.monotonic() - started)
+
+
+def make_teacher(
+    config: AblationConfig, problem: Problem, workdir: Path, mesh: Mesh
+) -> tuple[Network, Network]:
+    """The teacher that knows the task, and as it was before.
+
+    Args:
+      config: the settings of the ablation.
+      problem: its data.
+      workdir: folder of the ablation.
+      mesh: the devices.
+    """
+    untuned = problem.align(
+        open_network(
+            config.teacher.weights,
+            pooling=config.teacher.pooling,
+            task=problem.task,
+            num_labels=problem.num_labels,
+        )
+    )
+    if config.teacher.stage is None:
+        return untuned, untuned
+    tuned = run_stage(config, config.teacher.stage, problem, workdir / TEACHER, mesh, untuned)
+    return tuned, untuned
+
+
+def run_seed(
+    config: AblationConfig,
+    problem: Problem,
+    variants: Sequence[Variant],
+    seed: int,
+    teacher: Network,
+    begin: Network,
+    workdir: Path,
+    mesh: Mesh,
+) -> tuple[Network, Any]:
+    """Train all variants of one seed.
+
+    Args:
+      config: the settings of the ablation.
+      problem: its data.
+      variants: what the students learn.
+      seed: of order, head and dropout.
+      teacher: what they learn from.
+      begin: what they are cut from.
+      workdir: folder of the ablation.
+      mesh: the devices.
+
+    Returns:
+      One of the students at its start, and the parameters of all after the training, stacked.
+    """
+    stage = dataclasses.replace(config.stage, seed=seed)
+    stage = stage.with_steps(problem.steps_per_epoch(stage.global_batch_size))
+    settings = config.student
+    students = [
+        make_student(
+            config
+            if not v.start
+            else dataclasses.replace(config, student=dataclasses.replace(settings, layers=v.start)),
+            begin,
+            seed=seed,
+        )
+        for v in variants
+    ]
+    compiled = compile_variants(
+        variants,
+        stage.objective.response,
+        stage.objective.hard,
+        students[0].shape,
+        teacher.shape,
+        problem.task,
+    )
+    names = [variant.name for variant in variants]
+    parts = kd.Parts(
+        compiled.objective,
+        kd.make_forward(make_model(config, students[0])),
+        kd.make_forward(make_model(config, teacher)),
+    )
+    tx = training.make_optimizer(stage.resolved_optimizer, stage.num_steps)
+    folder = workdir / f"seed_{seed}"
+    state = sweep_state(compiled, students, tx, seed)
+    result = training.train_loop(
+        config=stage,
+        workdir=folder,
+        init=state,
+        step=kd.make_sweep_step(
+            parts, tx, stage.num_steps, sweep_variants(compiled, len(names)), names,
+            at_once=config.at_once,
+        ),
+        make_batches=problem.training(stage),
+        frozen={"teacher": teacher.params},
+        mesh=mesh,
+        run_config=config,
+    )  # fmt: skip
+    params = jax.device_get(result.state.params[STUDENT])
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # all students, with their moments
+    return students[0], params
+
+
+def sweep_variants(compiled: Compiled, number: int) -> kd.Variants:
+    """The arrays by which the students differ; they share one dropout.
+
+    Args:
+      compiled: all variants.
+      number: of them.
+    """
+    return kd.make_variants(
+        compiled.objective,
+        compiled.factors,
+        temperatures=compiled.temperatures,
+        seeds=[0] * number,
+    )
+
+
+def sweep_state(
+    compiled: Compiled, students: Sequence[Network], tx: Any, seed: int
+) -> training.TrainState:
+    """The state before the first step, on the host.
+
+    Args:
+      compiled: all variants.
+      students: at their start.
+      tx: the optimizer of each.
+      seed: of projections and dropout.
+    """
+    params = [student.params for student in students]
+    return kd.init_sweep(compiled.objective, params, tx, jax.random.key(seed))
+
+
+def measure(
+    problem: Problem,
+    variants: Sequence[Variant],
+    seed: int,
+    trained: tuple[Network, Any],
+    teacher: dict[str, Predictions],
+) -> list[dict[str, Any]]:
+    """A line of numbers for every student.
+
+    Args:
+      problem: the data.
+      variants: what the students learnt.
+      seed: of this run.
+      trained: from `run_seed`.
+      teacher: the teacher's predictions by part.
+    """
+    network, params = trained
+    forward = kd.make_forward(kd.TextModel(network.config))
+
+    def all_students(params: Any, batch: Any) -> Features:
+        logits = jax.vmap(lambda p: forward(p, batch).logits)(params)
+        return Features(logits=jnp.moveaxis(logits, 0, 1))
+
+    rows: list[dict[str, Any]] = [{"variant": v.name, "seed": seed} for v in variants]
+    for part, theirs in teacher.items():
+        found = predict(all_students, params, problem.batches(part))
+        for i, row in enumerate(rows):
+            own = Predictions(found.example_ids, np.ascontiguousarray(found.logits[:, i]))
+            numbers = {**score(problem, part, own), **compare(problem, own, theirs)}
+            row |= {f"{part}/{name}": value for name, value in numbers.items()}
+    return rows
+
+
+def predictions_of(problem: Problem, network: Network, mesh: Mesh) -> dict[str, Predictions]:
+    """What a network says of the validation and of the reported part.
+
+    Args:
+      problem: the data.
+      network: with parameters on the host.
+      mesh: the devices.
+    """
+    forward = kd.make_forward(kd.TextModel(network.config))
+    parts = dict.fromkeys(("validation", problem.reported_part))
+    return {part: predict(forward, network.params, problem.batches(part), mesh) for part in parts}
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of runs; none where there is no file.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      ValueError: naming the line that cannot be read.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}:{number}: no line of JSON ({error}); remove it, and its seed runs again"
+            ) from error
+    return rows
+
+
+def write_runs(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write all lines, and then put the file in its place.
+
+    Args:
+      path: of the file.
+      rows: of all students.
+    """
+    scratch = path.with_suffix(".new")
+    scratch.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    scratch.replace(path)
+
+
+if __name__ == "__main__":
+    run(main)
