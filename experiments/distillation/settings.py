@@ -20,6 +20,8 @@ class TextsConfig:
         a task of GLUE or CLUE, `squad`, `conll2003`, or `tables` for files of one's own.
       folder: where files lie that no package holds; "" for packaged data.
       max_length: tokens of a text, special ones included; longer texts are cut, and counted.
+      buckets: lengths that texts are padded to, up to `max_length`, which is the last one; every
+        length is a program of its own, so that few compile sooner and many pad less.
       fraction: share of the training examples that is used, the same ones for one `seed`.
       seed: of that choice, and of masks.
       masking: share of the tokens of plain text that is masked, where words are to be predicted.
@@ -29,6 +31,7 @@ class TextsConfig:
     name: str = "trec"
     folder: str = ""
     max_length: int = 128
+    buckets: tuple[int, ...] = (16, 32, 64, 128, 256)
     fraction: float = 1.0
     seed: int = 0
     masking: float = 0.15

@@ -14,7 +14,7 @@ from experiments.distillation.models import Network, weights_folder
 from experiments.distillation.settings import NetworksConfig, StageConfig, TextsConfig
 from jaxlab import distillation as kd
 from jaxlab.data.texts import TextData, TextExample, load_text_data
-from jaxlab.distillation.batches import BUCKETS, BatchConfig, Row, TokenBatches
+from jaxlab.distillation.batches import BatchConfig, Row, TokenBatches
 from jaxlab.text import TextTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ class Problem:
         return tuple(encode_rows(self.examples(part), self.tokenizer, self.max_length, part))
 
     def _batches(self, part: str, batch_size: int) -> TokenBatches:
-        buckets = tuple(b for b in BUCKETS if b < self.max_length) + (self.max_length,)
+        lower = (length for length in self.config.buckets if length < self.max_length)
+        buckets = (*sorted(set(lower)), self.max_length)
         label = "number" if self.task == "regression" else "class"
         config = BatchConfig(batch_size, buckets, self.tokenizer.pad_id, label)
         return TokenBatches(self._rows(part), config)
