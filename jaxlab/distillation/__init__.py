@@ -38,6 +38,7 @@ from jaxlab.distillation.hidden import (
 from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
 from jaxlab.distillation.matching import STRATEGIES, match_layers
 from jaxlab.distillation.means import Mean, masked_mean, pool
+from jaxlab.distillation.mobilebert import load_mobilebert, save_mobilebert
 from jaxlab.distillation.model import (
     SIZES,
     TextModel,
@@ -60,6 +61,7 @@ from jaxlab.distillation.schedules import (
     growth,
     piecewise,
 )
+from jaxlab.distillation.seq2seq import load_seq2seq, save_seq2seq
 from jaxlab.distillation.weights import (
     Pretrained,
     load_params,
@@ -100,8 +102,10 @@ __all__ = [
     "hidden_mse",
     "hidden_pkd",
     "init_params",
+    "load_mobilebert",
     "load_params",
     "load_pretrained",
+    "load_seq2seq",
     "logits_ce",
     "logits_kl",
     "logits_mse",
@@ -115,7 +119,9 @@ __all__ = [
     "piecewise",
     "pool",
     "relation",
+    "save_mobilebert",
     "save_pretrained",
+    "save_seq2seq",
     "shift_probability",
     "token_similarity",
 ]
