@@ -99,6 +99,10 @@ from jaxlab.distillation.means import (
     masked_mean,
     pool,
 )
+from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
+from jaxlab.distillation.matching import STRATEGIES, match_layers
+from jaxlab.distillation.means import Mean, masked_mean, pool
+from jaxlab.distillation.mobilebert import load_mobilebert, save_mobilebert
 from jaxlab.distillation.model import (
     SIZES,
     TextModel,
@@ -203,6 +207,7 @@ from jaxlab.distillation.train import (
     make_distillation_step,
     make_forward,
 )
+from jaxlab.distillation.seq2seq import load_seq2seq, save_seq2seq
 from jaxlab.distillation.weights import (
     Pretrained,
     load_params,
@@ -298,8 +303,10 @@ __all__ = [
     "label_mse",
     "layer_attention",
     "linear_cka",
+    "load_mobilebert",
     "load_params",
     "load_pretrained",
+    "load_seq2seq",
     "logits_ce",
     "logits_kl",
     "logits_mse",
@@ -334,6 +341,9 @@ __all__ = [
     "save_pretrained",
     "scale_layer_gradients",
     "scale_layer_updates",
+    "save_mobilebert",
+    "save_pretrained",
+    "save_seq2seq",
     "shift_probability",
     "span_ce",
     "start_from_distilled",

@@ -1,10 +1,8 @@
 """MobileBERT's body in Hugging Face's form <-> our parameters."""
 
 import functools
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,17 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxlab.checkpoints.foreign import files
 from jaxlab.checkpoints.foreign.configs import Field, read_fields
-from jaxlab.checkpoints.foreign.names import NameTable, Rule, flatten, unflatten
+from jaxlab.checkpoints.foreign.names import NameTable, Rule, flatten, naming, unflatten
 from jaxlab.checkpoints.foreign.rules import (
     BERT_BUFFERS,
     affine_rules,
     as_float32,
     dense_rules,
 )
-from jaxlab.checkpoints.foreign.safetensors import write_safetensors
-from jaxlab.checkpoints.foreign.state_dicts import CONFIG_FILE, TENSOR_FILES, read_model_folder
+from jaxlab.checkpoints.foreign.state_dicts import read_model_folder, write_model_folder
 from jaxlab.layers.mobilebert import MobileBertConfig, MobileBertEncoder
 
 _FIELDS = (
@@ -72,11 +68,9 @@ def load_mobilebert(folder: str | os.PathLike[str], *, verify: bool = True) -> P
         do not fit it: then all that are missing, unexpected or mis-shaped are named.
     """
     content = read_model_folder(folder, verify=verify)
-    try:
+    with naming(folder):
         config = _config(content.config)
         flat = mobilebert_table(config).load(content.tensors, _shapes(config))
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
     return PretrainedMobileBert(config, unflatten({p: as_float32(a) for p, a in flat.items()}))
 
 
@@ -106,11 +100,7 @@ def save_mobilebert(
         "classifier_activation": False,
     }
     tensors = mobilebert_table(config).save({p: np.asarray(a) for p, a in flatten(params).items()})
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / TENSOR_FILES[0], tensors, {"format": "pt"})
-    with files.replacing(folder / CONFIG_FILE) as file:
-        file.write((json.dumps(document, indent=2) + "\n").encode("utf-8"))
+    write_model_folder(folder, document, tensors)
 
 
 def mobilebert_table(config: MobileBertConfig) -> NameTable:
@@ -140,8 +130,11 @@ def mobilebert_table(config: MobileBertConfig) -> NameTable:
     ]
     if not config.narrow_values:
         rules += _dense_and_norm(f"{layer}.bottleneck.attention", f"{ours}/shared", "shared_norm")
-    heads = r"(pooler|cls|classifier|qa_outputs)\..*"
-    return NameTable(tuple(rules), (BERT_BUFFERS, heads), ("module.", "mobilebert."))
+    ignored = [BERT_BUFFERS, r"(pooler|cls|classifier|qa_outputs)\..*"]
+    if config.narrow_values:
+        # transformers makes this narrowing, and does not use it.
+        ignored.append(r"encoder\.layer\.[0-9]+\.bottleneck\.attention\..*")
+    return NameTable(tuple(rules), tuple(ignored), ("module.", "mobilebert."))
 
 
 def _dense_and_norm(foreign: str, ours: str, norm: str) -> list[Rule]:
@@ -163,10 +156,10 @@ def _config(values: Mapping[str, Any]) -> MobileBertConfig:
     shared = bool(values.get("key_query_shared_bottleneck", True))
     if norm not in _NORMS:
         problems.append(f"normalization_type={norm!r}; {', '.join(_NORMS)} are read")
-    if narrow == shared:
+    if not narrow and not shared:
         problems.append(
-            f"use_bottleneck_attention={narrow} and key_query_shared_bottleneck={shared}; one of "
-            "the two is wanted"
+            "neither use_bottleneck_attention nor key_query_shared_bottleneck; one of the two is "
+            "wanted"
         )
     if problems:
         raise ValueError("; ".join(problems))

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxlab.checkpoints.foreign import files
 from jaxlab.checkpoints.foreign.configs import Field, read_fields
-from jaxlab.checkpoints.foreign.names import NameTable, Rule, Transform, flatten, unflatten
+from jaxlab.checkpoints.foreign.names import NameTable, Rule, Transform, flatten, naming, unflatten
 from jaxlab.checkpoints.foreign.rules import affine_rules, as_float32, dense_rules
-from jaxlab.checkpoints.foreign.safetensors import write_safetensors
-from jaxlab.checkpoints.foreign.state_dicts import CONFIG_FILE, TENSOR_FILES, read_model_folder
+from jaxlab.checkpoints.foreign.state_dicts import read_model_folder, write_model_folder
 from jaxlab.layers.seq2seq import Seq2Seq, Seq2SeqConfig
 
 _NORMS = {"bart": "post", "mbart": "pre"}
@@ -69,12 +65,9 @@ def load_seq2seq(folder: str | os.PathLike[str], *, verify: bool = True) -> Pret
         are missing, unexpected or mis-shaped are named.
     """
     content = read_model_folder(folder, verify=verify)
-    try:
+    with naming(folder):
         config = _config(content.config)
-        tensors = dict(content.tensors)
-        flat = seq2seq_table(config).load(tensors, _shapes(config))
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
+        flat = seq2seq_table(config).load(content.tensors, _shapes(config))
     return PretrainedSeq2Seq(config, unflatten({p: as_float32(a) for p, a in flat.items()}))
 
 
@@ -99,11 +92,7 @@ def save_seq2seq(folder: str | os.PathLike[str], params: PyTree, config: Seq2Seq
         "scale_embedding": config.scale_embeddings,
     }
     tensors = seq2seq_table(config).save({p: np.asarray(a) for p, a in flatten(params).items()})
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / TENSOR_FILES[0], tensors, {"format": "pt"})
-    with files.replacing(folder / CONFIG_FILE) as file:
-        file.write((json.dumps(document, indent=2) + "\n").encode("utf-8"))
+    write_model_folder(folder, document, tensors)
 
 
 def seq2seq_table(config: Seq2SeqConfig) -> NameTable:

@@ -4,7 +4,6 @@ A folder in Hugging Face's form gives a config, parameters and the names of the 
 written again so that transformers loads it. Nothing in a file is executed.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from jaxlab.checkpoints.foreign import files
+from jaxlab.checkpoints.foreign import names as foreign_names
 from jaxlab.checkpoints.foreign.names import (
     NameMismatchError,
     NameTable,
@@ -24,13 +23,13 @@ from jaxlab.checkpoints.foreign.names import (
     unflatten,
 )
 from jaxlab.checkpoints.foreign.rules import as_float32
-from jaxlab.checkpoints.foreign.safetensors import write_safetensors
 from jaxlab.checkpoints.foreign.state_dicts import (
     CONFIG_FILE,
     TENSOR_FILES,
     read_json,
     read_model_folder,
     read_state_dict,
+    write_model_folder,
 )
 from jaxlab.distillation.configs import (
     Wishes,
@@ -142,13 +141,9 @@ def load_pretrained(
     values, tensors = _read(Path(path), verify)
     plain = {huggingface_plain_name(name): array for name, array in tensors.items()}
     wishes = Wishes(family, task, num_labels, pooling)
-    try:
+    with foreign_names.naming(path):
         config = config_from_huggingface(values, wishes, plain)
         loaded = load_params(tensors, config, strict=strict, fresh_head=fresh_head, key=key)
-    except NameMismatchError as error:
-        raise NameMismatchError(f"{path}: {error}", error.problems) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     names = () if fresh_head else label_names_of(values, config)
     return Pretrained(config, loaded.params, names, fit_dense_of(plain), loaded)
 
@@ -235,13 +230,8 @@ def save_pretrained(
       ValueError: if the names do not fit the labels.
       NameMismatchError: (a ValueError) if the parameters are not those of the config.
     """
-    folder = Path(folder)
     document = config_to_huggingface(config, label_names)
-    tensors = huggingface_state_dict(params, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / TENSOR_FILES[0], tensors, {"format": "pt"})
-    with files.replacing(folder / CONFIG_FILE) as file:
-        file.write((json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+    write_model_folder(folder, document, huggingface_state_dict(params, config))
 
 
 def huggingface_state_dict(params: PyTree, config: TextModelConfig) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Building blocks that know no system: attention, BERT, vision transformer, modified ResNet.
+"""Building blocks that know no system: attention, BERT and relatives, vision transformer, ResNet.
 
 Modules are Flax Linen modules configured by frozen dataclasses; parameters are float32, `dtype` is
 the type of the computation, and norms, scores and softmax are float32 whatever it is. Intermediate
@@ -14,8 +14,8 @@ Example:
   >>> hidden.shape
   (1, 3, 8)
 
-Rooms: `activations`, `attention`, `bert`, `convolution`, `dense`, `initializers`, `normalization`,
-`positions`, `precision`, `resnet`, `stacking`, `vit`.
+Rooms: `activations`, `attention`, `bert`, `convolution`, `dense`, `initializers`, `mobilebert`,
+`normalization`, `positions`, `precision`, `resnet`, `seq2seq`, `stacking`, `vit`.
 """
 
 from jaxlab.layers.activations import ACTIVATIONS, gelu, quick_gelu
@@ -23,10 +23,12 @@ from jaxlab.layers.attention import AttentionOutput, MultiHeadAttention, attenti
 from jaxlab.layers.bert import BertConfig, BertEncoder
 from jaxlab.layers.convolution import Conv, average_pool
 from jaxlab.layers.dense import Dense
+from jaxlab.layers.mobilebert import MobileBertConfig, MobileBertEncoder
 from jaxlab.layers.normalization import BatchNorm, LayerNorm
 from jaxlab.layers.positions import resize_positions
 from jaxlab.layers.precision import full_precision
 from jaxlab.layers.resnet import ModifiedResNet, ModifiedResNetConfig
+from jaxlab.layers.seq2seq import Seq2Seq, Seq2SeqConfig
 from jaxlab.layers.stacking import Taps, stack_layers, unstack_layers
 from jaxlab.layers.vit import VisionTransformer, VisionTransformerConfig, drop_patches
 
@@ -39,9 +41,13 @@ __all__ = [
     "Conv",
     "Dense",
     "LayerNorm",
+    "MobileBertConfig",
+    "MobileBertEncoder",
     "ModifiedResNet",
     "ModifiedResNetConfig",
     "MultiHeadAttention",
+    "Seq2Seq",
+    "Seq2SeqConfig",
     "Taps",
     "VisionTransformer",
     "VisionTransformerConfig",

@@ -8,7 +8,7 @@ decoder and output. `OFA_SIZES` has the sizes of OFA, arXiv:2202.03052.
 import dataclasses
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -285,7 +285,7 @@ class Stack(nn.Module):
         *shared: Array,
         train: bool = False,
         taps: frozenset[str] = frozenset(),
-    ) -> tuple[Float[Array, "batch time width"], Taps | DecoderTaps]:
+    ) -> tuple[Float[Array, "batch time width"], Any]:
         """Run the blocks.
 
         Args:
@@ -295,7 +295,7 @@ class Stack(nn.Module):
           taps: fields of `Taps` or `DecoderTaps` to return.
 
         Returns:
-          Hidden states and taps.
+          Hidden states, and `Taps` or `DecoderTaps`.
         """
         config, length = self.config, embedded.shape[1]
         normal = nn.initializers.normal(config.init_std)

@@ -148,6 +148,38 @@ def test_a_head_that_lacks_is_drawn_from_the_key_or_missing(tmp_path):
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
 
 
+def without_own_entry(folder, **entries):
+    """The folder's config without what only we read, and with other entries."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text()) | entries
+    del values["jaxlab"]
+    path.write_text(json.dumps(values))
+
+
+def test_an_architecture_whose_head_is_not_in_the_file_is_an_encoder(tmp_path):
+    """As sentence-transformers save them: `MPNetForMaskedLM`, without its head."""
+    config = make("mpnet", "none")
+    params = draw(config)
+    save_pretrained(tmp_path, params, config)
+    without_own_entry(tmp_path, architectures=["MPNetForMaskedLM"])
+    found = load_pretrained(tmp_path)
+    assert found.config.task == "none"
+    assert_same(found.params, params)
+
+
+@pytest.mark.parametrize("task", LABELS)
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "electra", "distilbert"])
+def test_a_config_of_transformers_alone_tells_family_and_task(family, task, tmp_path):
+    config = make(family, task)
+    params = draw(config)
+    save_pretrained(tmp_path, params, config)
+    without_own_entry(tmp_path)
+    found = load_pretrained(tmp_path)
+    got = (found.config.family, found.config.task, found.config.num_labels)
+    assert got == (family, task, LABELS[task])
+    assert_same(found.params, params)
+
+
 def test_a_fresh_head_replaces_one_of_other_labels(tmp_path):
     config = make("roberta")
     save_pretrained(tmp_path, draw(config), config, label_names=["a", "b", "c"])
@@ -235,10 +267,7 @@ def test_projections_of_a_tinybert_come_beside_its_parameters(numbered, tmp_path
     for name, weight in reversed(weights.items()):
         tensors |= {f"{name}.weight": weight, f"{name}.bias": weight[:, 0]}
     write_safetensors(tmp_path / "model.safetensors", tensors)
-    (tmp_path / "config.json").write_text(
-        json.dumps({k: v for k, v in json.loads((tmp_path / "config.json").read_text()).items()
-                    if k != "jaxlab"})
-    )  # fmt: skip
+    without_own_entry(tmp_path)
     found = load_pretrained(tmp_path)
     assert found.config.family == "tinybert"
     assert [p["kernel"].shape for p in found.fit_dense] == [(8, 12)] * len(names)
@@ -306,9 +335,7 @@ def test_tensorflow_names_are_read(task):
 def test_configs_of_other_models_are_refused(entries, message, tmp_path):
     config = make()
     save_pretrained(tmp_path, draw(config), config)
-    values = json.loads((tmp_path / "config.json").read_text()) | entries
-    del values["jaxlab"]
-    (tmp_path / "config.json").write_text(json.dumps(values))
+    without_own_entry(tmp_path, **entries)
     with pytest.raises(ValueError, match=message):
         load_pretrained(tmp_path)
 

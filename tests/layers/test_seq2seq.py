@@ -28,7 +28,15 @@ EVERY = {
 
 @functools.cache
 def started(name):
-    return jax.jit(Seq2Seq(CONFIGS[name]).init)(jax.random.key(0), IDS, DECODER_IDS)
+    """Variables drawn by NumPy, which compiles nothing."""
+    rng = np.random.default_rng(0)
+    traced = jax.eval_shape(Seq2Seq(CONFIGS[name]).init, jax.random.key(0), IDS, DECODER_IDS)
+
+    def draw(path, leaf):
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(rng.normal(centre, 0.4, leaf.shape), jnp.float32)
+
+    return jax.tree.map_with_path(draw, traced)
 
 
 @functools.cache
@@ -43,23 +51,31 @@ def run(name, **mode):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(started(name))
 
 
-@functools.cache
-def apply_plainly(name):
-    return jax.jit(functools.partial(Seq2Seq(CONFIGS[name]).apply, started(name)))
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_padding_and_later_tokens_change_nothing_before_them(name):
-    apply = apply_plainly(name)
-    whole = apply(IDS, DECODER_IDS)
-    np.testing.assert_allclose(
-        apply(IDS[1:, :3], DECODER_IDS[1:, :2]).logits, whole.logits[1:, :2], atol=1e-5
-    )
-    later = apply(IDS, DECODER_IDS.at[0, 3].set(19))
-    np.testing.assert_allclose(later.logits[0, :3], whole.logits[0, :3], atol=1e-6)
-    assert np.abs(later.logits[0, 3] - whole.logits[0, 3]).max() > 1e-2
-    other = apply(IDS.at[0, 4].set(19), DECODER_IDS)
-    assert np.abs(other.logits[0, 0] - whole.logits[0, 0]).max() > 1e-3
+    apply = functools.partial(Seq2Seq(CONFIGS[name], scan=True).apply, started(name))
+
+    @jax.jit
+    def logits(ids, decoder_ids):
+        masks = {"mask": IDS != 1, "decoder_mask": DECODER_IDS != 1}
+        return apply(ids, decoder_ids, **masks).logits
+
+    whole = logits(IDS, DECODER_IDS)
+    # Other tokens in the places of padding, of encoder and decoder.
+    padded = logits(IDS.at[1, 3:].set(15), DECODER_IDS.at[1, 2:].set(16))
+    np.testing.assert_allclose(padded[1, :2], whole[1, :2], atol=1e-5)
+    later = logits(IDS, DECODER_IDS.at[0, 3].set(19))
+    np.testing.assert_allclose(later[0, :3], whole[0, :3], atol=1e-5)
+    assert np.abs(later[0, 3] - whole[0, 3]).max() > 1e-2
+    other = logits(IDS.at[0, 4].set(19), DECODER_IDS)
+    assert np.abs(other[0, 0] - whole[0, 0]).max() > 1e-3
+
+
+def test_masks_are_derived_from_the_id_of_padding():
+    apply = functools.partial(Seq2Seq(POST, scan=True).apply, started("post"))
+    masks = {"mask": IDS != 1, "decoder_mask": DECODER_IDS != 1}
+    got, wanted = (jax.jit(apply)(IDS, DECODER_IDS, **m).logits for m in ({}, masks))
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 def test_taps_are_of_their_stack():

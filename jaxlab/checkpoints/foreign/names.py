@@ -14,8 +14,9 @@ Our names are paths of a nested dict, joined by `/`. Transforms give views where
 that a mapped checkpoint stays on disk until its arrays are placed on a device.
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -134,6 +135,24 @@ class NameMismatchError(ValueError):
     def __init__(self, message: str, problems: Problems) -> None:
         super().__init__(message)
         self.problems = problems
+
+
+@contextlib.contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Puts the name of a file before the errors of what is read from it.
+
+    Args:
+      path: the file.
+
+    Raises:
+      ValueError: those of the block, of the same kind.
+    """
+    try:
+        yield
+    except NameMismatchError as error:
+        raise NameMismatchError(f"{path}: {error}", error.problems) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 @dataclass

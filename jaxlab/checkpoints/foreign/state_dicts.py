@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxlab.checkpoints.foreign import safetensors, torch_legacy, torch_zip
+from jaxlab.checkpoints.foreign import files, safetensors, torch_legacy, torch_zip
 
 FileKind = Literal["safetensors", "torch", "torchscript"]
 
@@ -126,6 +126,23 @@ def read_model_folder(folder: str | os.PathLike[str], *, verify: bool = False) -
             raise ValueError(f"{path} holds {twice[:5]}, which another file of {folder} has too")
         tensors.update(part)
     return ModelFolder(config, tensors)
+
+
+def write_model_folder(
+    folder: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Writes `config.json` and `model.safetensors`, as transformers reads them.
+
+    Args:
+      folder: where to; made if it does not exist.
+      config: what `config.json` is to say.
+      tensors: name -> array.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.write_safetensors(folder / TENSOR_FILES[0], tensors, {"format": "pt"})
+    with files.replacing(folder / CONFIG_FILE) as file:
+        file.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
