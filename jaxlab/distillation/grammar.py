@@ -34,7 +34,7 @@ EMBEDDINGS = -1
 """The number of the layer below the first: entry 0 of the hidden states."""
 
 STACKS = ("encoder", "decoder", "cross")
-CONVENTIONS = ("exact", "textbrewer")
+CONVENTIONS = ("exact", "textbrewer", "textbrewer_unmasked", "bertdistiller")
 PROJECTIONS = ("linear", "relu", "tanh", "pca")
 SCHEDULES = ("constant", "growth", "decay", "progressive")
 
@@ -74,7 +74,9 @@ class Match:
       shared: name of a projection that pairs have in common; "" gives every pair its own.
       num_relation_heads: pieces that relations cut queries, keys and values into; 0 takes as many
         as the teacher has heads.
-      convention: normalisation, `exact` or `textbrewer`.
+      convention: normalisation: `exact`; of TextBrewer's losses that library's, `textbrewer` or,
+        as it is where its adaptor gives no `inputs_mask`, `textbrewer_unmasked`; of relations
+        `bertdistiller`, a mean over texts of their means.
       probabilities: attention losses compare probabilities, not scores.
       embeddings: match the embeddings, too; None leaves it to the knowledge.
     """
@@ -98,7 +100,7 @@ class Match:
         Raises:
           ValueError: listing all that is wrong.
         """
-        find_knowledge(self.knowledge)
+        kind = find_knowledge(self.knowledge)
         problems = [
             f"{name}={value!r} is not one of {', '.join(allowed)}"
             for name, value, allowed in (
@@ -111,6 +113,11 @@ class Match:
         ]
         if bool(self.strategy) == bool(self.pairs):
             problems.append("give either a strategy or pairs of layers")
+        if self.convention in CONVENTIONS and self.convention not in kind.conventions:
+            problems.append(
+                f"convention={self.convention!r} is not one that it has: "
+                f"{', '.join(kind.conventions)}"
+            )
         if not self.weight >= 0.0:
             problems.append(f"weight={self.weight} must not be negative")
         if self.num_relation_heads < 0:
@@ -205,7 +212,9 @@ def format_matches(matches: Sequence[Match]) -> str:
     return ",".join(map(_format_item, matches))
 
 
-def from_textbrewer(matches: Sequence[Mapping[str, Any]]) -> tuple[Match, ...]:
+def from_textbrewer(
+    matches: Sequence[Mapping[str, Any]], *, probabilities: bool = False, masked: bool = True
+) -> tuple[Match, ...]:
     """Matches as TextBrewer's users write them.
 
     A match is `{"layer_T": 8, "layer_S": 2, "feature": "hidden", "loss": "hidden_mse", "weight": 1,
@@ -215,11 +224,22 @@ def from_textbrewer(matches: Sequence[Mapping[str, Any]]) -> tuple[Match, ...]:
 
     Args:
       matches: `intermediate_matches` of a configuration.
+      probabilities: what the adaptors give as `attention` are probabilities, as in transformers'
+        models, not scores.
+      masked: the adaptors give an `inputs_mask`; without one that library counts padding.
 
     Raises:
       ValueError: naming what is missing or unknown in which match.
     """
-    return tuple(_from_textbrewer(match, i) for i, match in enumerate(matches))
+    convention = "textbrewer" if masked else "textbrewer_unmasked"
+    return tuple(
+        dataclasses.replace(
+            _from_textbrewer(match, i),
+            convention=convention,
+            probabilities=probabilities and match["feature"] == "attention",
+        )
+        for i, match in enumerate(matches)
+    )
 
 
 def _from_textbrewer(match: Mapping[str, Any], index: int) -> Match:
@@ -244,7 +264,6 @@ def _from_textbrewer(match: Mapping[str, Any], index: int) -> Match:
         pairs=(LayerPair(layers("layer_T"), layers("layer_S")),),
         weight=float(match.get("weight", 1.0)),
         projection=projection[0],
-        convention="textbrewer",
     )
 
 
@@ -327,7 +346,7 @@ def _format_item(match: Match) -> str:
     return (
         f"{layers}:{match.knowledge}{stack}"
         + (f"[{options}]" if options else "")
-        + (f"@{match.weight:g}" if match.weight != 1.0 else "")
+        + (f"@{repr(match.weight).removesuffix('.0')}" if match.weight != 1.0 else "")
         + projection
         + (f"/{match.shared}" if match.shared else "")
     )

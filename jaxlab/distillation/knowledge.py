@@ -53,6 +53,7 @@ class Knowledge:
       equal_heads: as many attention heads on both sides.
       is_relation: takes a number of relation heads.
       with_embeddings: a strategy that matches layers matches the embeddings, too.
+      conventions: normalisations that there are of it, see `grammar.Match`.
     """
 
     loss: Callable[..., Mean]
@@ -62,14 +63,36 @@ class Knowledge:
     equal_heads: bool = False
     is_relation: bool = False
     with_embeddings: bool = False
+    conventions: tuple[str, ...] = ("exact",)
 
 
-def _hidden(loss: Callable[..., Mean], *, with_embeddings: bool = False) -> Knowledge:
-    return Knowledge(loss, ("hidden",), equal_width=True, with_embeddings=with_embeddings)
+_TEXTBREWER = ("exact", "textbrewer", "textbrewer_unmasked")
+
+
+def _hidden(
+    loss: Callable[..., Mean], num_layers: int = 1, *, equal_width: bool = True, **options: bool
+) -> Knowledge:
+    return Knowledge(
+        loss,
+        ("hidden",),
+        num_layers,
+        equal_width=equal_width,
+        conventions=_TEXTBREWER,
+        **options,
+    )
+
+
+def _attention(loss: Callable[..., Mean], *, equal_heads: bool = False) -> Knowledge:
+    return Knowledge(loss, ("scores",), equal_heads=equal_heads, conventions=_TEXTBREWER)
 
 
 def _relation(first: Feature, second: Feature) -> Knowledge:
-    return Knowledge(relations.relation, (first, second), is_relation=True)
+    return Knowledge(
+        relations.relation,
+        (first, second),
+        is_relation=True,
+        conventions=("exact", "bertdistiller"),
+    )
 
 
 _PROJECTIONS: dict[str, Feature] = {"query": "queries", "key": "keys", "value": "values"}
@@ -78,15 +101,13 @@ CATALOGUE: dict[str, Knowledge] = {
     "hidden_mse": _hidden(hidden.hidden_mse, with_embeddings=True),
     "cos": _hidden(hidden.hidden_cosine),
     "pkd": _hidden(hidden.hidden_pkd),
-    "mmd": Knowledge(hidden.token_similarity, ("hidden",), 2, with_embeddings=True),
-    "gram": Knowledge(
-        hidden.feature_gram, ("hidden",), 2, equal_width=True, with_embeddings=True
-    ),
-    "attention_mse": Knowledge(attentions.attention_mse, ("scores",), equal_heads=True),
-    "attention_mse_sum": Knowledge(attentions.attention_mse_sum, ("scores",)),
+    "mmd": _hidden(hidden.token_similarity, 2, equal_width=False, with_embeddings=True),
+    "gram": _hidden(hidden.feature_gram, 2, with_embeddings=True),
+    "attention_mse": _attention(attentions.attention_mse, equal_heads=True),
+    "attention_mse_sum": _attention(attentions.attention_mse_sum),
     "attention_mse_mean": Knowledge(attentions.attention_mse_mean, ("scores",)),
-    "attention_ce": Knowledge(attentions.attention_ce, ("scores",), equal_heads=True),
-    "attention_ce_mean": Knowledge(attentions.attention_ce_mean, ("scores",)),
+    "attention_ce": _attention(attentions.attention_ce, equal_heads=True),
+    "attention_ce_mean": _attention(attentions.attention_ce_mean),
     "attention_kl": Knowledge(attentions.attention_kl, ("scores",), equal_heads=True),
     "attention_tinybert": Knowledge(
         attentions.attention_tinybert, ("scores",), equal_heads=True

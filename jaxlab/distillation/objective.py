@@ -400,10 +400,15 @@ class Objective:
         if kind.num_layers == 1 and len(kind.features) == 1:
             sides = [side[0] for side in sides]
         loss = kind.loss
+        if match.convention == "bertdistiller":
+            loss = functools.partial(loss, average="texts")
         if kind.is_relation:
             return loss(*sides, mask, term.num_relation_heads)
+        if match.convention == "textbrewer_unmasked":
+            mask = None
         if "convention" in inspect.signature(loss).parameters:
-            loss = functools.partial(loss, convention=match.convention)
+            convention = "exact" if match.convention == "exact" else "textbrewer"
+            loss = functools.partial(loss, convention=convention)
         return loss(*sides, mask)
 
     def _respond(
@@ -429,9 +434,11 @@ class Objective:
             teacher = responses.shift_probability(teacher, labels)
         tau: Any = config.temperature if temperature is None else temperature
         if config.temperature_schedule == "flsw":
-            tau = schedules.flsw_temperature(student, teacher, tau, config.beta, config.gamma)
+            tau = schedules.flsw_temperature(
+                student, teacher, tau, config.beta, config.gamma, mask=rows
+            )
         elif config.temperature_schedule == "cwsm":
-            tau = schedules.cwsm_temperature(student, teacher, tau, config.beta)
+            tau = schedules.cwsm_temperature(student, teacher, tau, config.beta, mask=rows)
         if config.kind == "mse":
             return responses.logits_mse(student, teacher, rows, temperature=tau)
         scaled = config.scale_by_temperature

@@ -1,6 +1,6 @@
 """Losses between the logits of a student and of its teacher.
 
-The temperature is a number, or one number per example. The gradient of a cross entropy or of a KL
+The temperature is a number, or one number per example or row. The gradient of a cross entropy or of a KL
 divergence at temperature tau is 1 / tau^2 of what it is at 1: Hinton et al. multiply by tau^2 to
 keep the balance with hard labels, TextBrewer does not. `logits_kl` does, `logits_ce` and
 `logits_mse` do not, as in those systems; `scale_by_temperature` changes it.
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlab.distillation.means import Mean, masked_mean
 
-Temperature = float | Float[Array, ""] | Float[Array, " batch"]
+Temperature = float | Float[Array, ""] | Float[Array, " batch"] | Float[Array, "*rows"]
 Reduction = Literal["rows", "numel"]
 
 
@@ -179,7 +179,7 @@ def _expected(log_probabilities: Array, values: Array) -> Array:
 
 
 def _per_row(temperature: Temperature, logits: Array) -> Array:
-    """The temperature with the axes of the logits: one number, or one for every example."""
+    """The temperature with the axes of the logits: one number, or one an example or row."""
     if isinstance(temperature, int | float):
         check_temperature(temperature)
     tau = jax.lax.stop_gradient(jnp.asarray(temperature, jnp.float32))

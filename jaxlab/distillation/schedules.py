@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from jaxlab.distillation.means import masked_mean
 from jaxlab.distillation.responses import Temperature
 
 Schedule = Callable[[Float[Array, ""]], Float[Array, ""]]
 """Progress in [0, 1] -> factor of a weight."""
 
-Logits = Float[Array, "batch classes"]
+Logits = Float[Array, "*rows classes"]
+Rows = Bool[Array, "*rows"]
 
 
 class SoftAndHard(NamedTuple):
@@ -36,7 +38,13 @@ class SoftAndHard(NamedTuple):
 
 
 def flsw_temperature(
-    student: Logits, teacher: Logits, temperature: float, beta: float = 1.0, gamma: float = 1.0
+    student: Logits,
+    teacher: Logits,
+    temperature: float | Float[Array, ""],
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    *,
+    mask: Rows | None = None,
 ) -> Temperature:
     """Smaller temperatures where the two point in different directions.
 
@@ -48,19 +56,25 @@ def flsw_temperature(
       temperature: tau, the mean over the batch.
       beta: how much it varies.
       gamma: exponent.
+      mask: rows (examples, or tokens) that the mean is over; `None` takes all.
 
     Returns:
-      A temperature an example, without a gradient.
+      A temperature a row, without a gradient.
     """
     product = (student * teacher).sum(axis=-1)
     norms = [jnp.linalg.norm(logits, axis=-1) + 1e-4 for logits in (student, teacher)]
     # Rounding must not make the base of the power negative.
     distance = jnp.maximum(1.0 - product / (norms[0] * norms[1]), 0.0)
-    return _around_mean(temperature, beta, distance**gamma)
+    return _around_mean(temperature, beta, distance**gamma, mask)
 
 
 def cwsm_temperature(
-    student: Logits, teacher: Logits, temperature: float, beta: float = 1.0
+    student: Logits,
+    teacher: Logits,
+    temperature: float | Float[Array, ""],
+    beta: float = 1.0,
+    *,
+    mask: Rows | None = None,
 ) -> Temperature:
     """Smaller temperatures where the student is unsure.
 
@@ -71,17 +85,21 @@ def cwsm_temperature(
       teacher: not used; the signature is that of all of these.
       temperature: tau, the mean over the batch.
       beta: how much it varies.
+      mask: rows (examples, or tokens) that the mean is over; `None` takes all.
 
     Returns:
-      A temperature an example, without a gradient.
+      A temperature a row, without a gradient.
     """
     del teacher
     confidence = jax.nn.softmax(student.astype(jnp.float32), axis=-1).max(axis=-1)
-    return _around_mean(temperature, beta, 1.0 / (confidence + 1e-3))
+    return _around_mean(temperature, beta, 1.0 / (confidence + 1e-3), mask)
 
 
-def _around_mean(temperature: float, beta: float, values: Float[Array, " batch"]) -> Temperature:
-    return jax.lax.stop_gradient(temperature + beta * (values.mean() - values))
+def _around_mean(
+    temperature: float | Array, beta: float, values: Float[Array, "*rows"], mask: Rows | None
+) -> Temperature:
+    mean = values.mean() if mask is None else masked_mean(values, mask).value
+    return jax.lax.stop_gradient(temperature + beta * (mean - values))
 
 
 def constant(value: float = 1.0) -> Schedule:

@@ -70,6 +70,8 @@ def test_weights_options_and_projections_are_read():
         "emb/3-emb/1:gram[norm=textbrewer]->tanh/both",
         "gap:attention_mse:decoder[of=probabilities]@3",
         "last1:query_relation[heads=48,schedule=growth]",
+        "last1:query_relation[norm=bertdistiller]@0.333333333333",
+        "3-0:attention_ce[norm=textbrewer_unmasked]@1e-07",
     ],
 )
 def test_a_line_comes_back_from_its_matches(line):
@@ -89,6 +91,9 @@ def test_a_line_comes_back_from_its_matches(line):
         ("gap:cos[heads=few]", "heads='few': wanted a number"),
         ("gap:cos[emb=maybe]", "emb='maybe': wanted yes"),
         ("gap:cos[schedule=soon]", "schedule='soon' is not one of constant"),
+        ("gap:cos[norm=own]", "convention='own' is not one of exact"),
+        ("gap:cos[norm=bertdistiller]", "it has: exact, textbrewer, textbrewer_unmasked"),
+        ("last1:attention_kl[norm=textbrewer]", "is not one that it has: exact"),
     ],
 )
 def test_what_cannot_be_read_is_told_with_the_item(line, message):
@@ -131,6 +136,16 @@ def test_matches_of_textbrewer_are_read():
     assert attention == dataclasses.replace(
         Match("attention_ce", pairs=(LayerPair((11,), (2,)),)), convention="textbrewer"
     )
+
+
+def test_what_the_adaptors_of_textbrewer_give_is_said_beside_the_matches():
+    matches = [
+        {"layer_T": 8, "layer_S": 2, "feature": "hidden", "loss": "cos"},
+        {"layer_T": 7, "layer_S": 1, "feature": "attention", "loss": "attention_mse"},
+    ]
+    hidden, attention = from_textbrewer(matches, probabilities=True, masked=False)
+    assert attention.probabilities and not hidden.probabilities
+    assert {hidden.convention, attention.convention} == {"textbrewer_unmasked"}
 
 
 @pytest.mark.parametrize(

@@ -274,3 +274,39 @@ def test_answers_are_compared_over_the_tokens_of_a_text():
             p, q = (np.asarray(jax.nn.softmax(x[row, :length, end]), np.float64) for x in (t, s))
             total += np.sum(p * np.log(p / q))
     np.testing.assert_allclose(found, total / 4, rtol=1e-5)
+
+
+def test_conventions_are_those_of_the_peers():
+    mask = BATCH["mask"]
+    teacher, student = FROM_TEACHER, FROM_SAME
+    config = ObjectiveConfig(
+        "3-1:attention_ce[norm=textbrewer],3-1:attention_ce[norm=textbrewer_unmasked],"
+        "3-1:cos[norm=textbrewer_unmasked],3-1:query_relation[norm=bertdistiller]",
+        NO_RESPONSE,
+    )
+    _, losses = losses_of(config)
+    scores, queries = (
+        (student.scores[1], teacher.scores[3]),
+        (student.queries[1], teacher.queries[3]),
+    )
+    expected = (
+        attentions.attention_ce(*scores, mask, convention="textbrewer"),
+        attentions.attention_ce(*scores, None, convention="textbrewer"),
+        hidden.hidden_cosine(student.hidden[2], teacher.hidden[4], None),
+        relations.relation((queries[0],) * 2, (queries[1],) * 2, mask, 2, average="texts"),
+    )
+    for (name, value), mean in zip(losses.values.items(), expected, strict=True):
+        np.testing.assert_allclose(value, mean.value, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("schedule", ["flsw", "cwsm"])
+def test_temperatures_of_tokens_know_no_padding(schedule):
+    rng = np.random.default_rng(6)
+    config = ObjectiveConfig(response=ResponseConfig("ce", 1.0, 4.0, temperature_schedule=schedule))
+    objective = compile_objective(config, SAME, TEACHER, task="tagging")
+    s, t = (jnp.asarray(rng.normal(size=(3, 5, 4)), jnp.float32) for _ in range(2))
+    found = objective({}, Features(logits=s), Features(logits=t), BATCH)
+    real = np.asarray(BATCH["mask"])
+    short = {"mask": jnp.ones((1, real.sum()), bool)}
+    only = objective({}, Features(logits=s[real][None]), Features(logits=t[real][None]), short)
+    np.testing.assert_allclose(found.total(), only.total(), rtol=1e-6)
