@@ -99,10 +99,10 @@ from jaxlab.distillation.means import (
     masked_mean,
     pool,
 )
-from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
-from jaxlab.distillation.matching import STRATEGIES, match_layers
-from jaxlab.distillation.means import Mean, masked_mean, pool
-from jaxlab.distillation.mobilebert import load_mobilebert, save_mobilebert
+from jaxlab.distillation.mobilebert import (
+    load_mobilebert,
+    save_mobilebert,
+)
 from jaxlab.distillation.model import (
     SIZES,
     TextModel,
@@ -160,6 +160,10 @@ from jaxlab.distillation.schedules import (
     growth,
     piecewise,
 )
+from jaxlab.distillation.seq2seq import (
+    load_seq2seq,
+    save_seq2seq,
+)
 from jaxlab.distillation.soft_matching import (
     EmdMatching,
     LayerWeights,
@@ -207,7 +211,6 @@ from jaxlab.distillation.train import (
     make_distillation_step,
     make_forward,
 )
-from jaxlab.distillation.seq2seq import load_seq2seq, save_seq2seq
 from jaxlab.distillation.weights import (
     Pretrained,
     load_params,
@@ -338,12 +341,11 @@ __all__ = [
     "rebuild_logits",
     "relation",
     "replacing_probability",
-    "save_pretrained",
-    "scale_layer_gradients",
-    "scale_layer_updates",
     "save_mobilebert",
     "save_pretrained",
     "save_seq2seq",
+    "scale_layer_gradients",
+    "scale_layer_updates",
     "shift_probability",
     "span_ce",
     "start_from_distilled",
