@@ -36,6 +36,7 @@ from jaxlab import distillation as kd
 from jaxlab import training
 from jaxlab.distillation.evaluate import Predictions, predict
 from jaxlab.distillation.knowledge import Features
+from jaxlab.distillation.objective import top_features
 from jaxlab.distillation.train import STUDENT
 from jaxlab.training.workdir import check_config, open_workdir, save_config
 
@@ -217,7 +218,7 @@ def measure(
     forward = kd.make_forward(kd.TextModel(network.config))
 
     def all_students(params: Any, batch: Any) -> Features:
-        logits = jax.vmap(lambda p: forward(p, batch).logits)(params)
+        logits = jax.vmap(lambda p: top_features(forward(p, batch)).logits)(params)
         return Features(logits=jnp.moveaxis(logits, 0, 1))
 
     rows: list[dict[str, Any]] = [{"variant": v.name, "seed": seed} for v in variants]

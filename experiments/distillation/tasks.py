@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ import numpy as np
 from experiments.distillation.models import Network, weights_folder
 from experiments.distillation.settings import NetworksConfig, StageConfig, TextsConfig
 from jaxlab import distillation as kd
-from jaxlab.data.texts import TextData, TextExample, load_text_data
+from jaxlab.data.texts import GLUE, TextData, TextExample, load_text_data
 from jaxlab.distillation.batches import BatchConfig, Row, TokenBatches
 from jaxlab.text import TextTokenizer, load_tokenizer
 
@@ -67,6 +68,17 @@ class Problem:
     def max_length(self) -> int:
         """Tokens of a text at most."""
         return self.config.max_length
+
+    @property
+    def glue_metrics(self) -> bool:
+        """Whether GLUE says what the task is scored by."""
+        return self.name in GLUE
+
+    @property
+    def tokenizer_identity(self) -> str:
+        """What tells this tokenizer from others: a checksum of its vocabulary, and its form."""
+        entries = "\n".join(self.tokenizer.vocabulary).encode()
+        return f"{self.tokenizer.form}, {hashlib.sha256(entries).hexdigest()}"
 
     @property
     def reported_part(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64, PyTree
 
+from jaxlab.distillation.objective import top_features
 from jaxlab.distillation.train import Forward
 from jaxlab.parallel import make_mesh, place, shard_batch, split_host_fields, to_host
 
@@ -53,7 +54,9 @@ def predict(
     """
     mesh = make_mesh() if mesh is None else mesh
     params = place(mesh, params)
-    run: Callable[..., Any] = jax.jit(lambda params, batch: forward(params, batch).logits)
+    run: Callable[..., Any] = jax.jit(
+        lambda params, batch: top_features(forward(params, batch)).logits
+    )
     ids, logits = [], []
     for batch in batches:
         fields, _ = split_host_fields({n: batch[n] for n in DEVICE_FIELDS if n in batch})

@@ -336,11 +336,11 @@ class Objective:
             assert teacher is not None, "checked"
             means[term.name] = self._match(term, projections, student, teacher, batch)
         weights = self._match_weights(progress)
-        logits = _top(student).logits
+        logits = top_features(student).logits
         if self.config.response.is_used:
             assert teacher is not None, "checked"
             means[RESPONSE] = self._respond(
-                logits, _top(teacher).logits, batch, progress, temperature
+                logits, top_features(teacher).logits, batch, progress, temperature
             )
             factor = self._factor(self.config.response.schedule, progress)
             weights[RESPONSE] = self.config.response.weight * factor
@@ -614,8 +614,12 @@ def _of(features: Features | Stacks, stack: str) -> Features:
     return features[stack]
 
 
-def _top(features: Features | Stacks) -> Features:
-    """The features that hold the logits: of an encoder-decoder those of the decoder."""
+def top_features(features: Features | Stacks) -> Features:
+    """The features that hold the logits: of an encoder-decoder those of the decoder.
+
+    Args:
+      features: what a network shows.
+    """
     return features if isinstance(features, Features) else features["decoder"]
 
 

@@ -6,6 +6,7 @@ so that strategies of matching, weights, temperatures and seeds are one more axi
 student has its own optimizer state and is clipped by itself: it trains as it would alone.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -189,7 +190,7 @@ def make_sweep_step(
         params, opt_state, losses, norms = found
         metrics = {f"loss/{name}": losses[i] for i, name in enumerate(names)}
         metrics |= {"loss": losses.mean(), "grad_norm": norms.max()}
-        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
         return state, metrics
 
     return step
