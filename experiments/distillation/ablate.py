@@ -218,7 +218,7 @@ def measure(
     forward = kd.make_forward(kd.TextModel(network.config))
 
     def all_students(params: Any, batch: Any) -> Features:
-        logits = jax.vmap(lambda p: top_features(forward(p, batch)).logits)(params)
+        logits: Any = jax.vmap(lambda p: top_features(forward(p, batch)).logits)(params)
         return Features(logits=jnp.moveaxis(logits, 0, 1))
 
     rows: list[dict[str, Any]] = [{"variant": v.name, "seed": seed} for v in variants]
