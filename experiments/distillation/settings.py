@@ -19,6 +19,10 @@ class TextsConfig:
       name: a packaged data set (`r8`, `r52`, `20ng`, `trec`, `trec_fine`, `mr`, `sms`, `bbc` ...),
         a task of GLUE or CLUE, `squad`, `conll2003`, or `tables` for files of one's own.
       folder: where files lie that no package holds; "" for packaged data.
+      text: of `tables`, the column with the text, or with the first of a pair.
+      pair: the column with the second; "" for single texts.
+      label: the column with the label.
+      regression: labels are numbers.
       max_length: tokens of a text, special ones included; longer texts are cut, and counted.
       buckets: lengths that texts are padded to, up to `max_length`, which is the last one; every
         length is a program of its own, so that few compile sooner and many pad less.
@@ -30,6 +34,10 @@ class TextsConfig:
 
     name: str = "trec"
     folder: str = ""
+    text: str = "text"
+    pair: str = ""
+    label: str = "label"
+    regression: bool = False
     max_length: int = 128
     buckets: tuple[int, ...] = (16, 32, 64, 128, 256)
     fraction: float = 1.0

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.distillation.models import Network, weights_folder
 from experiments.distillation.settings import NetworksConfig, StageConfig, TextsConfig
 from jaxlab import distillation as kd
-from jaxlab.data.texts import GLUE, TextData, TextExample, load_text_data
+from jaxlab.data.texts import GLUE, Columns, TextData, TextExample, load_text_data
 from jaxlab.distillation.batches import BatchConfig, Row, TokenBatches
 from jaxlab.text import TextTokenizer, load_tokenizer
 
@@ -169,7 +169,12 @@ def load_problem(config: NetworksConfig) -> Problem:
       ValueError: if the data cannot be read.
     """
     folder = weights_folder(config.teacher.weights)
-    data = load_text_data(config.data.name, config.data.folder or None)
+    texts = config.data
+    options: dict[str, Any] = {}
+    if texts.name == "tables":
+        columns = Columns(texts.text, texts.pair or None, texts.label)
+        options = {"columns": columns, "is_regression": texts.regression}
+    data = load_text_data(texts.name, texts.folder or None, **options)
     return Problem(data, config.data, load_tokenizer(folder), folder)
 
 

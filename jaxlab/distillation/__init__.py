@@ -36,6 +36,11 @@ from jaxlab.distillation.attentions import (
     attention_mse_sum,
     attention_tinybert,
 )
+from jaxlab.distillation.batches import (
+    BatchConfig,
+    Row,
+    TokenBatches,
+)
 from jaxlab.distillation.cached_features import (
     cached_features,
 )
@@ -45,6 +50,10 @@ from jaxlab.distillation.ensembles import (
     mean_probabilities,
     task_of_step,
     task_probabilities,
+)
+from jaxlab.distillation.evaluate import (
+    Predictions,
+    predict,
 )
 from jaxlab.distillation.fusion import (
     FixedWeights,
@@ -121,6 +130,10 @@ from jaxlab.distillation.objective import (
     Shape,
     Term,
     compile_objective,
+)
+from jaxlab.distillation.programs import (
+    read_program,
+    write_program,
 )
 from jaxlab.distillation.progressive import (
     ProgressiveTransfer,
@@ -220,6 +233,7 @@ from jaxlab.distillation.weights import (
 
 __all__ = [
     "Advice",
+    "BatchConfig",
     "CATALOGUE",
     "Compared",
     "Convention",
@@ -240,9 +254,11 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "Parts",
+    "Predictions",
     "Pretrained",
     "ProgressiveTransfer",
     "ResponseConfig",
+    "Row",
     "Runners",
     "RunningMeans",
     "SIZES",
@@ -256,6 +272,7 @@ __all__ = [
     "Term",
     "TextModel",
     "TextModelConfig",
+    "TokenBatches",
     "TopLogits",
     "Variants",
     "advise",
@@ -334,10 +351,12 @@ __all__ = [
     "parse_matches",
     "piecewise",
     "pool",
+    "predict",
     "principal_projection",
     "project",
     "r_drop",
     "random_teacher_layers",
+    "read_program",
     "rebuild_logits",
     "relation",
     "replacing_probability",
@@ -358,4 +377,5 @@ __all__ = [
     "token_ce",
     "token_similarity",
     "top_logits",
+    "write_program",
 ]

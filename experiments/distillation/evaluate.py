@@ -1,0 +1,204 @@
+"""Score a model of a run, or any folder in the form of Hugging Face, on a part of the data.
+
+    python -m experiments.distillation.evaluate --config=configs/distillation/tiny.py --workdir=DIR
+    python -m experiments.distillation.evaluate --config=configs/distillation/vanilla_kd.py:mnli \
+        --workdir=DIR --config.data.folder=GLUE/MNLI --submission=DIR/submission
+
+Without `--model` it is the student of the run in DIR, compared with its teacher if DIR has that.
+DIR gets `evaluation.json` and `predictions.csv`, a line for every example; `--submission` writes
+the files that the server of GLUE takes. `--timing` measures, on this machine, the time of one text
+and the texts a second in batches of 32, with the tokenizer and without it.
+"""
+
+import csv
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh
+
+from experiments.common import print_results, run, start
+from experiments.distillation.models import Network, open_network
+from experiments.distillation.scores import compare, score
+from experiments.distillation.settings import RunConfig
+from experiments.distillation.tasks import Problem, encode_rows, load_problem
+from experiments.distillation.train import MODEL, TEACHER_MODEL
+from jaxlab import distillation as kd
+from jaxlab import parallel
+from jaxlab.data.texts import GLUE, write_glue_submission
+from jaxlab.distillation.batches import BatchConfig, TokenBatches
+from jaxlab.distillation.evaluate import Predictions, in_order, predict
+from jaxlab.training.workdir import open_workdir, write_json
+
+logger = logging.getLogger(__name__)
+
+NUMBERS, PREDICTIONS = "evaluation.json", "predictions.csv"
+TIMED_TEXTS, TIMED_BATCH, TIMED_LENGTH = 64, 32, 128
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "Folder of the model; by default the student of the run.", allow_override=True
+)
+_PART = flags.DEFINE_string(
+    "part", None, "Part of the data; by default the test set, or the validation set where no label "
+    "of the former is known.", allow_override=True,
+)  # fmt: skip
+_SUBMISSION = flags.DEFINE_string(
+    "submission", None, "Folder for the files that the server of GLUE takes."
+)
+_TIMING = flags.DEFINE_bool("timing", False, "Measure latency and throughput on this machine.")
+
+
+def main(config: RunConfig, workdir: Path) -> None:
+    """Load, predict, score, report."""
+    mesh = start()
+    workdir = open_workdir(workdir)
+    problem = load_problem(config)
+    part = _PART.value or problem.reported_part
+    if part not in problem.data.parts:
+        raise ValueError(f"--part={part}: {problem.name} has {', '.join(problem.data.parts)}")
+    folder = Path(_MODEL.value) if _MODEL.value else workdir / MODEL
+    network, found = predictions_of(problem, folder, part, mesh)
+    results = score(problem, part, found)
+    teacher = workdir / TEACHER_MODEL
+    if teacher.is_dir() and teacher.resolve() != folder.resolve():
+        _, theirs = predictions_of(problem, teacher, part, mesh)
+        results |= compare(problem, found, theirs)
+    if _TIMING.value:
+        results |= measure(problem, network)
+    if not parallel.is_main_process():
+        return
+    write_json(workdir / NUMBERS, {"model": str(folder), "part": part, **results})
+    write_predictions(workdir / PREDICTIONS, problem, part, found)
+    print_results(results, title=f"{folder}: {problem.name}, {part}")
+    if _SUBMISSION.value:
+        submit(problem, folder, Path(_SUBMISSION.value), mesh)
+
+
+def predictions_of(
+    problem: Problem, folder: Path, part: str, mesh: Mesh
+) -> tuple[Network, Predictions]:
+    """A model out of a folder, and what it says of a part of the data.
+
+    Args:
+      problem: the data.
+      folder: of the model.
+      part: of the data.
+      mesh: the devices.
+
+    Raises:
+      FileNotFoundError: if there is no model.
+      ValueError: if its labels are not those of the data.
+    """
+    network = problem.align(
+        open_network(str(folder), task=problem.task, num_labels=problem.num_labels)
+    )
+    forward = kd.make_forward(kd.TextModel(network.config))
+    return network, predict(forward, network.params, problem.batches(part), mesh)
+
+
+def write_predictions(path: Path, problem: Problem, part: str, predictions: Predictions) -> None:
+    """A line for every example: its id, the label that is known, the choice and the logits.
+
+    Args:
+      path: of the file.
+      problem: the data.
+      part: of the data.
+      predictions: of the model.
+    """
+    names = problem.data.label_names
+    labels = {example.id: example.label for example in problem.examples(part)}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "label", "prediction", *(names or ("value",))])
+        for example_id, logits in zip(*predictions, strict=True):
+            label = labels[int(example_id)]
+            flat = np.ravel(logits)
+            if names:
+                known = "" if label is None else names[int(label)]
+                row = [known, names[int(flat.argmax())]]
+            else:
+                row = ["" if label is None else label, float(flat[0])]
+            writer.writerow([int(example_id), *row, *(f"{value:.6g}" for value in flat)])
+
+
+def submit(problem: Problem, model: Path, folder: Path, mesh: Mesh) -> None:
+    """Write the predictions of the unlabelled parts for the server of GLUE.
+
+    Args:
+      problem: the data.
+      model: folder of the model.
+      folder: to write to.
+      mesh: the devices.
+
+    Raises:
+      ValueError: if the data are no task of GLUE.
+    """
+    if problem.name not in GLUE:
+        raise ValueError(f"--submission: {problem.name} is no task of GLUE")
+    predictions = {}
+    for part in GLUE[problem.name].submission:
+        if part not in problem.data.parts:
+            continue
+        _, found = predictions_of(problem, model, part, mesh)
+        ids = np.array([example.id for example in problem.examples(part)], np.int64)
+        logits = in_order(found, ids).logits
+        chosen: Any = logits[:, 0] if problem.task == "regression" else logits.argmax(axis=1)
+        predictions[part] = chosen.tolist()
+    names = problem.data.label_names or None
+    for path in write_glue_submission(problem.name, folder, predictions, names):
+        print(f"Submission: {path}")
+
+
+def measure(problem: Problem, network: Network) -> dict[str, float]:
+    """Latency of one text and throughput in batches, on this machine.
+
+    Args:
+      problem: gives texts and tokenizer.
+      network: the model.
+
+    Returns:
+      `latency/p50_ms` of a text alone, `throughput/texts_per_s` in batches, and both with the
+      tokenizer.
+    """
+    texts = problem.examples("validation")[:TIMED_TEXTS]
+    forward = kd.make_forward(kd.TextModel(network.config))
+    params = jax.device_put(network.params)
+    run_model = jax.jit(lambda batch: forward(params, batch))
+    results = {}
+    for name, size in (("latency/p50_ms", 1), ("throughput/texts_per_s", TIMED_BATCH)):
+        config = BatchConfig(size, (TIMED_LENGTH,), problem.tokenizer.pad_id, "class")
+
+        def batches(config: BatchConfig = config) -> list[dict[str, Any]]:
+            unlabelled = [row._replace(label=None) for row in _rows(problem, texts)]
+            return list(TokenBatches(unlabelled, config).evaluation())
+
+        made = batches()
+        seconds = [_seconds(run_model, batch) for batch in made[:1] + made][1:]
+        started = time.perf_counter()
+        batches()
+        tokenizing = (time.perf_counter() - started) / len(made)
+        for suffix, extra in (("", 0.0), ("_with_tokenizer", tokenizing)):
+            median = float(np.median(seconds)) + extra
+            results[name + suffix] = 1e3 * median if size == 1 else size / median
+    return results
+
+
+def _rows(problem: Problem, texts: Any) -> list[Any]:
+    length = min(TIMED_LENGTH, problem.max_length)
+    return list(encode_rows(texts, problem.tokenizer, length, "timed"))
+
+
+def _seconds(run_model: Callable[[Any], Any], batch: dict[str, Any]) -> float:
+    fields, _ = parallel.split_host_fields(batch)
+    started = time.perf_counter()
+    jax.block_until_ready(run_model(fields))
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    run(main)

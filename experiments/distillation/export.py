@@ -1,0 +1,60 @@
+"""Write a distilled model for others to load: in the form of Hugging Face, or as one program.
+
+    python -m experiments.distillation.export --workdir=DIR --output=FOLDER [--precision=fp16]
+    python -m experiments.distillation.export --model=FOLDER --format=stablehlo --output=OTHER
+
+`huggingface` is a folder with `model.safetensors`, `config.json` and the vocabulary, which
+transformers loads by `AutoModelForSequenceClassification.from_pretrained` (a head on the mean of
+the tokens has no class there: then it loads as the bare encoder). `stablehlo` adds
+`model.stablehlo`, a program from the weights, `ids` and `mask` to logits for any number of texts of
+any length up to the longest, which JAX runs without this library's code.
+"""
+
+import shutil
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from experiments.common import run
+from experiments.distillation.tasks import TOKENIZER_FILES
+from experiments.distillation.train import MODEL
+from jaxlab import distillation as kd
+from jaxlab.distillation.programs import write_program
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "Folder of the model; by default the student of the run.", allow_override=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", allow_override=True)
+_FORMAT = flags.DEFINE_enum(
+    "format", "huggingface", ["huggingface", "stablehlo"], "What to write.", allow_override=True
+)
+_PRECISION = flags.DEFINE_string(
+    "precision", "fp32", "Type of the weights on disk, fp32 or fp16.", allow_override=True
+)
+PRECISIONS = {"fp32": "float32", "fp16": "float16"}
+
+
+def main(workdir: Path | None) -> None:
+    """Load and write."""
+    if not _OUTPUT.value:
+        raise ValueError("--output is missing; give a folder to write")
+    if _PRECISION.value not in PRECISIONS:
+        raise ValueError(f"--precision={_PRECISION.value!r} is not one of {', '.join(PRECISIONS)}")
+    if not _MODEL.value and workdir is None:
+        raise ValueError("give --workdir of a run, or --model, a folder with a config.json")
+    folder = Path(_MODEL.value) if _MODEL.value else Path(workdir or "") / MODEL
+    output = Path(_OUTPUT.value).expanduser()
+    found = kd.load_pretrained(folder)
+    stored = jax.tree.map(lambda leaf: leaf.astype(PRECISIONS[_PRECISION.value]), found.params)
+    kd.save_pretrained(output, stored, found.config, label_names=found.label_names)
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file() and output.resolve() != folder.resolve():
+            shutil.copyfile(folder / name, output / name)
+    if _FORMAT.value == "stablehlo":
+        print(f"Program: {write_program(output, found.params, found.config)}")
+    print(f"Model: {output}, {kd.num_params(found.config):,} parameters")
+
+
+if __name__ == "__main__":
+    run(main)
