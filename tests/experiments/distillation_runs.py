@@ -1,24 +1,12 @@
 """A small world for tests of the distillation commands: words, texts with labels, a teacher."""
 
-import dataclasses
 import json
 
 import jax
 import numpy as np
 
-from experiments.distillation.settings import (
-    LABELS_ALONE,
-    AblationConfig,
-    RunConfig,
-    StageConfig,
-    StudentConfig,
-    TeacherConfig,
-    TextsConfig,
-)
 from jaxlab import distillation as kd
-from jaxlab.distillation.objective import ObjectiveConfig, ResponseConfig
 from jaxlab.layers import BertConfig
-from jaxlab.training import OptimizerConfig
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("red", "green", "blue", "sun", "moon", "star", "cat", "dog", "fox", "is", "a", "the")
@@ -53,40 +41,46 @@ def write_teacher(folder, *, task="none", num_labels=0, labels=(), num_layers=2,
     return folder
 
 
-STAGE = StageConfig(
-    num_epochs=2,
-    global_batch_size=8,
-    log_every_steps=5,
-    objective=LABELS_ALONE,
-    optimizer=OptimizerConfig(learning_rate=3e-3, schedule="linear", clip_norm=1.0),
-)
-DISTILLED = dataclasses.replace(
-    STAGE,
-    objective=ObjectiveConfig("last1:hidden_mse[emb=no]", ResponseConfig("kl", temperature=2.0)),
-)
+def network_flags(tmp_path):
+    """Flags that put the small world in the place of a config's data and teacher."""
+    texts, teacher = tmp_path / "texts", tmp_path / "teacher"
+    if not texts.exists():
+        write_texts(texts)
+        write_teacher(teacher)
+    return [
+        "--config.data.name=tables",
+        f"--config.data.folder={texts}",
+        "--config.data.max_length=16",
+        f"--config.teacher.weights={teacher}",
+        "--config.teacher.pooling=mean",
+        "--config.teacher.stage.optimizer.learning_rate=0.003",
+        "--config.student.num_layers=1",
+    ]
 
 
-def networks(tmp_path):
-    """Settings of data, teacher and student that all commands share."""
-    return {
-        "data": TextsConfig(
-            name="tables", folder=str(write_texts(tmp_path / "texts")), max_length=16
-        ),
-        "teacher": TeacherConfig(
-            weights=str(write_teacher(tmp_path / "teacher")), pooling="mean", stage=STAGE
-        ),
-        "student": StudentConfig(num_layers=1),
-    }
+def run_flags(tmp_path, workdir="run"):
+    """Flags of a run of all stages."""
+    rates = [
+        f"--config.{stage}.optimizer.learning_rate=0.003" for stage in ("stage_2", "hard_stage")
+    ]
+    return [
+        "--config=configs/distillation/smoke.py",
+        f"--workdir={tmp_path / workdir}",
+        *network_flags(tmp_path),
+        *rates,
+    ]
 
 
-def run_config(tmp_path, **changes):
-    """A run of all stages."""
-    given = {**networks(tmp_path), "stage_2": DISTILLED, "hard_stage": STAGE, **changes}
-    return RunConfig(**given)
-
-
-def ablation_config(tmp_path, **changes):
-    """An ablation of three variants and two seeds."""
+def ablation_flags(tmp_path):
+    """Flags of an ablation of three variants and two seeds."""
     variants = ("hard = hard", "kd = response~4", "hidden = response + last1:hidden_mse[emb=no]")
-    given = {**networks(tmp_path), "stage": STAGE, "variants": variants, "seeds": (0, 1), **changes}
-    return AblationConfig(**given)
+    return [
+        "--config=configs/distillation/ablation.py:trec_fine",
+        f"--workdir={tmp_path / 'run'}",
+        *network_flags(tmp_path),
+        "--config.teacher.stage.num_steps=12",
+        "--config.stage.num_steps=8",
+        f"--config.variants={variants!r}",
+        "--config.seeds=(0, 1)",
+        "--config.student.untuned=False",
+    ]

@@ -6,36 +6,39 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments.distillation import ablate, evaluate, export, train
 from experiments.distillation.models import start_layers
 from experiments.distillation.variants import parse_variant
 from jaxlab import distillation as kd
-from tests.experiments.distillation_runs import ablation_config, run_config
-
-FLAGS = flags.FLAGS
+from tests.experiments.distillation_runs import ablation_flags, run_flags
 
 
-@pytest.fixture(autouse=True, scope="module")
-def parsed_flags():
-    if not FLAGS.is_parsed():
-        FLAGS(["test"])
+def read_json(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+def run_well(run_program, name, *arguments):
+    code, output, errors = run_program(f"distillation.{name}", *arguments)
+    assert code == 0, errors
+    return output
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run with all its stages, and its settings."""
-    folder = tmp_path_factory.mktemp("distillation")
-    config = run_config(folder)
-    train.main(config, folder / "run")
-    return config, folder / "run"
+def world(tmp_path_factory):
+    """The folder of a run, which the first test that needs it fills."""
+    return tmp_path_factory.mktemp("distillation")
+
+
+@pytest.fixture
+def finished(world, run_program):
+    """The folder of a run with all its stages."""
+    if not (world / "run" / "results.json").exists():
+        run_well(run_program, "train", *run_flags(world))
+    return world / "run"
 
 
 def test_a_run_reports_teacher_student_and_labels_alone(finished):
-    _, workdir = finished
-    results = json.loads((workdir / "results.json").read_text())
+    results = read_json(finished / "results.json")
     for name in ("teacher", "hard", "distilled"):
         assert 0.0 <= results[f"{name}/accuracy"] <= 1.0
     assert 0.0 <= results["distilled/agreement"] <= 1.0 and "hard/agreement" in results
@@ -44,106 +47,93 @@ def test_a_run_reports_teacher_student_and_labels_alone(finished):
     assert results["teacher/accuracy"] >= 0.75
 
 
-def test_a_finished_run_gives_its_result_again(finished):
-    config, workdir = finished
-    before = json.loads((workdir / "results.json").read_text())
-    train.main(config, workdir)
-    after = json.loads((workdir / "results.json").read_text())
+def test_a_finished_run_gives_its_result_again(world, finished, run_program):
+    before = read_json(finished / "results.json")
+    run_well(run_program, "train", *run_flags(world))
+    after = read_json(finished / "results.json")
     assert {**before, "seconds": 0} == {**after, "seconds": 0}
 
 
 def test_the_model_of_a_run_loads_with_its_labels(finished):
-    _, workdir = finished
-    found = kd.load_pretrained(workdir / "model")
+    found = kd.load_pretrained(finished / "model")
     assert found.label_names == ("colour", "sky")
     assert found.config.encoder.num_layers == 1
-    assert (workdir / "model" / "vocab.txt").is_file()
+    assert (finished / "model" / "vocab.txt").is_file()
     assert not any("projection" in name for name in found.params)
 
 
-def test_evaluation_scores_the_model_of_a_run(finished):
-    config, workdir = finished
-    evaluate.main(config, workdir)
-    found = json.loads((workdir / "evaluation.json").read_text())
-    results = json.loads((workdir / "results.json").read_text())
+def test_evaluation_scores_the_model_of_a_run(world, finished, run_program):
+    run_well(run_program, "evaluate", *run_flags(world))
+    found = read_json(finished / "evaluation.json")
+    results = read_json(finished / "results.json")
     assert found["accuracy"] == results["distilled/accuracy"]
     np.testing.assert_allclose(found["kl"], results["distilled/kl"], rtol=1e-5)
-    rows = list(csv.DictReader((workdir / "predictions.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((finished / "predictions.csv").open(encoding="utf-8")))
     assert len(rows) == 12
     right = np.mean([row["label"] == row["prediction"] for row in rows])
     assert right == found["accuracy"]
 
 
-def test_timing_and_unknown_parts(finished):
-    config, workdir = finished
-    with flagsaver.flagsaver(timing=True):
-        evaluate.main(config, workdir)
-    found = json.loads((workdir / "evaluation.json").read_text())
+def test_timing_and_what_evaluation_refuses(world, finished, run_program):
+    run_well(run_program, "evaluate", *run_flags(world), "--timing")
+    found = read_json(finished / "evaluation.json")
     assert found["latency/p50_ms"] > 0 and found["throughput/texts_per_s"] > 0
-    with (
-        flagsaver.flagsaver(part="holdout"),
-        pytest.raises(ValueError, match="--part=holdout: texts has train, validation, test"),
+    for flag, message in (
+        ("--part=holdout", "--part=holdout: texts has train, validation, test"),
+        (f"--submission={world / 'submission'}", "texts is no task of GLUE"),
+        (f"--model={world / 'nowhere'}", "is no folder with a config.json"),
     ):
-        evaluate.main(config, workdir)
-    with (
-        flagsaver.flagsaver(submission=str(workdir / "submission")),
-        pytest.raises(ValueError, match="is no task of GLUE"),
-    ):
-        evaluate.main(config, workdir)
+        code, _, errors = run_program("distillation.evaluate", *run_flags(world), flag)
+        assert code == 2 and message in errors and "Traceback" not in errors
 
 
 @pytest.mark.parametrize("form", ["huggingface", "stablehlo"])
-def test_an_export_gives_the_same_logits(finished, tmp_path, form):
-    _, workdir = finished
-    with flagsaver.flagsaver(output=str(tmp_path / "out"), format=form):
-        export.main(workdir)
-    before, after = (kd.load_pretrained(p) for p in (workdir / "model", tmp_path / "out"))
+def test_an_export_gives_the_same_logits(finished, tmp_path, run_program, form):
+    out = tmp_path / "out"
+    run_well(run_program, "export", f"--workdir={finished}", f"--output={out}", f"--format={form}")
+    before, after = (kd.load_pretrained(path) for path in (finished / "model", out))
     ids = jnp.array([[2, 5, 14, 8, 3], [2, 6, 3, 0, 0]])
     mask = ids != 0
     expected = kd.TextModel(before.config).apply({"params": before.params}, ids, mask=mask).logits
     if form == "huggingface":
         found = kd.TextModel(after.config).apply({"params": after.params}, ids, mask=mask).logits
     else:
-        found = kd.read_program(tmp_path / "out")(after.params, ids, mask)
+        found = kd.read_program(out)(after.params, ids, mask)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_an_export_without_a_place_is_refused(finished):
-    with pytest.raises(ValueError, match="--output is missing"):
-        export.main(finished[1])
+def test_an_export_without_a_place_is_refused(finished, run_program):
+    code, _, errors = run_program("distillation.export", f"--workdir={finished}")
+    assert code == 2 and "--output is missing" in errors
 
 
-def test_a_cached_teacher_teaches_the_same(finished, tmp_path):
-    config, workdir = finished
-    cached = run_config(tmp_path, cache_teacher=True)
-    train.main(cached, tmp_path / "run")
-    first, second = (
-        json.loads((folder / "results.json").read_text()) for folder in (workdir, tmp_path / "run")
-    )
-    # The teacher's outputs were computed in batches of other rows and lengths.
+def test_a_cached_teacher_teaches_the_same(world, finished, run_program):
+    flags = [*run_flags(world, "cached"), "--config.cache_teacher=True"]
+    run_well(run_program, "train", *flags)
+    first, second = (read_json(path / "results.json") for path in (finished, world / "cached"))
+    # The teacher's outputs were computed in batches of other rows.
     for name in ("distilled/accuracy", "distilled/kl"):
         np.testing.assert_allclose(first[name], second[name], rtol=1e-3)
-    assert (tmp_path / "run" / "stage_2" / "teacher_outputs").is_dir()
+    assert (world / "cached" / "stage_2" / "teacher_outputs").is_dir()
 
 
-def test_an_ablation_compares_variants_over_seeds(tmp_path):
-    config = ablation_config(tmp_path)
-    ablate.main(config, tmp_path / "run")
-    rows = [json.loads(line) for line in (tmp_path / "run" / "runs.jsonl").open()]
-    assert [(r["variant"], r["seed"]) for r in rows] == [
+def test_an_ablation_compares_variants_over_seeds(tmp_path, run_program):
+    run_well(run_program, "ablate", *ablation_flags(tmp_path))
+    runs = tmp_path / "run" / "runs.jsonl"
+    rows = [json.loads(line) for line in runs.read_text("utf-8").splitlines()]
+    assert [(row["variant"], row["seed"]) for row in rows] == [
         (name, seed) for seed in (0, 1) for name in ("hard", "kd", "hidden")
     ]
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    kd_rows = [r["test/accuracy"] for r in rows if r["variant"] == "kd"]
-    np.testing.assert_allclose(results["kd/test/accuracy"], np.mean(kd_rows))
+    results = read_json(tmp_path / "run" / "results.json")
+    own = [row["test/accuracy"] for row in rows if row["variant"] == "kd"]
+    np.testing.assert_allclose(results["kd/test/accuracy"], np.mean(own))
     assert {"kd/over hard", "kd/p", "teacher/test/accuracy"} <= results.keys()
-    table = (tmp_path / "run" / "table.md").read_text()
+    table = (tmp_path / "run" / "table.md").read_text("utf-8")
     assert "| hidden |" in table and (tmp_path / "run" / "ablation.png").stat().st_size > 1000
-    # Complete seeds are not trained again.
     assert not (tmp_path / "run" / "seed_0" / "checkpoints").exists()
-    ablate.main(config, tmp_path / "run")
-    again = [json.loads(line) for line in (tmp_path / "run" / "runs.jsonl").open()]
-    assert again == rows
+    # Complete seeds are not trained again.
+    run_well(run_program, "ablate", *ablation_flags(tmp_path))
+    assert [json.loads(line) for line in runs.read_text("utf-8").splitlines()] == rows
 
 
 @pytest.mark.parametrize(
