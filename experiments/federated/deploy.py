@@ -31,7 +31,7 @@ from experiments.federated.deployed import (
     make_course,
     write_settings,
 )
-from experiments.federated.program_logs import Teller, interrupt_on_signals
+from experiments.federated.program_logs import Teller, interrupt_on_signals, leave_after
 from experiments.federated.settings import RunConfig
 from experiments.federated.superlink import (
     START_S,
@@ -151,4 +151,4 @@ def show(path: Path, shown: int, num_rounds: int, metric: str) -> int:
 
 if __name__ == "__main__":
     interrupt_on_signals()
-    run(main)
+    leave_after(lambda: run(main))

@@ -28,7 +28,7 @@ from experiments.federated import deployed
 from experiments.federated.certificates import CA, Trouble, find_trouble
 from experiments.federated.flower_app import pipe
 from experiments.federated.make_keys import key_file
-from experiments.federated.program_logs import Log, Teller, interrupt_on_signals
+from experiments.federated.program_logs import Log, Teller, interrupt_on_signals, leave_after
 from experiments.federated.superlink import (
     end_leftovers,
     flower_environment,
@@ -277,4 +277,4 @@ def start_node(
 
 if __name__ == "__main__":
     interrupt_on_signals()
-    run(main)
+    leave_after(lambda: run(main))

@@ -1,11 +1,15 @@
 """What programs of Flower write, read for those who start them; and how they are ended."""
 
 import logging
+import os
 import re
 import signal
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 MAX_LINES, MAX_CHARACTERS, REPEAT_S = 5, 300, 60.0
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -99,3 +103,25 @@ def interrupt_on_signals() -> None:
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, interrupt)
+
+
+def leave_after(call: Callable[[], object]) -> NoReturn:
+    """Ends the process with the exit code of a call, without waiting for its threads.
+
+    A client that trains in a thread when it is interrupted would hold the end up, or have the
+    interpreter abort under it. Whatever must not be lost has been written by then.
+
+    Args:
+      call: ends as programs do, by `SystemExit`, or returns.
+    """
+    code: object = 0
+    try:
+        call()
+    except SystemExit as end:
+        code = end.code
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

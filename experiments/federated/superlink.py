@@ -26,7 +26,8 @@ from experiments.federated.program_logs import Log
 
 logger = logging.getLogger(__name__)
 
-NAME, START_S, COMMAND_S, STOP_S, TOLD_EVERY_S = "course", 600.0, 600.0, 10.0, 15.0
+NAME, START_S, COMMAND_S, STOP_S, TOLD_EVERY_S = "course", 600.0, 600.0, 3.0, 15.0
+"""Seconds; Flower ends in one or two, and what it and we keep survives that it is killed."""
 APP = Path(__file__).parent / "flower_app"
 _REGISTERED = "registered.json"
 

@@ -45,6 +45,7 @@ from experiments.federated.settings import (
 )
 from jaxlab import training
 from jaxlab.checkpoints.foreign import torch_zip
+from jaxlab.checkpoints.foreign.safetensors import read_safetensors
 from jaxlab.federated import ConfigError
 from jaxlab.federated.datasets import CentralData, DataInfo
 from jaxlab.parallel import make_mesh
@@ -54,7 +55,7 @@ CONFIG = "--config=configs/federated/smoke.py"
 TARGETS = {"sync/virtual_seconds_to_target", "async/virtual_seconds_to_target"}
 ALGORITHMS = (
     "fed_avg", "ada_fed_prox", "scaffold", "fed_nova", "fed_dyn", "mime", "mime_lite", "q_fed_avg",
-    "local_entropy", "fed_rep", "ditto", "pfedme", "fed_em",
+    "local_entropy", "fed_rep", "ditto", "pfedme", "fed_em", "atc",
 )  # fmt: skip
 
 
@@ -528,14 +529,47 @@ def problem():
     return tasks.make_problem(SMALL, shared)
 
 
+def test_a_model_of_every_client_is_simulated_by_command(run_program, tmp_path):
+    code, _, errors = run_program(
+        "federated.simulate", "--config=configs/federated/deployed.py", "--config.num_rounds=2",
+        "--config.algorithm.name=atc", "--config.algorithm.num_groups=2",
+        "--config.evaluation.every_rounds=2", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "test/accuracy" in read_json(tmp_path / "results.json")
+    models = read_safetensors(tmp_path / "sync" / "model.safetensors").tensors
+    assert models and all(len(leaf) == 3 for leaf in models.values())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "told"),
+    [
+        ({}, {}, "atc needs one of them"),
+        ({"num_nearest": (0,)}, {}, "must be at least 1 each"),
+        ({"num_groups": 2}, {"num_unseen": 1}, "never trains"),
+        ({"num_groups": 2}, {"aggregator": AggregatorConfig(name="median")}, "rule of its own"),
+        ({"num_groups": 2}, {"strategy": StrategyConfig(kind="goal_achieved")}, "synchronous"),
+        (
+            {"num_groups": 2},
+            {"evaluation": EvaluationConfig(by_server=("test",))},
+            "which the server does not have",
+        ),
+    ],
+    ids=["none", "zero", "unseen", "aggregator", "asynchronous", "by_server"],
+)
+def test_what_contradicts_a_model_of_every_client_is_told(algorithm, changes, told):
+    with pytest.raises(ConfigError, match=told):
+        dataclasses.replace(SMALL, algorithm=AlgorithmConfig(name="atc", **algorithm), **changes)
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_can_be_configured_and_traced(name, problem):
-    head = {"head": ("linear_1",)} if name == "fed_rep" else {}
+    needs = {"fed_rep": {"head": ("linear_1",)}, "atc": {"num_nearest": (2,)}}.get(name, {})
     personal = PersonalConfig()
-    if name in ("fed_avg", "ditto", "fed_em"):  # what can be combined, combined
+    if name in ("fed_avg", "ditto", "fed_em", "atc"):  # what can be combined, combined
         personal = PersonalConfig(local_entries=("linear_1",), tune_amount=1, tune_rate=0.2)
     config = dataclasses.replace(
-        SMALL, algorithm=AlgorithmConfig(name=name, **head), personal=personal
+        SMALL, algorithm=AlgorithmConfig(name=name, **needs), personal=personal
     )
     if name == "fed_em":
         models = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), problem.variables)

@@ -619,3 +619,28 @@ def test_flower_loads_the_example_of_an_app_and_its_node_answers(tmp_path, monke
     metrics = unpack(found, 10**6)
     assert (course, metrics.type, metrics.sender) == ("one", METRICS, 2)
     assert metrics.content["sums"]["test"]["correct"][1] == 50
+
+
+LEAVE = """
+import sys, threading
+from experiments.federated.program_logs import leave_after
+
+
+def call():
+    threading.Thread(target=threading.Event().wait).start()  # that nobody ends
+    print("told")
+    if len(sys.argv) > 1:
+        raise SystemExit(int(sys.argv[1]) if sys.argv[1].isdigit() else sys.argv[1])
+
+
+leave_after(call)
+"""
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "said"), [("", 0, ""), ("130", 130, ""), ("wrong flag", 1, "wrong flag")]
+)
+def test_a_program_leaves_with_its_exit_code_and_waits_for_no_thread(argument, code, said):
+    command = [sys.executable, "-c", LEAVE, *([argument] if argument else [])]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (code, "told", said)

@@ -31,8 +31,8 @@ class TaskConfig:
       noise: standard deviation of what is added to inputs that are no pictures.
     """
 
-    name: Literal["labels", "contrastive"] = "labels"
     factory: str = ""
+    name: Literal["labels", "contrastive"] = "labels"
     temperature: float = 0.1
     crop: float = 0.5
     flip: float = 0.5

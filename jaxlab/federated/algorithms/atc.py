@@ -118,7 +118,7 @@ def clustered(
         variables=jax.vmap(base.variables),
         receive=lambda sent: {UPDATE: base.receive(sent[UPDATE]), PLACE: sent[PLACE]},
         for_client=_for_client,
-        aggregator=StackAggregator(combine, name="means of clusters", gives_all=True),
+        aggregator=StackAggregator(jax.jit(combine), name="means of clusters", gives_all=True),
     )
 
 
