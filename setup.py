@@ -59,9 +59,9 @@ TEST = [
     "tpchgen-cli==4.0.0",
 ]
 
-# Peers are pinned: they are what the parity tests and the benchmarks compare with. Two of them
-# cannot stand here: the pins of cn_clip (lmdb 1.3) contradict ours, and pydistinct asks for much
-# that its estimators do not use; `.ci/peer_env` installs them.
+# Peers are pinned: they are what the parity tests and the benchmarks compare with. Four of them
+# cannot stand here: the pins of cn_clip (lmdb 1.3) contradict ours, and pydistinct, textbrewer and
+# bertdistiller ask for much that is not used of them; `.ci/peer_env` installs them.
 EXTRAS = {
     "test": TEST,
     "parity": [

@@ -430,7 +430,9 @@ class Objective:
         if config.annealing:
             teacher = teacher * schedules.annealing_factor(progress, config.annealing)
         if config.shift_probability:
-            labels = jnp.where(batch["has_label"], batch["label"], -1)
+            labels = batch["label"]
+            known = batch["has_label"].reshape(-1, *(1,) * (labels.ndim - 1))
+            labels = jnp.where(known, labels, -1)
             teacher = responses.shift_probability(teacher, labels)
         tau: Any = config.temperature if temperature is None else temperature
         if config.temperature_schedule == "flsw":

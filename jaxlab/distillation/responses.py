@@ -1,7 +1,7 @@
 """Losses between the logits of a student and of its teacher.
 
-The temperature is a number, or one number per example or row. The gradient of a cross entropy or of
-a divergence at temperature tau is 1 / tau^2 of what it is at 1: Hinton et al. multiply by tau^2 to
+The temperature is a number, or one number an example or row. The gradient of a cross entropy or KL
+divergence at temperature tau is 1 / tau^2 of what it is at 1: Hinton et al. multiply by tau^2 to
 keep the balance with hard labels, TextBrewer does not. `logits_kl` does, `logits_ce` and
 `logits_mse` do not, as in those systems; `scale_by_temperature` changes it.
 
