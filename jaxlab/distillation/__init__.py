@@ -182,13 +182,13 @@ from jaxlab.distillation.teacher_cache import (
     teacher_identity,
 )
 from jaxlab.distillation.theseus import (
-    Runners,
     draw_replaced,
     extract_successor,
     init_successors,
+    make_theseus_step,
     mixed_stack,
     replacing_probability,
-    theseus_outputs,
+    theseus_features,
 )
 from jaxlab.distillation.top_logits import (
     TopLogits,
@@ -235,7 +235,6 @@ __all__ = [
     "Pretrained",
     "ProgressiveTransfer",
     "ResponseConfig",
-    "Runners",
     "RunningMeans",
     "SIZES",
     "STRATEGIES",
@@ -307,6 +306,7 @@ __all__ = [
     "make_distillation_step",
     "make_forward",
     "make_sweep_step",
+    "make_theseus_step",
     "make_variants",
     "map_vocabulary",
     "masked_mean",
@@ -342,7 +342,7 @@ __all__ = [
     "task_of_step",
     "task_probabilities",
     "teacher_identity",
-    "theseus_outputs",
+    "theseus_features",
     "token_ce",
     "token_similarity",
     "top_logits",
