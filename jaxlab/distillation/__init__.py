@@ -197,6 +197,7 @@ from jaxlab.distillation.top_logits import (
 )
 from jaxlab.distillation.train import (
     Parts,
+    distillation_extra,
     distillation_params,
     exported_params,
     losses_of,
@@ -270,6 +271,7 @@ __all__ = [
     "continuation_kd",
     "cwsm_temperature",
     "decay",
+    "distillation_extra",
     "distillation_params",
     "draw_replaced",
     "entropic_flow",

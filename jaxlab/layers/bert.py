@@ -247,8 +247,8 @@ class BertEncoder(nn.Module):
           The last hidden states of the first tokens, and the taps (empty tuples unless asked for).
 
         Raises:
-          ValueError: if a text is longer than the position table, a tap does not exist, or there are
-            taps of `run_blocks`.
+          ValueError: if a text is longer than the position table, a tap does not exist, or some are
+            wanted of `run_blocks`.
         """
         config = self.config
         if ids.shape[1] > config.max_tokens:
