@@ -203,13 +203,13 @@ from jaxlab.distillation.teacher_cache import (
     teacher_identity,
 )
 from jaxlab.distillation.theseus import (
-    Runners,
     draw_replaced,
     extract_successor,
     init_successors,
+    make_theseus_step,
     mixed_stack,
     replacing_probability,
-    theseus_outputs,
+    theseus_features,
 )
 from jaxlab.distillation.top_logits import (
     TopLogits,
@@ -218,6 +218,7 @@ from jaxlab.distillation.top_logits import (
 )
 from jaxlab.distillation.train import (
     Parts,
+    distillation_extra,
     distillation_params,
     exported_params,
     losses_of,
@@ -259,7 +260,6 @@ __all__ = [
     "ProgressiveTransfer",
     "ResponseConfig",
     "Row",
-    "Runners",
     "RunningMeans",
     "SIZES",
     "STRATEGIES",
@@ -296,6 +296,7 @@ __all__ = [
     "continuation_kd",
     "cwsm_temperature",
     "decay",
+    "distillation_extra",
     "distillation_params",
     "draw_replaced",
     "entropic_flow",
@@ -334,6 +335,7 @@ __all__ = [
     "make_distillation_step",
     "make_forward",
     "make_sweep_step",
+    "make_theseus_step",
     "make_variants",
     "map_vocabulary",
     "masked_mean",
@@ -373,7 +375,7 @@ __all__ = [
     "task_of_step",
     "task_probabilities",
     "teacher_identity",
-    "theseus_outputs",
+    "theseus_features",
     "token_ce",
     "token_similarity",
     "top_logits",

@@ -192,6 +192,8 @@ class LogVariances:
         log_variances: Mapping[str, Array],
         terms: Terms,
         factors: Mapping[str, Array] | None = None,
+        *,
+        share: float = 1.0,
     ) -> Fused:
         """The weighted sum with its penalty, which goes without weight decay.
 
@@ -199,6 +201,7 @@ class LogVariances:
           log_variances: s, by name.
           terms: of the batch.
           factors: see `FixedWeights.apply`.
+          share: of the penalty that counts here, where the terms are of a part of a batch.
 
         Raises:
           ValueError: as `FixedWeights.apply`.
@@ -206,7 +209,7 @@ class LogVariances:
         bases, present = self.base.bases(terms, factors), _present(terms)
         fused = _sum(terms, {name: bases[name] * jnp.exp(-log_variances[name]) for name in terms})
         penalty = sum(bases[name] * present[name] * log_variances[name] for name in terms)
-        return fused._replace(loss=fused.loss + penalty)
+        return fused._replace(loss=fused.loss + share * penalty)
 
 
 @dataclasses.dataclass(frozen=True)

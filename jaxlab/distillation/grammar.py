@@ -14,9 +14,9 @@ of the teacher's layer at the end of its share, and the last layers the same rel
     options    := name "=" value ("," name "=" value)*
     projection := ("linear" | "relu" | "tanh" | "pca") ["/" name of a shared one]
 
-`strategy` is one of `matching.STRATEGIES`, `knowledge` one of `knowledge.CATALOGUE`; `stack`,
-`weight`, options and projection are those of `Match`. The dictionaries that TextBrewer's users
-write are read by `from_textbrewer`.
+`strategy` is one of `matching.STRATEGIES` or of `MOVING`, `knowledge` one of `knowledge.CATALOGUE`;
+`stack`, `weight`, options and projection are those of `Match`. The dictionaries that TextBrewer's
+users write are read by `from_textbrewer`.
 
 References:
   `matches_generator` of OFA-Compress; `intermediate_matches` of TextBrewer 0.2.1.
@@ -36,6 +36,9 @@ EMBEDDINGS = -1
 STACKS = ("encoder", "decoder", "cross")
 CONVENTIONS = ("exact", "textbrewer", "textbrewer_unmasked", "bertdistiller")
 PROJECTIONS = ("linear", "relu", "tanh", "pca")
+MOVING = ("random", "emd", "alp")
+"""Strategies whose pairs change during a run, see `moving_matches`."""
+
 SCHEDULES = ("constant", "growth", "decay", "progressive")
 
 _ITEM = re.compile(
@@ -79,6 +82,7 @@ class Match:
         `bertdistiller`, a mean over texts of their means.
       probabilities: attention losses compare probabilities, not scores.
       embeddings: match the embeddings, too; None leaves it to the knowledge.
+      every: updates after which a `random` or `emd` matching changes.
     """
 
     knowledge: str
@@ -93,6 +97,7 @@ class Match:
     convention: str = "exact"
     probabilities: bool = False
     embeddings: bool | None = None
+    every: int = 1
 
     def __post_init__(self) -> None:
         """Check names and ranges.
@@ -120,6 +125,8 @@ class Match:
             )
         if not self.weight >= 0.0:
             problems.append(f"weight={self.weight} must not be negative")
+        if self.every < 1:
+            problems.append(f"every={self.every} must be 1 or more updates")
         if self.num_relation_heads < 0:
             problems.append(f"num_relation_heads={self.num_relation_heads} must not be negative")
         if problems:
@@ -175,6 +182,7 @@ _OPTIONS: dict[str, tuple[str, type]] = {
     "schedule": ("schedule", str),
     "of": ("probabilities", bool),
     "emb": ("embeddings", bool),
+    "every": ("every", int),
 }
 _WORDS = {"yes": True, "no": False, "probabilities": True, "scores": False}
 
@@ -340,6 +348,7 @@ def _format_item(match: Match) -> str:
         f"schedule={match.schedule}" if match.schedule != "constant" else "",
         "of=probabilities" if match.probabilities else "",
         "" if match.embeddings is None else f"emb={'yes' if match.embeddings else 'no'}",
+        f"every={match.every}" if match.every != 1 else "",
     ]
     options = ",".join(filter(None, options))
     projection = f"->{match.projection}" if match.projection else ""

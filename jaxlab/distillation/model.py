@@ -21,7 +21,7 @@ from jaxlab.checkpoints.foreign.names import flatten
 from jaxlab.distillation.knowledge import Features
 from jaxlab.layers.activations import ACTIVATIONS
 from jaxlab.layers.attention import AttentionImplementation
-from jaxlab.layers.bert import BertConfig, BertEncoder
+from jaxlab.layers.bert import BertConfig, BertEncoder, RunBlocks
 from jaxlab.layers.dense import Dense
 from jaxlab.layers.normalization import LayerNorm
 from jaxlab.layers.stacking import LAYER_PREFIX
@@ -243,6 +243,7 @@ class TextModel(nn.Module):
         types: Int[Array, "batch time"] | None = None,
         train: bool = False,
         taps: Collection[str] = (),
+        run_blocks: RunBlocks | None = None,
     ) -> Features:
         """Run the model.
 
@@ -253,6 +254,8 @@ class TextModel(nn.Module):
           train: apply dropout (needs the `dropout` stream).
           taps: what else to return, of `hidden`, `scores`, `probabilities`, `queries`, `keys` and
             `values`.
+          run_blocks: what runs in the place of the encoder's blocks, between its embeddings and the
+            head.
 
         Returns:
           `logits` (unless the task is `none`), `pooled` (for tasks of whole texts: what the head
@@ -279,6 +282,7 @@ class TextModel(nn.Module):
             train=train,
             num_outputs=1 if only_first else None,
             taps=taps,
+            run_blocks=run_blocks,
         )
         features = Features(**tapped._asdict())
         if config.task == "mlm":

@@ -25,9 +25,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxlab.distillation import hard_losses, responses, schedules
-from jaxlab.distillation.grammar import EMBEDDINGS, LayerPair, Match, parse_matches
+from jaxlab.distillation.grammar import EMBEDDINGS, MOVING, LayerPair, Match, parse_matches
 from jaxlab.distillation.knowledge import Feature, Features
 from jaxlab.distillation.means import Mean
+from jaxlab.distillation.moving_matches import check_moving, moving_loss
 from jaxlab.distillation.progressive import ProgressiveTransfer
 from jaxlab.distillation.projections import Projection, init_projection, project
 from jaxlab.distillation.relations import check_relation_heads
@@ -150,6 +151,11 @@ class ObjectiveConfig:
       projection_init: how projections begin, see `projections`.
       transfer_share: share of the run in which the matches with `schedule=progressive` take their
         turns, layer after layer; losses with `schedule="after_transfer"` begin after it.
+      weighting: how the terms are weighed beside their own weights (see `fusion`): `fixed`, by
+        their `running_mean`, by a learned `uncertainty`, or so that their gradients have one norm
+        (`gradient_norm`).
+      weighting_every: updates after which the norms of gradients are taken anew; each time costs a
+        backward pass a term.
     """
 
     matches: str = ""
@@ -157,6 +163,8 @@ class ObjectiveConfig:
     hard: HardConfig = HardConfig()
     projection_init: Literal["normal", "orthogonal", "identity"] = "normal"
     transfer_share: float = 0.5
+    weighting: Literal["fixed", "running_mean", "uncertainty", "gradient_norm"] = "fixed"
+    weighting_every: int = 10
 
     def __post_init__(self) -> None:
         """Check that the line can be read, and that something is learnt.
@@ -165,6 +173,8 @@ class ObjectiveConfig:
           ValueError: if not.
         """
         matches = parse_matches(self.matches)
+        if self.weighting_every < 1:
+            raise ValueError(f"weighting_every={self.weighting_every} must be 1 or more updates")
         if not (matches or self.response.is_used or self.hard.weight):
             raise ValueError(
                 "the objective is empty: give matches, a response of positive weight or a hard "
@@ -211,10 +221,12 @@ class Losses(NamedTuple):
     Attributes:
       means: of every term, by name.
       weights: its factor at this point of the run.
+      pairs: distances of all pairs of layers, by the terms that move by them; `None` without such.
     """
 
     means: dict[str, Mean]
     weights: dict[str, Float[Array, ""]]
+    pairs: dict[str, Mean] | None = None
 
     def total(self, counts: Mapping[str, Float[Array, ""]] | None = None) -> Float[Array, ""]:
         """The weighted sum of the terms.
@@ -310,6 +322,7 @@ class Objective:
         progress: Float[Array, ""] | float = 0.0,
         *,
         temperature: Float[Array, ""] | None = None,
+        matchings: Mapping[str, Array] | None = None,
     ) -> Losses:
         """The losses of a batch.
 
@@ -321,12 +334,13 @@ class Objective:
             encoder-decoder.
           progress: share of the run that is over, in [0, 1].
           temperature: in place of the settings', for sweeps over it.
+          matchings: of the terms that move, see `moving_matches.current_matchings`.
 
         Raises:
           ValueError: if lengths, classes or heads do not fit, or there is no teacher.
         """
         progress = jnp.asarray(progress, jnp.float32)
-        means = {}
+        means, pairs, matchings = {}, {}, matchings or {}
         if self.needs_teacher and teacher is None:
             raise ValueError(
                 f"the objective compares with a teacher ({', '.join(self.names[:3])} ...) and "
@@ -334,7 +348,10 @@ class Objective:
             )
         for term in self.terms:
             assert teacher is not None, "checked"
-            means[term.name] = self._match(term, projections, student, teacher, batch)
+            means[term.name], moving = self._match(
+                term, projections, student, teacher, batch, matchings.get(term.name)
+            )
+            pairs |= {} if moving is None else {term.name: moving}
         weights = self._match_weights(progress)
         logits = top_features(student).logits
         if self.config.response.is_used:
@@ -348,7 +365,7 @@ class Objective:
             means[HARD] = hard_loss(self.task, logits, batch, self.config.hard, progress)
             factor = self._factor(self.config.hard.schedule, progress)
             weights[HARD] = self.config.hard.weight * factor
-        return Losses(means, weights)
+        return Losses(means, weights, pairs or None)
 
     def _match_weights(self, progress: Array) -> dict[str, Array]:
         """The weights of all matches at a point of the run."""
@@ -386,8 +403,9 @@ class Objective:
         student: Features | Stacks,
         teacher: Features | Stacks,
         batch: Batch,
-    ) -> Mean:
-        """The loss of one pair of layers."""
+        matching: Array | None,
+    ) -> tuple[Mean, Mean | None]:
+        """The loss of one pair of layers, and the distances of all pairs if it moves by them."""
         match, kind = term.match, term.match.kind
         stack = match.stack
         mask = batch["decoder_mask"] if stack == "decoder" else batch["mask"]
@@ -397,19 +415,21 @@ class Objective:
             activation = "linear" if match.projection == "pca" else match.projection
             own = projections[term.projection]
             sides[side] = tuple(project(own, hidden, activation) for hidden in sides[side])
+        if match.strategy in MOVING:
+            return moving_loss(match.strategy, kind.loss, *sides, mask, matching)
         if kind.num_layers == 1 and len(kind.features) == 1:
             sides = [side[0] for side in sides]
         loss = kind.loss
         if match.convention == "bertdistiller":
             loss = functools.partial(loss, average="texts")
         if kind.is_relation:
-            return loss(*sides, mask, term.num_relation_heads)
+            return loss(*sides, mask, term.num_relation_heads), None
         if match.convention == "textbrewer_unmasked":
             mask = None
         if "convention" in inspect.signature(loss).parameters:
             convention = "exact" if match.convention == "exact" else "textbrewer"
             loss = functools.partial(loss, convention=convention)
-        return loss(*sides, mask)
+        return loss(*sides, mask), None
 
     def _respond(
         self,
@@ -559,6 +579,12 @@ def _terms(match: Match, student: Shape, teacher: Shape) -> list[Term]:
     heads = (match.num_relation_heads or teacher.num_heads) if kind.is_relation else 0
     if kind.is_relation:
         check_relation_heads(heads, student.width, teacher.width)
+    if match.strategy in MOVING:
+        check_moving(match, teacher.num_layers, student.num_layers)
+        every = LayerPair(tuple(range(teacher.num_layers)), tuple(range(student.num_layers)))
+        name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}"
+        name += match.strategy
+        return [Term(name, match, every, 0, (match.shared or name) if match.projection else "")]
     terms = []
     for pair in match.layer_pairs(teacher.num_layers, student.num_layers):
         layers = "-".join("/".join(map(_layer_name, side)) for side in pair)

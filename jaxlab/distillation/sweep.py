@@ -153,6 +153,11 @@ def make_sweep_step(
     if len(names) != number:
         raise ValueError(f"{len(names)} names for {number} students; give one each")
     objective = parts.objective
+    if objective.config.weighting != "fixed":
+        raise ValueError(
+            f"weighting={objective.config.weighting!r} has a state a student; a sweep has fixed "
+            "weights: train the students one by one"
+        )
 
     def update(student: Any, shared: Any) -> Any:
         params, opt_state, factors, temperature, seed = student

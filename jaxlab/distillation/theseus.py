@@ -6,42 +6,42 @@ loss is that of the task alone. Embeddings and head are the teacher's and frozen
 only successor layers train. In the second phase the successors, with the teacher's embeddings and
 head, are a network of their own (`extract_successor`) and train as any other.
 
-How the parts of a network are run is handed in (`Runners`); this module only puts them in a row.
+`mixed_stack` puts layers of any kind in a row; `theseus_features` runs one inside of a text model,
+and `make_theseus_step` trains it.
 
 References:
   Xu et al. 2020, arXiv:2002.02925.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from jaxlab.distillation.initializers import count_layers
+from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.matching import match_layers
-from jaxlab.layers.bert import BertConfig, BertLayer
+from jaxlab.distillation.model import TextModel
+from jaxlab.distillation.objective import Objective
+from jaxlab.distillation.train import (
+    STUDENT,
+    TEACHER,
+    Batch,
+    Parts,
+    make_distillation_step,
+    progress_at,
+)
+from jaxlab.layers.bert import BertLayer
 from jaxlab.layers.stacking import LAYER_PREFIX, LayerOutput
+from jaxlab.training.state import TrainState
+from jaxlab.training.step import TrainStep
 
 Hidden = Float[Array, "batch time width"]
 RunLayer = Callable[[PyTree, Array, PyTree, Array | None], Array]
 """(parameters of a layer, hidden states, what all layers share, key of its dropout) -> hidden."""
-
-
-class Runners(NamedTuple):
-    """How the parts of a network are run.
-
-    Attributes:
-      embed: (parameters, batch, key) -> the hidden states before the first layer, and what all
-        layers share (a bias of the scores).
-      layer: runs one layer.
-      head: (parameters, last hidden states, batch, key) -> outputs.
-    """
-
-    embed: Callable[[PyTree, PyTree, Array | None], tuple[Array, PyTree]]
-    layer: RunLayer
-    head: Callable[[PyTree, Array, PyTree, Array | None], Array]
 
 
 def replacing_probability(
@@ -152,41 +152,106 @@ def mixed_stack(
     return hidden
 
 
-def theseus_outputs(
-    runners: Runners,
+def theseus_features(
+    model: TextModel,
     teacher: Mapping[str, Any],
     successors: Mapping[str, Any],
-    batch: PyTree,
+    batch: Mapping[str, Any],
     replaced: Bool[Array, " student_layers"],
     *,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "batch *outputs"]:
-    """Outputs of the mixed network of the first phase.
+) -> Features:
+    """What the mixed network of the first phase puts out.
 
     Args:
-      runners: how its parts are run.
-      teacher: parameters of the teacher, with `encoder/layer_i`; no gradient goes to them.
+      model: the teacher's.
+      teacher: its parameters; no gradient goes to them.
       successors: parameters of the successor's layers, `layer_i`: all that trains.
-      batch: what the network eats.
+      batch: `ids`, `mask` and `types`.
       replaced: which blocks the successor's layers stand for (`draw_replaced`).
       key: of all dropout; `None` evaluates.
 
     Raises:
       ValueError: if the successor has more layers than the teacher.
     """
-    keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-    frozen = jax.lax.stop_gradient(teacher)
-    hidden, shared = runners.embed(frozen, batch, keys[0])
-    hidden = mixed_stack(
-        runners.layer,
-        _layers(frozen["encoder"], count_layers(teacher)),
-        _layers(successors, len(successors)),
-        hidden,
-        shared,
-        replaced,
-        key=keys[1],
+    ends, inner = (None, None) if key is None else jax.random.split(key)
+    frozen = jax.lax.stop_gradient(dict(teacher))
+
+    def run_blocks(hidden: Array, bias: Array) -> Array:
+        return mixed_stack(
+            bert_layer_runner(model),
+            _layers(frozen["encoder"], count_layers(teacher)),
+            _layers(successors, len(successors)),
+            hidden,
+            bias,
+            replaced,
+            key=inner,
+        )
+
+    return cast(
+        Features,
+        model.apply(
+            {"params": frozen},
+            batch["ids"],
+            mask=batch["mask"],
+            types=batch.get("types"),
+            train=key is not None,
+            run_blocks=run_blocks,
+            rngs={} if ends is None else {"dropout": ends},
+        ),
     )
-    return runners.head(frozen, hidden, batch, keys[2])
+
+
+def make_theseus_step(
+    objective: Objective,
+    model: TextModel,
+    tx: optax.GradientTransformation,
+    num_steps: int,
+    *,
+    start: float = 0.3,
+    num_microbatches: int = 1,
+) -> TrainStep:
+    """`step(state, frozen, batch, key) -> (state, metrics)` of the first phase.
+
+    Blocks are drawn once a step, from its key. `state.params` are those of `distillation_params`
+    with the successor's layers as the student, `frozen` holds the `teacher`. Metrics are those of a
+    distillation, `replacing_probability`, and `replaced`, the share of the blocks of this step.
+
+    Args:
+      objective: of labels alone.
+      model: the teacher's.
+      tx: the optimizer over the successor's layers.
+      num_steps: updates of the phase.
+      start: probability of a block to be replaced at the beginning.
+      num_microbatches: parts that a batch goes through in.
+
+    Raises:
+      ValueError: if the objective compares with a teacher.
+    """
+    if objective.needs_teacher:
+        raise ValueError(
+            f"module replacement learns from labels alone, and the objective has "
+            f"{', '.join(objective.names)}; leave out matches and the response"
+        )
+
+    def step(
+        state: TrainState, frozen: PyTree, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        draw_key, run_key = jax.random.split(key)
+        probability = replacing_probability(progress_at(state.step, num_steps), start)
+        replaced = draw_replaced(draw_key, probability, len(state.params[STUDENT]))
+
+        def forward(params: PyTree, batch: Batch, *, key: Any, **_: Any) -> Features:
+            return theseus_features(model, frozen[TEACHER], params, batch, replaced, key=key)
+
+        inner = make_distillation_step(
+            Parts(objective, forward), tx, num_steps, num_microbatches=num_microbatches
+        )
+        state, metrics = inner(state, {}, batch, run_key)
+        share = replaced.mean(dtype=jnp.float32)
+        return state, {**metrics, "replaced": share, "replacing_probability": probability}
+
+    return step
 
 
 def init_successors(
@@ -234,20 +299,26 @@ def extract_successor(teacher: Mapping[str, Any], successors: Mapping[str, Any])
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
-def bert_layer_runner(config: BertConfig) -> RunLayer:
-    """Runs layers of a BERT body; what they share is the additive bias of the scores.
+def bert_layer_runner(model: TextModel) -> RunLayer:
+    """Runs layers of a text model; what they share is the additive bias of the scores.
 
     Args:
-      config: sizes; the number of layers does not matter.
+      model: of these sizes; the number of layers does not matter.
     """
 
     def run(params: PyTree, hidden: Array, shared: PyTree, key: Array | None) -> Array:
+        layer = BertLayer(
+            model.config.encoder,
+            train=key is not None,
+            implementation=model.implementation,
+            dtype=model.dtype,
+            parent=None,  # not a part of the network that is running
+        )
         rngs = {} if key is None else {"dropout": key}
-        layer = BertLayer(config, train=key is not None)
         output = layer.apply({"params": params}, hidden, shared, rngs=rngs)
         return cast(LayerOutput, output).hidden
 
-    return run
+    return jax.checkpoint(run) if model.remat else run
 
 
 def _layers(params: Mapping[str, Any], num_layers: int) -> list[PyTree]:

@@ -17,7 +17,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxlab.distillation import hard_losses
 from jaxlab.distillation.cached_features import cached_features
 from jaxlab.distillation.knowledge import Features
+from jaxlab.distillation.moving_matches import current_matchings, init_matchings, next_matchings
 from jaxlab.distillation.objective import Losses, Objective, Stacks
+from jaxlab.distillation.weighting import Weighting
 from jaxlab.training.state import TrainState
 from jaxlab.training.step import TrainStep, apply_gradients, split_microbatches
 
@@ -26,6 +28,7 @@ Forward = Callable[..., Features | Stacks]
 """`forward(params, batch, taps=, train=, key=)`: what a network shows of a batch."""
 
 STUDENT, PROJECTIONS, TEACHER, PRINCIPAL = "student", "projections", "teacher", "principal"
+LOG_VARIANCES, WEIGHTING, MATCHINGS = "log_variances", "weighting", "matchings"
 R_DROP = "r_drop"
 
 
@@ -82,14 +85,40 @@ def make_forward(model: Any, *, prefix: str = "") -> Forward:
 
 
 def distillation_params(objective: Objective, student: PyTree, key: jax.Array) -> dict[str, PyTree]:
-    """What a distillation trains: the student, and the projections of the objective.
+    """What a distillation trains: the student, projections, and learned weights of the terms.
 
     Args:
       objective: what is learnt.
       student: parameters of the student.
       key: for the projections.
     """
-    return {STUDENT: student, PROJECTIONS: objective.init(key)}
+    learned = weighting_of(objective).init_params()
+    own = {LOG_VARIANCES: learned} if learned else {}
+    return {STUDENT: student, PROJECTIONS: objective.init(key), **own}
+
+
+def distillation_extra(objective: Objective) -> dict[str, PyTree]:
+    """What goes from step to step without a gradient, `extra` of a state; often nothing.
+
+    Args:
+      objective: what is learnt.
+    """
+    found = {
+        WEIGHTING: weighting_of(objective).init_state(),
+        MATCHINGS: init_matchings(objective.terms) or None,
+    }
+    return {name: state for name, state in found.items() if state is not None}
+
+
+def weighting_of(objective: Objective) -> Weighting:
+    """The rule by which the terms of an objective are weighed.
+
+    Args:
+      objective: what is learnt.
+    """
+    config = objective.config
+    names = (*objective.names, *((R_DROP,) if config.hard.r_drop else ()))
+    return Weighting(config.weighting, names, config.weighting_every)
 
 
 def teach(parts: Parts, frozen: Mapping[str, PyTree], batch: Batch) -> Features | Stacks | None:
@@ -122,6 +151,7 @@ def losses_of(
     batch: Batch,
     progress: Float[Array, ""],
     key: jax.Array | None,
+    matchings: Mapping[str, Array] | None = None,
 ) -> tuple[Losses, Features | Stacks]:
     """All losses of a batch, and what the student shows.
 
@@ -132,6 +162,7 @@ def losses_of(
       batch: see `jaxlab.distillation.data`.
       progress: share of the run that is over.
       key: for dropout; `None` runs the student in evaluation mode.
+      matchings: of the terms that move, see `moving_matches`.
 
     Raises:
       ValueError: if the objective needs a teacher and there is none.
@@ -143,15 +174,16 @@ def losses_of(
     run = {"taps": objective.student_taps, "train": key is not None}
     student = parts.student(params[STUDENT], batch, key=first, **run)
     projections = {**params[PROJECTIONS], **frozen.get(PRINCIPAL, {})}
-    losses = objective(projections, student, teacher, batch, progress)
+    losses = objective(projections, student, teacher, batch, progress, matchings=matchings)
     if r_drop and key is not None:
         again = parts.student(params[STUDENT], batch, key=second, taps=frozenset(), train=True)
         assert isinstance(student, Features) and isinstance(again, Features)
         assert student.logits is not None and again.logits is not None
         mask = batch["mask"] if student.logits.ndim == 3 else batch["mask"].any(axis=1)
         difference = hard_losses.r_drop(student.logits, again.logits, mask)
-        losses = Losses(
-            {**losses.means, R_DROP: difference}, {**losses.weights, R_DROP: jnp.float32(r_drop)}
+        losses = losses._replace(
+            means={**losses.means, R_DROP: difference},
+            weights={**losses.weights, R_DROP: jnp.float32(r_drop)},
         )
     return losses, student
 
@@ -166,8 +198,9 @@ def make_distillation_step(
 ) -> TrainStep:
     """`step(state, frozen, batch, key) -> (state, metrics)` of a distillation.
 
-    `state.params` are those of `distillation_params`, `frozen` holds the `teacher`. Metrics:
-    `loss`, every term without its weight as `loss/<term>`, and `tokens`, how many are real.
+    `state.params` are those of `distillation_params`, `state.extra` of `distillation_extra`,
+    `frozen` holds the `teacher`. Metrics: `loss`, every term without its weight as `loss/<term>`,
+    its weight as `weight/<term>` unless the settings fix it, and `tokens`, how many are real.
 
     Args:
       parts: objective and networks.
@@ -181,34 +214,72 @@ def make_distillation_step(
     """
     if num_microbatches < 1:
         raise ValueError(f"num_microbatches={num_microbatches} must be at least 1")
+    terms, weighting = parts.objective.terms, weighting_of(parts.objective)
+    weighting.check_microbatches(num_microbatches)
 
     def loss_fn(
-        params: PyTree, frozen: PyTree, batch: Batch, progress: Array, counts: Any, key: jax.Array
-    ) -> tuple[Array, dict[str, Array]]:
-        losses, _ = losses_of(parts, params, frozen, batch, progress, key)
+        params: PyTree, run: _Run, batch: Batch, counts: Any, key: jax.Array
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        losses, _ = losses_of(parts, params, run.frozen, batch, run.progress, key, run.matchings)
         counts = losses.counts if counts is None else counts
-        shares = {
+        metrics = {
             f"loss/{name}": mean.total / jnp.maximum(counts[name], 1.0)
             for name, mean in losses.means.items()
         }
-        return losses.total(counts), shares
+        share = 1.0 / num_microbatches
+        found = weighting.weigh(losses, counts, params.get(LOG_VARIANCES, {}), run.weighting, share)
+        if weighting.kind != "fixed":
+            metrics |= {f"weight/{name}": share * w for name, w in found.weights.items()}
+        costs = {
+            name: pair.total / jnp.maximum(counts[name], 1.0)
+            for name, pair in (losses.pairs or {}).items()
+        }
+        return found.loss, (metrics, {WEIGHTING: found.state, MATCHINGS: costs})
 
     def step(
         state: TrainState, frozen: PyTree, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        progress = progress_at(state.step, num_steps)
+        states = state.extra.get(MATCHINGS, {})
+        run = _Run(
+            frozen,
+            progress_at(state.step, num_steps),
+            current_matchings(terms, states, state.key, state.step),
+            state.extra.get(WEIGHTING),
+        )
+
+        def terms_of(student: PyTree) -> Any:
+            params, own = {**state.params, STUDENT: student}, jax.random.fold_in(key, 0)
+            losses, _ = losses_of(parts, params, frozen, batch, run.progress, own, run.matchings)
+            return losses.means
+
+        measured = weighting.measure(run.weighting, terms_of, state.params[STUDENT], state.step)
+        run = run._replace(weighting=measured)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         if num_microbatches == 1:
-            (loss, shares), grads = grad_fn(state.params, frozen, batch, progress, None, key)
+            (loss, (metrics, moved)), grads = grad_fn(state.params, run, batch, None, key)
         else:
-            counts = _counts(parts, state.params, frozen, batch, progress, key)
-            loss, shares, grads = _accumulate(
-                grad_fn, num_microbatches, state.params, frozen, batch, progress, counts, key
+            counts = _counts(parts, state.params, run, batch, key)
+            loss, (metrics, moved), grads = _accumulate(
+                grad_fn, num_microbatches, state.params, run, batch, counts, key
             )
-        metrics = {**shares, "loss": loss, "tokens": batch["mask"].sum(dtype=jnp.float32)}
-        return apply_gradients(state, grads, state.extra, metrics, tx, post_update)
+        new = {
+            WEIGHTING: moved[WEIGHTING],
+            MATCHINGS: next_matchings(terms, states, moved[MATCHINGS], state.step),
+        }
+        extra = {name: new[name] for name in state.extra}
+        metrics = {**metrics, "loss": loss, "tokens": batch["mask"].sum(dtype=jnp.float32)}
+        return apply_gradients(state, grads, extra, metrics, tx, post_update)
 
     return step
+
+
+class _Run(NamedTuple):
+    """What the parts of a batch have in common."""
+
+    frozen: PyTree
+    progress: Array
+    matchings: dict[str, Array]
+    weighting: Any
 
 
 def progress_at(step: Int[Array, ""], num_steps: int) -> Float[Array, ""]:
@@ -222,13 +293,13 @@ def progress_at(step: Int[Array, ""], num_steps: int) -> Float[Array, ""]:
 
 
 def _counts(
-    parts: Parts, params: PyTree, frozen: PyTree, batch: Batch, progress: Array, key: jax.Array
+    parts: Parts, params: PyTree, run: _Run, batch: Batch, key: jax.Array
 ) -> dict[str, Array]:
     """What every term of a whole batch is a mean over.
 
     Counts depend on masks and labels alone, so that the compiler leaves the networks out.
     """
-    losses, _ = losses_of(parts, params, frozen, batch, progress, key)
+    losses, _ = losses_of(parts, params, run.frozen, batch, run.progress, key, run.matchings)
     return losses.counts
 
 
@@ -236,19 +307,18 @@ def _accumulate(
     grad_fn: Callable[..., Any],
     num_microbatches: int,
     params: PyTree,
-    frozen: PyTree,
+    run: _Run,
     batch: Batch,
-    progress: Array,
     counts: dict[str, Array],
     key: jax.Array,
-) -> tuple[Array, dict[str, Array], PyTree]:
+) -> tuple[Array, Any, PyTree]:
     """Sums over the parts of a batch, each of them its share of the whole batch's mean."""
     split = split_microbatches(batch, num_microbatches)
 
     def one(index: Array, part: Batch) -> Any:
         own_key = jax.random.fold_in(key, index)
-        (loss, shares), grads = grad_fn(params, frozen, part, progress, counts, own_key)
-        return loss, shares, grads
+        (loss, aux), grads = grad_fn(params, run, part, counts, own_key)
+        return loss, aux, grads
 
     first = jax.tree.map(lambda leaf: leaf[0], split)
     shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32), first)

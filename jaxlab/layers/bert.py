@@ -9,7 +9,7 @@ apart is part of the config: RoBERTa's positions (arXiv:1907.11692), MPNet's rel
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +29,9 @@ from jaxlab.layers.normalization import LayerNorm
 from jaxlab.layers.stacking import DEFAULT_TAPS, LayerOutput, Taps, check_taps, run_layers
 
 POSITION_STYLES = ("index", "after_pad")
+
+RunBlocks = Callable[[Array, Array], Array]
+"""(hidden states before the first block, additive bias of the scores) -> the last hidden states."""
 
 MASKED_SCORE = -10000.0
 """Added to the score of a padded key, as in the original BERT code."""
@@ -222,6 +225,7 @@ class BertEncoder(nn.Module):
         num_outputs: int | None = None,
         return_taps: bool = False,
         taps: Collection[str] = (),
+        run_blocks: RunBlocks | None = None,
     ) -> tuple[Float[Array, "batch outputs width"], Taps]:
         """Encode token ids.
 
@@ -236,12 +240,15 @@ class BertEncoder(nn.Module):
             then computes no others. `None` is all.
           return_taps: return hidden states and attention scores of every layer.
           taps: the fields of `Taps` to return; those alone are computed and kept.
+          run_blocks: what runs in the place of the blocks, whose parameters are then left unread;
+            there are no taps of it.
 
         Returns:
           The last hidden states of the first tokens, and the taps (empty tuples unless asked for).
 
         Raises:
-          ValueError: if a text is longer than the position table, or a tap does not exist.
+          ValueError: if a text is longer than the position table, a tap does not exist, or some are
+            wanted of `run_blocks`.
         """
         config = self.config
         if ids.shape[1] > config.max_tokens:
@@ -260,6 +267,10 @@ class BertEncoder(nn.Module):
         bias = padding_bias(mask)
         if config.relative_buckets:
             bias = bias + self._relative_bias(ids.shape[1])
+        if run_blocks is not None:
+            if wanted:
+                raise ValueError(f"taps={sorted(wanted)} are of blocks, and run_blocks has none")
+            return run_blocks(x, bias)[:, :num_outputs], Taps()
         return run_layers(
             self,
             BertLayer,

@@ -1,47 +1,47 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxlab.distillation import theseus
-from jaxlab.layers.bert import BertConfig, BertEncoder, padding_bias
+from jaxlab.distillation.model import TextModel, TextModelConfig, init_params
+from jaxlab.distillation.objective import (
+    HardConfig,
+    ObjectiveConfig,
+    ResponseConfig,
+    Shape,
+    compile_objective,
+)
+from jaxlab.distillation.train import distillation_params
+from jaxlab.layers.bert import BertConfig, padding_bias
+from jaxlab.training import TrainState
 
-CONFIG = BertConfig(
+ENCODER = BertConfig(
     vocab_size=20, num_layers=4, width=8, num_heads=2, mlp_width=16, max_positions=8,
-    hidden_dropout=0.0, attention_dropout=0.0, init_std=0.3, embedding_init_std=1.0,
+    hidden_dropout=0.0, attention_dropout=0.0,
 )  # fmt: skip
-SMALL = BertConfig(**{**CONFIG.__dict__, "num_layers": 2})
+CONFIG = TextModelConfig(ENCODER, task="classification", num_labels=3)
 IDS = jnp.asarray([[5, 9, 11, 0], [7, 8, 2, 1]])
 MASK = IDS != 0
 BATCH = {"ids": IDS, "mask": MASK}
 
 
-def embed(params, batch, key):
-    """The embeddings of the body: what its first layer takes."""
-    del key
-    _, taps = BertEncoder(CONFIG).apply(
-        {"params": params["encoder"]}, batch["ids"], mask=batch["mask"], return_taps=True
-    )
-    return taps.hidden[0], padding_bias(batch["mask"])
+def with_layers(number):
+    return dataclasses.replace(CONFIG, encoder=dataclasses.replace(ENCODER, num_layers=number))
 
 
-def head(params, hidden, batch, key):
-    del batch, key
-    return hidden[:, 0] @ params["head"]["kernel"]
-
-
-RUNNERS = theseus.Runners(embed, theseus.bert_layer_runner(CONFIG), head)
+SMALL = with_layers(2)
 
 
 def draw(config, seed):
-    shapes = jax.eval_shape(BertEncoder(config).init, jax.random.key(0), IDS)["params"]
     rng = np.random.default_rng(seed)
-
-    def normal(leaf):
-        return jnp.asarray(0.4 * rng.normal(size=leaf.shape), jnp.float32)
-
-    kernel = jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)
-    return {"encoder": jax.tree.map(normal, shapes), "head": {"kernel": kernel}}
+    return jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(0.4 * rng.normal(size=leaf.shape), jnp.float32),
+        init_params(config, jax.random.key(0)),
+    )
 
 
 TEACHER = draw(CONFIG, 0)
@@ -50,12 +50,12 @@ SUCCESSORS = {f"layer_{i}": draw(SMALL, 1)["encoder"][f"layer_{i}"] for i in ran
 
 @jax.jit
 def outputs(successors, replaced, teacher=TEACHER):
-    return theseus.theseus_outputs(RUNNERS, teacher, successors, BATCH, replaced)
+    model = TextModel(CONFIG)
+    return theseus.theseus_features(model, teacher, successors, BATCH, replaced).logits
 
 
 def whole(config, params):
-    hidden, _ = BertEncoder(config).apply({"params": params["encoder"]}, IDS, mask=MASK)
-    return head(params, hidden, BATCH, None)
+    return TextModel(config).apply({"params": params}, IDS, mask=MASK).logits
 
 
 def test_all_replaced_is_the_successor_and_none_the_teacher():
@@ -71,8 +71,7 @@ def test_a_mixed_stack_is_the_network_of_its_layers():
     layers = [SUCCESSORS["layer_0"], encoder["layer_2"], encoder["layer_3"]]
     mixed = {**encoder, **{f"layer_{i}": layer for i, layer in enumerate(layers)}}
     del mixed["layer_3"]
-    config = BertConfig(**{**CONFIG.__dict__, "num_layers": 3})
-    wanted = whole(config, {"encoder": mixed, "head": TEACHER["head"]})
+    wanted = whole(with_layers(3), {**TEACHER, "encoder": mixed})
     found = outputs(SUCCESSORS, jnp.asarray([True, False]))
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
@@ -169,17 +168,17 @@ def test_successors_start_as_copies_and_become_a_network():
     student = theseus.extract_successor(TEACHER, found)
     assert set(student["encoder"]) == set(draw(SMALL, 0)["encoder"])
     jax.jit(lambda tree: tree, donate_argnums=0)(student)
-    assert not TEACHER["head"]["kernel"].is_deleted()
+    assert not TEACHER["head"]["out"]["kernel"].is_deleted()
     with pytest.raises(ValueError, match="use first, last, gap or uniform_top"):
         theseus.init_successors(TEACHER, 2, "first1")
 
 
 def test_dropout_draws_by_the_key_in_both_networks():
-    config = BertConfig(**{**CONFIG.__dict__, "hidden_dropout": 0.5})
-    run = theseus.bert_layer_runner(config)
+    config = dataclasses.replace(ENCODER, hidden_dropout=0.5)
+    run = theseus.bert_layer_runner(TextModel(dataclasses.replace(CONFIG, encoder=config)))
     layers = [TEACHER["encoder"][f"layer_{i}"] for i in range(4)]
     own = [SUCCESSORS[f"layer_{i}"] for i in range(2)]
-    hidden, shared = embed(TEACHER, BATCH, None)
+    hidden, shared = TEACHER["encoder"]["word_embeddings"][IDS], padding_bias(MASK)
 
     @jax.jit
     def last(replaced, seed):
@@ -190,3 +189,52 @@ def test_dropout_draws_by_the_key_in_both_networks():
         one, again, other = (last(jnp.asarray(replaced), seed) for seed in (0, 0, 1))
         np.testing.assert_array_equal(one, again)
         assert np.abs(one - other).max() > 0.1
+
+
+LABELS = compile_objective(
+    ObjectiveConfig(response=ResponseConfig("none"), hard=HardConfig(1.0)), Shape(2, 8, 2), None
+)
+
+
+def take_step(start, num_microbatches=1):
+    tx = optax.sgd(0.1)
+    params = distillation_params(LABELS, SUCCESSORS, jax.random.key(0))
+    step = theseus.make_theseus_step(
+        LABELS, TextModel(CONFIG), tx, 10, start=start, num_microbatches=num_microbatches
+    )
+    state = TrainState.create(params, tx, jax.random.key(1))
+    batch = {**BATCH, "label": jnp.asarray([2, 0]), "has_label": jnp.asarray([True, True])}
+    state, metrics = jax.jit(step)(state, {"teacher": TEACHER}, batch, jax.random.key(2))
+    return state.params["student"], metrics
+
+
+def test_a_step_with_probability_one_is_that_of_the_student_with_frozen_ends():
+    trained, metrics = take_step(1.0, num_microbatches=2)
+
+    def loss(successors):
+        student = theseus.extract_successor(TEACHER, successors)
+        logs = jax.nn.log_softmax(whole(SMALL, student))
+        return -(logs[0, 2] + logs[1, 0]) / 2
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(SUCCESSORS)
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
+    assert float(metrics["replaced"]) == 1.0
+    for found, before, slope in zip(
+        *map(jax.tree.leaves, (trained, SUCCESSORS, gradient)), strict=True
+    ):
+        np.testing.assert_allclose(found, before - 0.1 * slope, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_with_probability_zero_trains_one_layer():
+    trained, metrics = take_step(0.0)
+    moved = [
+        any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), trained[n], layer)))
+        for n, layer in SUCCESSORS.items()
+    ]
+    assert sum(moved) == 1 and float(metrics["replaced"]) == 0.5
+
+
+def test_an_objective_with_a_teacher_is_refused():
+    objective = compile_objective(ObjectiveConfig(), Shape(2, 8, 2), Shape(4, 8, 2))
+    with pytest.raises(ValueError, match="labels alone, and the objective has response"):
+        theseus.make_theseus_step(objective, TextModel(CONFIG), optax.sgd(0.1), 10)
