@@ -36,11 +36,6 @@ from jaxlab.distillation.attentions import (
     attention_mse_sum,
     attention_tinybert,
 )
-from jaxlab.distillation.batches import (
-    BatchConfig,
-    Row,
-    TokenBatches,
-)
 from jaxlab.distillation.cached_features import (
     cached_features,
 )
@@ -234,7 +229,6 @@ from jaxlab.distillation.weights import (
 
 __all__ = [
     "Advice",
-    "BatchConfig",
     "CATALOGUE",
     "Compared",
     "Convention",
@@ -259,7 +253,6 @@ __all__ = [
     "Pretrained",
     "ProgressiveTransfer",
     "ResponseConfig",
-    "Row",
     "RunningMeans",
     "SIZES",
     "STRATEGIES",
@@ -272,7 +265,6 @@ __all__ = [
     "Term",
     "TextModel",
     "TextModelConfig",
-    "TokenBatches",
     "TopLogits",
     "Variants",
     "advise",

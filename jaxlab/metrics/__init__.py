@@ -1,4 +1,4 @@
-"""Metrics of retrieval, of classification and regression, and of students and their teachers.
+"""Metrics of retrieval and of zero-shot classification.
 
 Use::
 
@@ -9,9 +9,8 @@ Use::
     recall_table(ranks)  # {"r1": ..., "r5": ..., "r10": ..., "mean_recall": ...}, in percent
     best = top_k_blockwise(query_embeddings, gallery_embeddings, k=10).indices
 
-Rooms: `labels` (chosen classes and numbers, GLUE, calibration), `fidelity` (a student and its
-teacher; paired tests over seeds), `top_k` (exact search, on one device or a mesh), `retrieval`
-(ranks and recalls, in percent), `blocks` (what the two share), `predictions` (scoring of stored
+Rooms: `top_k` (exact search, on one device or a mesh), `retrieval` (ranks and recalls, in percent),
+`blocks` (what the two share), `predictions` (scoring of stored
 predictions), `classification` (accuracy, mean-per-class accuracy, 11-point average precision, ROC
 AUC, as fractions of 1).
 """
@@ -21,25 +20,6 @@ from jaxlab.metrics.classification import (
     eleven_point_average_precision,
     mean_per_class_accuracy,
     roc_auc,
-)
-from jaxlab.metrics.fidelity import (
-    Comparison,
-    agreement,
-    mean_kl,
-    paired_comparison,
-)
-from jaxlab.metrics.labels import (
-    GLUE_METRICS,
-    binary_f1,
-    expected_calibration_error,
-    glue_average,
-    glue_scores,
-    macro_f1,
-    matthews,
-    pearson,
-    regression_scores,
-    share_correct,
-    spearman,
 )
 from jaxlab.metrics.predictions import score_predictions
 from jaxlab.metrics.retrieval import (
@@ -55,33 +35,18 @@ from jaxlab.metrics.retrieval import (
 from jaxlab.metrics.top_k import TopK, top_k_blockwise
 
 __all__ = [
-    "Comparison",
-    "GLUE_METRICS",
     "TopK",
     "accuracy",
-    "agreement",
-    "binary_f1",
     "eleven_point_average_precision",
-    "expected_calibration_error",
-    "glue_average",
-    "glue_scores",
-    "macro_f1",
-    "matthews",
-    "mean_kl",
     "mean_per_class_accuracy",
     "mean_recall",
-    "paired_comparison",
-    "pearson",
     "positives_from_ids",
     "ranks_blockwise",
     "ranks_from_similarity",
     "recall_at_k",
     "recall_table",
-    "regression_scores",
     "roc_auc",
     "score_predictions",
-    "share_correct",
-    "spearman",
     "top_k_blockwise",
     "transpose_positives",
     "two_way_recalls",
