@@ -186,8 +186,8 @@ def make_train_batches(
       ValueError: if the source is empty, the global batch is not a positive multiple of the number
         of processes, or "drop" would leave no batch.
     """
-    process_index, process_count = _this_process(process_index, process_count)
-    rows = _local_rows(global_batch_size, process_count, "global_batch_size")
+    process_index, process_count = this_process(process_index, process_count)
+    rows = local_rows(global_batch_size, process_count, "global_batch_size")
     length = _checked_length(source)
     if num_threads is not None:
         config = replace(config, num_threads=num_threads)
@@ -237,8 +237,8 @@ def make_eval_batches(
       ValueError: if the source is empty or the batch is not a positive multiple of the number of
         processes.
     """
-    process_index, process_count = _this_process(process_index, process_count)
-    rows = _local_rows(batch_size, process_count, "batch_size")
+    process_index, process_count = this_process(process_index, process_count)
+    rows = local_rows(batch_size, process_count, "batch_size")
     length = _checked_length(source)
     loader = _Loader(source, transform, None, config)
     num_batches = -(-length // batch_size)
@@ -336,7 +336,16 @@ def _read_options(config: PipelineConfig) -> Any:
     )
 
 
-def _this_process(index: int | None, count: int | None) -> tuple[int, int]:
+def this_process(index: int | None, count: int | None) -> tuple[int, int]:
+    """Index of this process and number of processes; JAX is asked for what is None.
+
+    Args:
+      index: of this process, or None.
+      count: of processes, or None.
+
+    Raises:
+      ValueError: if the index is not one of them.
+    """
     if index is None or count is None:
         import jax
 
@@ -349,7 +358,17 @@ def _this_process(index: int | None, count: int | None) -> tuple[int, int]:
     return index, count
 
 
-def _local_rows(batch_size: int, process_count: int, name: str) -> int:
+def local_rows(batch_size: int, process_count: int, name: str) -> int:
+    """Rows that every process has of a batch.
+
+    Args:
+      batch_size: rows over all processes.
+      process_count: number of processes.
+      name: of the batch size in the message.
+
+    Raises:
+      ValueError: if the batch is not a positive multiple of the number of processes.
+    """
     if batch_size < 1 or batch_size % process_count:
         nearest = max(1, round(batch_size / process_count)) * process_count
         raise ValueError(

@@ -127,7 +127,7 @@ def _hits(
             f"label {labels[wrong[0]]} of row {wrong[0]} is not one of {classes} classes "
             f"({wrong.size} such labels); wanted 0 to {classes - 1}"
         )
-    _check_no_nan(scores)
+    check_no_nan(scores)
     return np.argmax(scores, axis=1) == labels
 
 
@@ -152,11 +152,19 @@ def _check_binary(
     other = np.setdiff1d(labels, (0, 1))
     if other.size:
         raise ValueError(f"labels hold {other[:5].tolist()}; wanted 1 (positive) and 0 (negative)")
-    _check_no_nan(scores)
+    check_no_nan(scores)
     return labels.astype(bool)
 
 
-def _check_no_nan(scores: Float64[np.ndarray, "..."] | Float[np.ndarray, "..."]) -> None:
+def check_no_nan(scores: Float64[np.ndarray, "..."] | Float[np.ndarray, "..."]) -> None:
+    """Refuse scores that are NaN.
+
+    Args:
+      scores: of any shape.
+
+    Raises:
+      ValueError: with their number.
+    """
     num_nan = int(np.isnan(scores).sum())
     if num_nan:
         raise ValueError(f"{num_nan} of {scores.size} scores are NaN: the model has diverged")
