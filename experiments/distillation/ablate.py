@@ -226,7 +226,7 @@ def measure(
         found = predict(all_students, params, problem.batches(part))
         for i, row in enumerate(rows):
             own = Predictions(found.example_ids, np.ascontiguousarray(found.logits[:, i]))
-            numbers = {**score(problem, part, own), **compare(problem, own, theirs)}
+            numbers = {**score(problem, part, own), **compare(problem, part, own, theirs)}
             row |= {f"{part}/{name}": value for name, value in numbers.items()}
     return rows
 

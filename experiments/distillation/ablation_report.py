@@ -12,7 +12,7 @@ from experiments.common.pictures import save_png
 from experiments.common.plots import Plot, Series, draw_plots
 from experiments.distillation.settings import AblationConfig
 from jaxlab import training
-from jaxlab.metrics import paired_comparison
+from jaxlab.metrics import paired_test
 
 TABLE, PICTURE = "table.md", "ablation.png"
 Rows = Sequence[Mapping[str, Any]]
@@ -74,11 +74,11 @@ def summarize(rows: Rows, name: str, baseline: str, metric: str, part: str) -> d
     seeds = sorted(own.keys() & other.keys())
     if name != baseline and len(seeds) > 1:
         pair = [np.array([side[seed][metric] for seed in seeds]) for side in (own, other)]
-        test = paired_comparison(*pair)
+        test = paired_test(*pair)
         found |= {
-            f"over {baseline}": test.difference,
-            "95 % low": test.interval[0],
-            "95 % high": test.interval[1],
+            f"over {baseline}": test.mean,
+            "95 % low": test.low,
+            "95 % high": test.high,
             "p": test.t_test,
         }
     return found

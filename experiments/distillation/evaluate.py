@@ -11,6 +11,7 @@ and the texts a second in batches of 32, with the tokenizer and without it.
 """
 
 import csv
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -26,13 +27,14 @@ from experiments.common import print_results, run, start
 from experiments.distillation.models import Network, open_network
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import RunConfig
-from experiments.distillation.tasks import Problem, encode_rows, load_problem
+from experiments.distillation.tasks import Problem, load_problem
 from experiments.distillation.train import MODEL, TEACHER_MODEL
 from jaxlab import distillation as kd
 from jaxlab import parallel
 from jaxlab.data.texts import GLUE, write_glue_submission
-from jaxlab.distillation.batches import BatchConfig, TokenBatches
+from jaxlab.distillation.data import BatchConfig, make_eval_batches
 from jaxlab.distillation.evaluate import Predictions, in_order, predict
+from jaxlab.distillation.rows import tokenize_texts
 from jaxlab.training.workdir import open_workdir, write_json
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     teacher = workdir / TEACHER_MODEL
     if teacher.is_dir() and teacher.resolve() != folder.resolve():
         _, theirs = predictions_of(problem, teacher, part, mesh)
-        results |= compare(problem, found, theirs)
+        results |= compare(problem, part, found, theirs)
     if _TIMING.value:
         results |= measure(problem, network)
     if not parallel.is_main_process():
@@ -165,17 +167,17 @@ def measure(problem: Problem, network: Network) -> dict[str, float]:
       `latency/p50_ms` of a text alone, `throughput/texts_per_s` in batches, and both with the
       tokenizer.
     """
-    texts = problem.examples("validation")[:TIMED_TEXTS]
+    texts = [dataclasses.replace(e, label=None) for e in problem.examples("validation")]
     forward = kd.make_forward(kd.TextModel(network.config))
     params = jax.device_put(network.params)
     run_model = jax.jit(lambda batch: forward(params, batch))
     results = {}
     for name, size in (("latency/p50_ms", 1), ("throughput/texts_per_s", TIMED_BATCH)):
-        config = BatchConfig(size, (TIMED_LENGTH,), problem.tokenizer.pad_id, "class")
+        config = BatchConfig(TIMED_LENGTH, (TIMED_LENGTH,), eval_batch_size=size)
 
         def batches(config: BatchConfig = config) -> list[dict[str, Any]]:
-            unlabelled = [row._replace(label=None) for row in _rows(problem, texts)]
-            return list(TokenBatches(unlabelled, config).evaluation())
+            rows = tokenize_texts(texts[:TIMED_TEXTS], problem.tokenizer, TIMED_LENGTH)
+            return list(make_eval_batches(rows, config))
 
         made = batches()
         seconds = [_seconds(run_model, batch) for batch in made[:1] + made][1:]
@@ -186,11 +188,6 @@ def measure(problem: Problem, network: Network) -> dict[str, float]:
             median = float(np.median(seconds)) + extra
             results[name + suffix] = 1e3 * median if size == 1 else size / median
     return results
-
-
-def _rows(problem: Problem, texts: Any) -> list[Any]:
-    length = min(TIMED_LENGTH, problem.max_length)
-    return list(encode_rows(texts, problem.tokenizer, length, "timed"))
 
 
 def _seconds(run_model: Callable[[Any], Any], batch: dict[str, Any]) -> float:

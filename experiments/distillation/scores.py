@@ -1,14 +1,18 @@
 """What a network scores on a part of the data, and how it agrees with its teacher."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from experiments.distillation.tasks import Problem
 from jaxlab import metrics
+from jaxlab.distillation.answers import best_answers
 from jaxlab.distillation.evaluate import Predictions, in_order
+from jaxlab.distillation.rows import IGNORED
 
-FIRST = ("accuracy", "agreement")
+NEVER = -1e9  # logit of a place that is no token
 
 
 def score(problem: Problem, part: str, predictions: Predictions) -> dict[str, float]:
@@ -22,45 +26,105 @@ def score(problem: Problem, part: str, predictions: Predictions) -> dict[str, fl
     Returns:
       By name, the first that of the task; fractions of 1. Nothing where labels are not known.
     """
-    examples = [e for e in problem.examples(part) if e.label is not None]
-    if not examples:
+    rows = problem.rows(part)
+    if not rows.has_label.any():
         return {}
-    ids = np.array([e.id for e in examples], np.int64)
-    found = in_order(predictions, ids).logits
-    labels = np.array([e.label for e in examples])
+    logits = in_order(predictions, rows.example_id).logits
+    if problem.task == "span":
+        return _answers(problem, part, logits)
+    if problem.task == "tagging":
+        return _entities(problem, part, logits)
+    known = rows.has_label
+    logits, labels = logits[known], rows.label[known]
     if problem.task == "regression":
-        return metrics.regression_scores(found[:, 0], labels)
-    chosen = found.argmax(axis=1)
+        return _numbers(logits[:, 0], labels)
+    chosen = logits.argmax(axis=1)
     scores = {"accuracy": float((chosen == labels).mean())}
-    if problem.glue_metrics:
-        scores |= metrics.glue_scores(problem.name, chosen, labels)
+    if problem.name in metrics.GLUE_METRICS:
+        scores = {**metrics.glue_scores(problem.name, chosen, labels), **scores}
     elif problem.num_labels == 2:
-        scores["f1"] = metrics.binary_f1(chosen, labels)
+        scores["f1"] = metrics.f1_score(chosen, labels)
     else:
-        scores["macro_f1"] = metrics.macro_f1(chosen, labels, problem.num_labels)
-    scores["calibration_error"] = metrics.expected_calibration_error(found, labels)
+        scores["macro_f1"] = metrics.macro_f1_score(chosen, labels)
+    scores["calibration_error"] = metrics.calibration_error(softmax(logits, axis=1), labels)
     return scores
 
 
-def compare(problem: Problem, student: Predictions, teacher: Predictions) -> dict[str, float]:
+def _numbers(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    return {
+        "pearson": metrics.pearson_correlation(values, labels),
+        "spearman": metrics.spearman_correlation(values, labels),
+        "mse": float(np.mean((values.astype(np.float64) - labels) ** 2)),
+    }
+
+
+def _answers(problem: Problem, part: str, logits: np.ndarray) -> dict[str, float]:
+    """Exact match and F1 of the best answers; that there is none costs nothing where that occurs."""
+    windows = problem.windows(part)
+    threshold = 0.0 if any(not asked.answers for asked in windows.questions) else None
+    found = best_answers(windows, logits[..., 0], logits[..., 1], null_threshold=threshold)
+    answers = {q.name: [answer.text for answer in q.answers] for q in windows.questions}
+    scores = metrics.squad_scores({n: best[0].text for n, best in found.items()}, answers)
+    return {"f1": scores["f1"], **scores}
+
+
+def _entities(problem: Problem, part: str, logits: np.ndarray) -> dict[str, float]:
+    """F1 of whole entities, and the share of words whose tag is right."""
+    rows, names = problem.rows(part), problem.data.label_names
+    guessed, known, right, total = [], [], 0, 0
+    for row in range(len(rows)):
+        labels = rows.label[rows.begin(row) : rows.ends[row]]
+        words = labels != IGNORED
+        chosen = logits[row, : len(labels)].argmax(axis=1)[words]
+        guessed.append([names[tag] for tag in chosen])
+        known.append([names[tag] for tag in labels[words]])
+        right, total = right + int((chosen == labels[words]).sum()), total + int(words.sum())
+    return {**metrics.entity_scores(guessed, known), "accuracy": right / max(total, 1)}
+
+
+def compare(
+    problem: Problem, part: str, student: Predictions, teacher: Predictions
+) -> dict[str, float]:
     """How a student agrees with its teacher.
 
     Args:
       problem: the data.
+      part: of the data.
       student: its predictions.
       teacher: those of the teacher for the same examples.
 
     Returns:
-      `agreement`, the share of examples on which both choose the same class, and `kl`, the mean
-      divergence of the student from the teacher in nats; of a regression the difference of outputs.
+      `agreement`, the share of rows (examples, words, ends of answers) on which both choose the
+      same, and `kl`, the mean divergence of the student from the teacher in nats; of a regression
+      the mean `difference` of outputs.
     """
-    theirs = in_order(teacher, student.example_ids).logits
+    ids = student.example_ids
+    ours, theirs = student.logits, in_order(teacher, ids).logits
     if problem.task == "regression":
-        return {"difference": float(np.abs(student.logits - theirs).mean())}
+        return {"difference": float(np.abs(ours - theirs).mean())}
+    if problem.task in ("tagging", "span"):
+        ours, theirs = (_rows_of_choices(problem, part, ids, each) for each in (ours, theirs))
     return {
-        "agreement": metrics.agreement(student.logits, theirs),
-        "kl": metrics.mean_kl(student.logits, theirs),
+        "agreement": metrics.agreement(ours, theirs),
+        "kl": metrics.mean_divergence(ours, theirs),
     }
+
+
+def _rows_of_choices(problem: Problem, part: str, ids: Any, logits: np.ndarray) -> np.ndarray:
+    """Logits as one row a choice: of tags a word, of answers an end of a window."""
+    rows = problem.rows(part)
+    places = {int(example): row for row, example in enumerate(rows.example_id)}
+    order = [places[int(example)] for example in ids]
+    if problem.task == "span":
+        lengths = rows.lengths[order]
+        inside = np.arange(logits.shape[1])[None] < lengths[:, None]
+        kept = np.where(inside[..., None], logits, NEVER)
+        return np.swapaxes(kept, 1, 2).reshape(-1, logits.shape[1])
+    chosen = []
+    for own, row in zip(logits, order, strict=True):
+        labels = rows.label[rows.begin(row) : rows.ends[row]]
+        chosen.append(own[: len(labels)][labels != IGNORED])
+    return np.concatenate(chosen)
 
 
 def headline(scores: Mapping[str, Mapping[str, float]], seconds: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a run learns: texts of a data set as batches of token ids, and how it is scored."""
+"""What a run learns: texts of a data set as batches of token ids."""
 
 import dataclasses
 import functools
@@ -14,8 +14,18 @@ import numpy as np
 from experiments.distillation.models import Network, weights_folder
 from experiments.distillation.settings import NetworksConfig, StageConfig, TextsConfig
 from jaxlab import distillation as kd
-from jaxlab.data.texts import GLUE, Columns, TextData, TextExample, load_text_data
-from jaxlab.distillation.batches import BatchConfig, Row, TokenBatches
+from jaxlab.data.texts import Columns, TextData, load_text_data
+from jaxlab.distillation.answers import Windows, make_windows
+from jaxlab.distillation.data import (
+    BatchConfig,
+    make_eval_batches,
+    make_train_batches,
+    steps_per_epoch,
+)
+from jaxlab.distillation.masking import MaskingConfig
+from jaxlab.distillation.objective import Task
+from jaxlab.distillation.rows import TokenRows, tokenize_tagged, tokenize_texts
+from jaxlab.distillation.vocabularies import map_labels
 from jaxlab.text import TextTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -29,6 +39,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
 )
 EVALUATION_BATCH = 128
+STRIDE = 128  # pieces between the beginnings of two windows over a context
+UNSCORED = ("mlm", "none")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,12 +50,14 @@ class Problem:
     Attributes:
       data: the examples.
       config: settings of the texts.
+      task: what models put out, as `TextModelConfig` names it.
       tokenizer: of teacher and student.
       tokenizer_folder: where it is from.
     """
 
     data: TextData
     config: TextsConfig
+    task: Task
     tokenizer: TextTokenizer
     tokenizer_folder: Path
 
@@ -51,13 +65,6 @@ class Problem:
     def name(self) -> str:
         """Of the data set."""
         return self.data.name
-
-    @property
-    def task(self) -> Any:
-        """What models put out, as `TextModelConfig` names it."""
-        return {"question_answering": "span", "language_modelling": "mlm"}.get(
-            self.data.task, self.data.task
-        )
 
     @property
     def num_labels(self) -> int:
@@ -70,9 +77,9 @@ class Problem:
         return self.config.max_length
 
     @property
-    def glue_metrics(self) -> bool:
-        """Whether GLUE says what the task is scored by."""
-        return self.name in GLUE
+    def is_scored(self) -> bool:
+        """Whether there is anything that predictions are compared with."""
+        return self.task not in UNSCORED
 
     @property
     def tokenizer_identity(self) -> str:
@@ -83,8 +90,7 @@ class Problem:
     @property
     def reported_part(self) -> str:
         """The test set, or the validation set where no label of the former is known."""
-        known = any(example.label is not None for example in self.examples("test"))
-        return "test" if known else "validation"
+        return "test" if self.data.test and self.rows("test").has_label.any() else "validation"
 
     def examples(self, part: str) -> tuple[Any, ...]:
         """The examples of a part, of the training texts the share that is used."""
@@ -96,28 +102,56 @@ class Problem:
         return tuple(found[i] for i in sorted(chosen))
 
     @functools.cache  # noqa: B019 (a problem lives as long as its run)
-    def _rows(self, part: str) -> tuple[Row, ...]:
-        return tuple(encode_rows(self.examples(part), self.tokenizer, self.max_length, part))
+    def windows(self, part: str) -> Windows:
+        """Of question answering: the questions of a part with windows over their contexts."""
+        return make_windows(self.examples(part), self.tokenizer, self.max_length, STRIDE)
 
-    def _batches(self, part: str, batch_size: int) -> TokenBatches:
+    @functools.cache  # noqa: B019
+    def rows(self, part: str) -> TokenRows:
+        """The examples of a part as token ids."""
+        if self.task == "span":
+            return self.windows(part).rows
+        examples = self.examples(part)
+        if self.task == "tagging":
+            return tokenize_tagged(examples, self.tokenizer, self.max_length)
+        return tokenize_texts(
+            examples, self.tokenizer, self.max_length, is_regression=self.task == "regression"
+        )
+
+    def _config(self, batch_size: int) -> BatchConfig:
         lower = (length for length in self.config.buckets if length < self.max_length)
-        buckets = (*sorted(set(lower)), self.max_length)
-        label = "number" if self.task == "regression" else "class"
-        config = BatchConfig(batch_size, buckets, self.tokenizer.pad_id, label)
-        return TokenBatches(self._rows(part), config)
+        return BatchConfig(
+            self.max_length,
+            (*sorted(set(lower)), self.max_length),
+            global_batch_size=batch_size,
+            eval_batch_size=EVALUATION_BATCH,
+        )
+
+    @property
+    def _masking(self) -> MaskingConfig | None:
+        if self.task != "mlm":
+            return None
+        return MaskingConfig(self.config.masking, smoothing=self.config.masking_power)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Batches of one pass over the training texts."""
-        return self._batches("train", batch_size).steps_per_epoch
+        return steps_per_epoch(self.rows("train"), self._config(batch_size))
 
     def training(self, stage: StageConfig) -> Callable[[int], Iterator[dict[str, Any]]]:
         """From the number of updates done to the batches from there on."""
-        batches = self._batches("train", stage.global_batch_size)
-        return lambda start_step: batches.training(start_step, stage.seed)
+        return functools.partial(self._training, self._config(stage.global_batch_size), stage.seed)
+
+    def _training(
+        self, config: BatchConfig, seed: int, start_step: int
+    ) -> Iterator[dict[str, Any]]:
+        return make_train_batches(
+            self.rows("train"), config, seed=seed, start_step=start_step, masking=self._masking
+        )
 
     def batches(self, part: str) -> Iterable[dict[str, Any]]:
         """Every example of a part once."""
-        return self._batches(part, EVALUATION_BATCH).evaluation()
+        config = self._config(EVALUATION_BATCH)
+        return make_eval_batches(self.rows(part), config, masking=self._masking)
 
     def describe(self) -> None:
         """Say what there is to learn."""
@@ -129,9 +163,10 @@ class Problem:
 
     def align(self, network: Network) -> Network:
         """The network with its outputs in the order of the data's labels, by their names."""
-        if not network.label_names or network.label_names == self.data.label_names:
-            return network._replace(label_names=self.data.label_names)
-        return reorder_labels(network, self.data.label_names)
+        names = self.data.label_names
+        if not names or not network.label_names:
+            return network._replace(label_names=names)
+        return reorder_labels(network, names)
 
 
 def reorder_labels(network: Network, names: tuple[str, ...]) -> Network:
@@ -144,58 +179,47 @@ def reorder_labels(network: Network, names: tuple[str, ...]) -> Network:
     Raises:
       ValueError: naming the labels that only one side has.
     """
-    have, want = set(network.label_names), set(names)
-    if have != want or len(names) != len(network.label_names):
-        raise ValueError(
-            f"the model has other labels than the data: only the model has "
-            f"{sorted(have - want)[:10]}, only the data {sorted(want - have)[:10]}; rename them in "
-            "its config.json (id2label), or draw a new head"
-        )
-    order = np.array([network.label_names.index(name) for name in names])
+    order = np.array(map_labels(names, network.label_names))
     head = dict(network.params["head"])
-    last = "out" if "out" in head else next(iter(head))
-    head[last] = {name: np.asarray(leaf)[..., order] for name, leaf in head[last].items()}
+    head["out"] = {name: np.asarray(leaf)[..., order] for name, leaf in head["out"].items()}
     return network._replace(params={**network.params, "head": head}, label_names=names)
 
 
-def load_problem(config: NetworksConfig) -> Problem:
+def load_problem(config: NetworksConfig, stages: Iterable[StageConfig | None] = ()) -> Problem:
     """The data of a run and the tokenizer of its teacher.
 
     Args:
       config: the settings of the run.
+      stages: of plain text: words are to be predicted if one of them compares logits or labels.
 
     Raises:
       FileNotFoundError: if files are missing.
       ValueError: if the data cannot be read.
     """
-    folder = weights_folder(config.teacher.weights)
+    folder = weights_folder(config.teacher.weights.partition(",")[0])
     texts = config.data
     options: dict[str, Any] = {}
     if texts.name == "tables":
         columns = Columns(texts.text, texts.pair or None, texts.label)
         options = {"columns": columns, "is_regression": texts.regression}
     data = load_text_data(texts.name, texts.folder or None, **options)
-    return Problem(data, config.data, load_tokenizer(folder), folder)
+    return Problem(data, texts, task_of(data, stages), load_tokenizer(folder), folder)
 
 
-def encode_rows(
-    examples: Iterable[TextExample], tokenizer: TextTokenizer, max_length: int, part: str
-) -> Iterator[Row]:
-    """Texts as rows of token ids.
+def task_of(data: TextData, stages: Iterable[StageConfig | None]) -> Task:
+    """What models are to put out for a data set.
 
     Args:
-      examples: texts, or pairs of them.
-      tokenizer: of the models.
-      max_length: tokens at which texts are cut.
-      part: what to call them when texts were cut.
+      data: the examples.
+      stages: see `load_problem`.
     """
-    number = cut = 0
-    for example in examples:
-        encoded = tokenizer.encode(example.text, example.pair, max_length)
-        number, cut = number + 1, cut + encoded.truncated
-        yield Row(example.id, encoded.ids, encoded.types, example.label)
-    if cut:
-        logger.info("%s: %d of %d texts were cut at %d tokens", part, cut, number, max_length)
+    if data.task == "question_answering":
+        return "span"
+    if data.task != "language_modelling":
+        return data.task
+    objectives = [stage.objective for stage in stages if stage is not None]
+    predicts = any(o.response.is_used or o.hard.weight for o in objectives)
+    return "mlm" if predicts else "none"
 
 
 def save_network(folder: Path, network: Network, problem: Problem) -> None:

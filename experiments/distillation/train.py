@@ -38,7 +38,7 @@ def main(config: RunConfig, workdir: Path) -> None:
     started = time.monotonic()
     mesh = start()
     workdir = open_workdir(workdir)
-    problem = load_problem(config)
+    problem = load_problem(config, (config.stage_1, config.stage_2))
     problem.describe()
     networks = train_networks(config, problem, workdir, mesh)
     report(problem, networks, workdir, mesh, time.monotonic() - started)
@@ -191,7 +191,7 @@ def report(
     }
     scores = {name: score(problem, part, found) for name, found in predictions.items()}
     for name in predictions.keys() - {"teacher"}:
-        scores[name] |= compare(problem, predictions[name], predictions["teacher"])
+        scores[name] |= compare(problem, part, predictions[name], predictions["teacher"])
     for name, network in networks.items():
         scores[name] |= sizes(problem, network)
     results: dict[str, Any] = headline(scores, seconds)

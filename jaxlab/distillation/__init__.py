@@ -84,7 +84,7 @@ from jaxlab.distillation.initializers import (
     HeadCounts,
     Started,
     StudentStart,
-    map_vocabulary,
+    shared_vocabulary,
     start_from_distilled,
     start_student,
 )
@@ -220,6 +220,10 @@ from jaxlab.distillation.train import (
     make_distillation_step,
     make_forward,
 )
+from jaxlab.distillation.vocabularies import (
+    map_labels,
+    map_vocabulary,
+)
 from jaxlab.distillation.weights import (
     Pretrained,
     load_params,
@@ -329,6 +333,7 @@ __all__ = [
     "make_sweep_step",
     "make_theseus_step",
     "make_variants",
+    "map_labels",
     "map_vocabulary",
     "masked_mean",
     "match_layers",
@@ -359,6 +364,7 @@ __all__ = [
     "save_seq2seq",
     "scale_layer_gradients",
     "scale_layer_updates",
+    "shared_vocabulary",
     "shift_probability",
     "span_ce",
     "start_from_distilled",

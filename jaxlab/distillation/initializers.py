@@ -102,7 +102,7 @@ def start_student(
       start: what is copied.
       heads: of both; needed where the widths differ.
       vocabulary: the teacher's id of every id of the student, -1 for a piece that the teacher does
-        not have (`map_vocabulary`); `None` if both have one vocabulary.
+        not have (`shared_vocabulary`); `None` if both have one vocabulary.
       skipped_positions: rows of the teacher's position table before the one that is the student's
         first: 2 for a student of BERT's kind and a teacher of RoBERTa's or MPNet's, 0 else.
 
@@ -215,7 +215,7 @@ def layers_of_start(start: StudentStart, num_teacher_layers: int, num_student_la
     return tuple((layer, i) for i, layer in enumerate(chosen))
 
 
-def map_vocabulary(
+def shared_vocabulary(
     student_pieces: Sequence[str], teacher_pieces: Sequence[str]
 ) -> Int32[np.ndarray, " student_vocabulary"]:
     """The teacher's id of every piece of the student's vocabulary; -1 where it has none.
@@ -230,7 +230,7 @@ def map_vocabulary(
       ValueError: if no piece is shared.
 
     Example:
-      >>> map_vocabulary(["[CLS]", "cat", "##s"], ["<s>", "dog", "cat"]).tolist()
+      >>> shared_vocabulary(["[CLS]", "cat", "##s"], ["<s>", "dog", "cat"]).tolist()
       [0, 2, -1]
     """
     ids = {piece: i for i, piece in reversed(list(enumerate(teacher_pieces)))}
@@ -379,7 +379,7 @@ def _fit_vocabulary(
         if len(own) != len(found):
             raise ValueError(
                 f"{len(found)} pieces there, {len(own)} here: pass `vocabulary`, the teacher's id "
-                "of every piece (map_vocabulary)"
+                "of every piece (shared_vocabulary)"
             )
         vocabulary = np.arange(len(own))
     if len(vocabulary) != len(own) or vocabulary.max() >= len(found):

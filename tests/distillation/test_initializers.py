@@ -10,7 +10,7 @@ from jaxlab.distillation.initializers import (
     HeadCounts,
     StudentStart,
     layers_of_start,
-    map_vocabulary,
+    shared_vocabulary,
     start_from_distilled,
     start_student,
 )
@@ -168,10 +168,10 @@ def test_positions_that_only_the_teacher_counts_are_skipped():
 def test_pieces_are_matched_by_text_and_special_ones_by_use():
     student = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "cat", "##s", "owl"]
     teacher = ["<s>", "<pad>", "</s>", "<unk>", "##s", "cat", "cat", "<mask>"]
-    assert map_vocabulary(student, teacher).tolist() == [1, 0, 2, 3, 7, 5, 4, -1]
-    assert map_vocabulary(teacher, student).tolist() == [1, 0, 2, 3, 6, 5, 5, 4]
+    assert shared_vocabulary(student, teacher).tolist() == [1, 0, 2, 3, 7, 5, 4, -1]
+    assert shared_vocabulary(teacher, student).tolist() == [1, 0, 2, 3, 6, 5, 5, 4]
     with pytest.raises(ValueError, match="none of 1 pieces"):
-        map_vocabulary(["owl"], teacher)
+        shared_vocabulary(["owl"], teacher)
 
 
 def test_an_earlier_student_is_taken_up_without_its_projections():
