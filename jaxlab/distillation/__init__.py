@@ -6,6 +6,8 @@ of knowledge (`knowledge`), of which layer learns from which (`matching`), of a 
 (`schedules`). Around that: labels (`hard_losses`), weights of terms (`fusion`), a student's start
 (`initializers`), structure (`theseus`, `progressive`), matchings that move (`soft_matching`) and
 advice on them (`advisor`), teachers on disk (`teacher_cache`) and several of them (`ensembles`)::
+(`schedules`). `rows` and `data` make batches of texts, `augment` more texts, `answers` windows over
+passages, `vocabularies` bring labels and ids of two models together::
 
     import jax.numpy as jnp
 
@@ -27,6 +29,7 @@ from jaxlab.distillation.advisor import (
     best_monotone,
     linear_cka,
 )
+from jaxlab.distillation.answers import FoundAnswer, Windows, best_answers, make_windows
 from jaxlab.distillation.attentions import (
     attention_ce,
     attention_ce_mean,
@@ -71,6 +74,24 @@ from jaxlab.distillation.hard_losses import (
     r_drop,
     span_ce,
     token_ce,
+from jaxlab.distillation.augment import (
+    NUM_COPIES,
+    AugmentConfig,
+    ModelCandidates,
+    NearestWords,
+    augment_tinybert,
+    embedding_neighbours,
+    read_glove,
+    scores_from_rows,
+)
+from jaxlab.distillation.data import (
+    BUCKETS,
+    BatchConfig,
+    EvalBatches,
+    TrainBatches,
+    make_eval_batches,
+    make_train_batches,
+    steps_per_epoch,
 )
 from jaxlab.distillation.hidden import (
     Convention,
@@ -154,6 +175,18 @@ from jaxlab.distillation.responses import (
     logits_kl,
     logits_mse,
     shift_probability,
+from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
+from jaxlab.distillation.masking import MaskingConfig
+from jaxlab.distillation.matching import STRATEGIES, match_layers
+from jaxlab.distillation.means import Mean, masked_mean, pool
+from jaxlab.distillation.relations import example_relation, relation
+from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
+from jaxlab.distillation.rows import (
+    TokenRows,
+    map_rows,
+    tokenize_tagged,
+    tokenize_texts,
+    without_labels,
 )
 from jaxlab.distillation.schedules import (
     SoftAndHard,
@@ -272,6 +305,27 @@ __all__ = [
     "TopLogits",
     "Variants",
     "advise",
+from jaxlab.distillation.vocabularies import map_labels, map_vocabulary
+
+__all__ = [
+    "BUCKETS",
+    "CATALOGUE",
+    "NUM_COPIES",
+    "STRATEGIES",
+    "AugmentConfig",
+    "BatchConfig",
+    "Convention",
+    "EvalBatches",
+    "Features",
+    "FoundAnswer",
+    "Knowledge",
+    "MaskingConfig",
+    "Mean",
+    "ModelCandidates",
+    "NearestWords",
+    "TokenRows",
+    "TrainBatches",
+    "Windows",
     "annealing_factor",
     "annealing_kd",
     "attended_mse",
@@ -287,6 +341,8 @@ __all__ = [
     "check_labels",
     "compile_objective",
     "confidence_weights",
+    "augment_tinybert",
+    "best_answers",
     "constant",
     "continuation_factor",
     "continuation_kd",
@@ -297,6 +353,7 @@ __all__ = [
     "draw_replaced",
     "entropic_flow",
     "exact_flow",
+    "embedding_neighbours",
     "example_relation",
     "exported_params",
     "extract_successor",
@@ -334,6 +391,11 @@ __all__ = [
     "make_theseus_step",
     "make_variants",
     "map_labels",
+    "make_eval_batches",
+    "make_train_batches",
+    "make_windows",
+    "map_labels",
+    "map_rows",
     "map_vocabulary",
     "masked_mean",
     "match_layers",
@@ -378,4 +440,13 @@ __all__ = [
     "token_similarity",
     "top_logits",
     "write_program",
+    "read_glove",
+    "relation",
+    "scores_from_rows",
+    "shift_probability",
+    "steps_per_epoch",
+    "token_similarity",
+    "tokenize_tagged",
+    "tokenize_texts",
+    "without_labels",
 ]

@@ -66,6 +66,8 @@ def make_windows(
     max_length: int = 384,
     stride: int = 128,
     max_question: int = 64,
+    *,
+    is_labelled: bool = True,
 ) -> Windows:
     """Every question with windows over its context.
 
@@ -75,6 +77,7 @@ def make_windows(
       max_length: ids of a row at most.
       stride: pieces of the context between the beginnings of two windows.
       max_question: pieces of a question that are kept.
+      is_labelled: a question without answers has none in its context; else they are not known.
 
     Raises:
       ValueError: if there are no questions, or windows would leave pieces of a context out.
@@ -82,8 +85,8 @@ def make_windows(
     room = max_length - tokenizer.num_special(True) - max_question
     if not questions or not 0 < stride <= room:
         raise ValueError(
-            f"{len(questions)} questions, stride={stride}, room for {room} pieces of context beside "
-            f"max_question={max_question}; wanted a question or more and 0 < stride <= room"
+            f"{len(questions)} questions, stride={stride}, room for {room} pieces of context "
+            f"beside max_question={max_question}; wanted a question or more and 0 < stride <= room"
         )
     windows, question, cut = [], [], 0
     for place, asked in enumerate(questions):
@@ -93,13 +96,12 @@ def make_windows(
         windows += made
         question += [place] * len(made)
     spans = np.array([span for w in windows for span in w.spans], np.int64)
-    known = np.array([bool(questions[place].answers) for place in question], bool)
     rows = TokenRows(
         ids=np.concatenate([w.ids for w in windows]).astype(np.int32),
         types=np.concatenate([w.types for w in windows]).astype(np.int8),
         ends=np.cumsum([len(w.ids) for w in windows], dtype=np.int64),
         label=np.array([w.label for w in windows], np.int32),
-        has_label=known if known.all() or not known.any() else np.ones(len(windows), bool),
+        has_label=np.full(len(windows), is_labelled),
         example_id=np.arange(len(windows), dtype=np.int64),
         is_pair=np.ones(len(windows), bool),
         tokenizer=tokenizer,

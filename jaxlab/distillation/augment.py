@@ -1,8 +1,8 @@
 """More texts out of few: words replaced by ones that could stand there, as TinyBERT does.
 
-What could stand there is asked of `Candidates`: a masked language model, or the neighbours of a word
-among embeddings. Random deletion, swapping and masking need neither. What is made carries no label
-unless asked: the teacher labels it.
+What could stand there is asked of `Candidates`: a masked language model, or the neighbours of a
+word among embeddings. Random deletion, swapping and masking need neither. What is made carries no
+label unless asked: the teacher labels it.
 
 References:
   Jiao et al. 2020, arXiv:1909.10351, algorithm 1, and its released code; Wei and Zou 2019,
@@ -13,7 +13,6 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,10 +27,10 @@ NUM_COPIES = {
 """Task of GLUE -> how often TinyBERT tries a text."""
 
 STOP_WORDS = frozenset(
-    "i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she "
-    "her hers herself it its itself they them their theirs themselves what which who whom this that "
-    "these those am is are was were be been being have has had having do does did doing a an the "
-    "and but if or because as until while of at by for with about against between into through "
+    "i me my myself we our ours ourselves you your yours yourself yourselves he him his himself "
+    "she her hers herself it its itself they them their theirs themselves what which who whom this "
+    "that these those am is are was were be been being have has had having do does did doing a an "
+    "the and but if or because as until while of at by for with about against between into through "
     "during before after above below to from up down in out on off over under again further then "
     "once here there when where why how all any both each few more most other some such no nor not "
     "only own same so than too very s t can will just don should now".split()
@@ -44,12 +43,8 @@ ScoreTokens = Callable[[Int[np.ndarray, " length"], int], Float[np.ndarray, " vo
 """Ids of a row and a place in it -> score of every piece to stand there."""
 
 
-class Candidates(Protocol):
-    """What could stand in the place of a word."""
-
-    def __call__(self, words: Sequence[str], place: int) -> Sequence[str]:
-        """Words for a place of a sentence, the best first; none if there are none."""
-        ...
+Candidates = Callable[[Sequence[str], int], Sequence[str]]
+"""Words of a sentence and a place -> words that could stand there, the best first; may be none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,9 +230,9 @@ def vary_text(
 ) -> list[str]:
     """Variants of a text, by TinyBERT's algorithm; the text itself is not among them.
 
-    The text is cut at spaces and punctuation. Words of letters that are no stop words get candidates
-    once, the word itself where there are none; then copies are tried, in each of which every such
-    word is replaced with a probability by one of its candidates.
+    The text is cut at spaces and punctuation. Words of letters that are no stop words get
+    candidates once, the word itself where there are none; then copies are tried, in each of which
+    every such word is replaced with a probability by one of its candidates.
 
     Args:
       text: the text.
