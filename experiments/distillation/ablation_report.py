@@ -73,8 +73,8 @@ def summarize(rows: Rows, name: str, baseline: str, metric: str, part: str) -> d
             found[extra] = float(np.mean([row[column] for row in own.values()]))
     seeds = sorted(own.keys() & other.keys())
     if name != baseline and len(seeds) > 1:
-        pair = [np.array([side[seed][metric] for seed in seeds]) for side in (own, other)]
-        test = paired_test(*pair)
+        first, second = ([side[seed][metric] for seed in seeds] for side in (own, other))
+        test = paired_test(first, second)
         found |= {
             f"over {baseline}": test.mean,
             "95 % low": test.low,

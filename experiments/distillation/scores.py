@@ -59,7 +59,7 @@ def _numbers(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def _answers(problem: Problem, part: str, logits: np.ndarray) -> dict[str, float]:
-    """Exact match and F1 of the best answers; that there is none costs nothing where that occurs."""
+    """F1 and exact match of the best answers; none is an answer where there are questions of it."""
     windows = problem.windows(part)
     threshold = 0.0 if any(not asked.answers for asked in windows.questions) else None
     found = best_answers(windows, logits[..., 0], logits[..., 1], null_threshold=threshold)

@@ -27,9 +27,13 @@ from jaxlab.distillation.advisor import (
     Compared,
     advise,
     best_monotone,
-    linear_cka,
 )
-from jaxlab.distillation.answers import FoundAnswer, Windows, best_answers, make_windows
+from jaxlab.distillation.answers import (
+    FoundAnswer,
+    Windows,
+    best_answers,
+    make_windows,
+)
 from jaxlab.distillation.attentions import (
     attention_ce,
     attention_ce_mean,
@@ -39,8 +43,27 @@ from jaxlab.distillation.attentions import (
     attention_mse_sum,
     attention_tinybert,
 )
+from jaxlab.distillation.augment import (
+    NUM_COPIES,
+    AugmentConfig,
+    ModelCandidates,
+    NearestWords,
+    augment_tinybert,
+    embedding_neighbours,
+    read_glove,
+    scores_from_rows,
+)
 from jaxlab.distillation.cached_features import (
     cached_features,
+)
+from jaxlab.distillation.data import (
+    BUCKETS,
+    BatchConfig,
+    EvalBatches,
+    TrainBatches,
+    make_eval_batches,
+    make_train_batches,
+    steps_per_epoch,
 )
 from jaxlab.distillation.ensembles import (
     confidence_weights,
@@ -74,24 +97,6 @@ from jaxlab.distillation.hard_losses import (
     r_drop,
     span_ce,
     token_ce,
-from jaxlab.distillation.augment import (
-    NUM_COPIES,
-    AugmentConfig,
-    ModelCandidates,
-    NearestWords,
-    augment_tinybert,
-    embedding_neighbours,
-    read_glove,
-    scores_from_rows,
-)
-from jaxlab.distillation.data import (
-    BUCKETS,
-    BatchConfig,
-    EvalBatches,
-    TrainBatches,
-    make_eval_batches,
-    make_train_batches,
-    steps_per_epoch,
 )
 from jaxlab.distillation.hidden import (
     Convention,
@@ -114,6 +119,9 @@ from jaxlab.distillation.knowledge import (
     Features,
     Knowledge,
     find_knowledge,
+)
+from jaxlab.distillation.masking import (
+    MaskingConfig,
 )
 from jaxlab.distillation.matching import (
     STRATEGIES,
@@ -175,12 +183,7 @@ from jaxlab.distillation.responses import (
     logits_kl,
     logits_mse,
     shift_probability,
-from jaxlab.distillation.knowledge import CATALOGUE, Features, Knowledge, find_knowledge
-from jaxlab.distillation.masking import MaskingConfig
-from jaxlab.distillation.matching import STRATEGIES, match_layers
-from jaxlab.distillation.means import Mean, masked_mean, pool
-from jaxlab.distillation.relations import example_relation, relation
-from jaxlab.distillation.responses import logits_ce, logits_kl, logits_mse, shift_probability
+)
 from jaxlab.distillation.rows import (
     TokenRows,
     map_rows,
@@ -266,12 +269,17 @@ from jaxlab.distillation.weights import (
 
 __all__ = [
     "Advice",
+    "AugmentConfig",
+    "BUCKETS",
+    "BatchConfig",
     "CATALOGUE",
     "Compared",
     "Convention",
     "EmdMatching",
+    "EvalBatches",
     "Features",
     "FixedWeights",
+    "FoundAnswer",
     "Fused",
     "GradientBalance",
     "HardConfig",
@@ -281,8 +289,12 @@ __all__ = [
     "LayerWeights",
     "LogVariances",
     "Losses",
+    "MaskingConfig",
     "Match",
     "Mean",
+    "ModelCandidates",
+    "NUM_COPIES",
+    "NearestWords",
     "Objective",
     "ObjectiveConfig",
     "Parts",
@@ -302,30 +314,12 @@ __all__ = [
     "Term",
     "TextModel",
     "TextModelConfig",
-    "TopLogits",
-    "Variants",
-    "advise",
-from jaxlab.distillation.vocabularies import map_labels, map_vocabulary
-
-__all__ = [
-    "BUCKETS",
-    "CATALOGUE",
-    "NUM_COPIES",
-    "STRATEGIES",
-    "AugmentConfig",
-    "BatchConfig",
-    "Convention",
-    "EvalBatches",
-    "Features",
-    "FoundAnswer",
-    "Knowledge",
-    "MaskingConfig",
-    "Mean",
-    "ModelCandidates",
-    "NearestWords",
     "TokenRows",
+    "TopLogits",
     "TrainBatches",
+    "Variants",
     "Windows",
+    "advise",
     "annealing_factor",
     "annealing_kd",
     "attended_mse",
@@ -336,13 +330,13 @@ __all__ = [
     "attention_mse_mean",
     "attention_mse_sum",
     "attention_tinybert",
+    "augment_tinybert",
+    "best_answers",
     "best_monotone",
     "cached_features",
     "check_labels",
     "compile_objective",
     "confidence_weights",
-    "augment_tinybert",
-    "best_answers",
     "constant",
     "continuation_factor",
     "continuation_kd",
@@ -351,9 +345,9 @@ __all__ = [
     "distillation_extra",
     "distillation_params",
     "draw_replaced",
+    "embedding_neighbours",
     "entropic_flow",
     "exact_flow",
-    "embedding_neighbours",
     "example_relation",
     "exported_params",
     "extract_successor",
@@ -376,7 +370,6 @@ __all__ = [
     "label_ce",
     "label_mse",
     "layer_attention",
-    "linear_cka",
     "load_mobilebert",
     "load_params",
     "load_pretrained",
@@ -386,13 +379,12 @@ __all__ = [
     "logits_mse",
     "losses_of",
     "make_distillation_step",
+    "make_eval_batches",
     "make_forward",
     "make_sweep_step",
     "make_theseus_step",
-    "make_variants",
-    "map_labels",
-    "make_eval_batches",
     "make_train_batches",
+    "make_variants",
     "make_windows",
     "map_labels",
     "map_rows",
@@ -417,6 +409,7 @@ __all__ = [
     "project",
     "r_drop",
     "random_teacher_layers",
+    "read_glove",
     "read_program",
     "rebuild_logits",
     "relation",
@@ -426,11 +419,13 @@ __all__ = [
     "save_seq2seq",
     "scale_layer_gradients",
     "scale_layer_updates",
+    "scores_from_rows",
     "shared_vocabulary",
     "shift_probability",
     "span_ce",
     "start_from_distilled",
     "start_student",
+    "steps_per_epoch",
     "student_of",
     "task_of_step",
     "task_probabilities",
@@ -438,15 +433,9 @@ __all__ = [
     "theseus_features",
     "token_ce",
     "token_similarity",
-    "top_logits",
-    "write_program",
-    "read_glove",
-    "relation",
-    "scores_from_rows",
-    "shift_probability",
-    "steps_per_epoch",
-    "token_similarity",
     "tokenize_tagged",
     "tokenize_texts",
+    "top_logits",
     "without_labels",
+    "write_program",
 ]

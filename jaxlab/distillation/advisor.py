@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float64
+from jaxtyping import Array, Bool, Float64
 
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.matching import STRATEGIES, Pairs, match_layers
+from jaxlab.metrics import linear_cka
 
 Table = Float64[np.ndarray, "teacher_layers student_layers"]
 
@@ -154,23 +155,6 @@ def advise(batches: Iterable[Compared], *, max_tokens: int = 4096) -> Advice:
         best_monotone(cka),
         None if attention is None else best_monotone(-attention),
     )
-
-
-def linear_cka(
-    first: Float[np.ndarray, "tokens width"], second: Float[np.ndarray, "tokens other_width"]
-) -> float:
-    """`|X^T Y|^2 / (|X^T X| |Y^T Y|)` of centred features: 1 for equal ones up to rotation, size.
-
-    Args:
-      first: features of tokens.
-      second: of the same tokens, of any width.
-
-    Returns:
-      A number from 0 to 1; 0 where one of the two is the same for all tokens.
-    """
-    x, y = (each - each.mean(axis=0, keepdims=True) for each in (first, second))
-    sizes = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(np.linalg.norm(x.T @ y) ** 2 / sizes) if sizes > 0 else 0.0
 
 
 def attention_distances(

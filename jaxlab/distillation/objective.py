@@ -416,7 +416,7 @@ class Objective:
             own = projections[term.projection]
             sides[side] = tuple(project(own, hidden, activation) for hidden in sides[side])
         if match.strategy in MOVING:
-            return moving_loss(match.strategy, kind.loss, *sides, mask, matching)
+            return moving_loss(match.strategy, kind.loss, sides[0], sides[1], mask, matching)
         if kind.num_layers == 1 and len(kind.features) == 1:
             sides = [side[0] for side in sides]
         loss = kind.loss

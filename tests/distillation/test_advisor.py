@@ -10,10 +10,10 @@ from jaxlab.distillation.advisor import (
     advise,
     attention_distances,
     best_monotone,
-    linear_cka,
 )
 from jaxlab.distillation.knowledge import Features
 from jaxlab.layers.bert import BertConfig, BertEncoder
+from jaxlab.metrics import linear_cka
 
 RNG = np.random.default_rng(0)
 CONFIG = BertConfig(
