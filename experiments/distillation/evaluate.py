@@ -173,10 +173,11 @@ def measure(problem: Problem, network: Network) -> dict[str, float]:
     run_model = jax.jit(lambda batch: forward(params, batch))
     results = {}
     for name, size in (("latency/p50_ms", 1), ("throughput/texts_per_s", TIMED_BATCH)):
-        config = BatchConfig(TIMED_LENGTH, (TIMED_LENGTH,), eval_batch_size=size)
+        length = min(TIMED_LENGTH, problem.max_length)
+        config = BatchConfig(length, (length,), eval_batch_size=size)
 
         def batches(config: BatchConfig = config) -> list[dict[str, Any]]:
-            rows = tokenize_texts(texts[:TIMED_TEXTS], problem.tokenizer, TIMED_LENGTH)
+            rows = tokenize_texts(texts[:TIMED_TEXTS], problem.tokenizer, config.max_length)
             return list(make_eval_batches(rows, config))
 
         made = batches()

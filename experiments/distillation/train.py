@@ -179,7 +179,27 @@ def report(
       mesh: the devices.
       seconds: since the start of the run.
     """
-    part = problem.reported_part
+    part = problem.reported_part if problem.is_scored else "train"
+    scores = score_all(problem, networks, part, mesh) if problem.is_scored else last_losses(workdir)
+    for name, network in networks.items():
+        scores[name] = {**scores.get(name, {}), **sizes(problem, network)}
+    results: dict[str, Any] = headline(scores, seconds)
+    if parallel.is_main_process():
+        training.write_results(workdir, results)
+        print_grid(scores, title=f"{workdir}: {problem.name}, {part}, {seconds:.0f} s")
+
+
+def score_all(
+    problem: Problem, networks: dict[str, Network], part: str, mesh: Mesh
+) -> dict[str, dict[str, float]]:
+    """What every network scores on a part of the data, and how students agree with the teacher.
+
+    Args:
+      problem: the data.
+      networks: what was trained, and the teacher.
+      part: of the data.
+      mesh: the devices.
+    """
     predictions = {
         name: predict(
             kd.make_forward(kd.TextModel(network.config)),
@@ -190,14 +210,20 @@ def report(
         for name, network in networks.items()
     }
     scores = {name: score(problem, part, found) for name, found in predictions.items()}
-    for name in predictions.keys() - {"teacher"}:
+    for name in networks.keys() - {"teacher"}:
         scores[name] |= compare(problem, part, predictions[name], predictions["teacher"])
-    for name, network in networks.items():
-        scores[name] |= sizes(problem, network)
-    results: dict[str, Any] = headline(scores, seconds)
-    if parallel.is_main_process():
-        training.write_results(workdir, results)
-        print_grid(scores, title=f"{workdir}: {problem.name}, {part}, {seconds:.0f} s")
+    return scores
+
+
+def last_losses(workdir: Path) -> dict[str, dict[str, float]]:
+    """The last losses of the student's last stage: all there is to report of plain text.
+
+    Args:
+      workdir: folder of the run.
+    """
+    folder = next(f for name in (STAGE_2, STAGE_1) if (f := workdir / name).is_dir())
+    results = training.read_results(folder)
+    return {"distilled": {n: float(v) for n, v in results.items() if n.startswith("train/loss")}}
 
 
 def sizes(problem: Problem, network: Network) -> dict[str, float]:

@@ -12,6 +12,9 @@ from experiments.distillation.variants import parse_variant
 from jaxlab import distillation as kd
 from tests.experiments.distillation_runs import ablation_flags, run_flags
 
+# The first test trains three networks, which is three programs to compile.
+pytestmark = pytest.mark.timeout(300)
+
 
 def read_json(path):
     return json.loads(path.read_text("utf-8"))
