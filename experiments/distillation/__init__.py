@@ -1,0 +1,1 @@
+"""Distillation of text models from the command line."""
