@@ -1,0 +1,1 @@
+"""What runs the peers of the benchmarks, in their environment."""
