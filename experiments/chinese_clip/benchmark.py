@@ -24,7 +24,7 @@ from experiments.chinese_clip.benchmark_speed import (
     speed,
 )
 from experiments.common import print_grid, run
-from experiments.ndv.json_file import json_target, write_json
+from experiments.common.json_file import json_target, write_json
 from jaxlab.chinese_clip.model import MODELS
 from jaxlab.layers.attention import AttentionImplementation
 

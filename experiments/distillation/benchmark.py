@@ -12,10 +12,10 @@ parity`), `cache` (a student of logits beside its teacher, and with what that ha
 from absl import flags
 
 from experiments.common import print_grid, run
+from experiments.common.json_file import json_target, write_json
 from experiments.distillation.benchmark_speed import cache, speed
 from experiments.distillation.benchmark_sweep import sweep
 from experiments.distillation.benchmark_work import DEVICES, Sizes, Work
-from experiments.ndv.json_file import json_target, write_json
 
 SUITES = ("speed", "cache", "sweep")
 _SUITE = flags.DEFINE_enum("suite", None, SUITES, "What to measure.")

@@ -17,9 +17,9 @@ from pathlib import Path
 from absl import flags
 
 from experiments.common import print_grid, run
+from experiments.common.json_file import json_target, write_json
 from experiments.federated.benchmark_course import accuracy_of_rounds, memory_of_course
 from experiments.federated.benchmark_speed import PEERS, speed
-from experiments.ndv.json_file import json_target, write_json
 
 _SUITE = flags.DEFINE_enum("suite", None, ["speed", "accuracy", "memory"], "What to measure.")
 _PYTHONS = {

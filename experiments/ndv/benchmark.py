@@ -12,6 +12,7 @@ those of dictionaries), `leave_one_out` (bytes beside the sketches of Li et al. 
 from absl import flags
 
 from experiments.common import print_grid, run
+from experiments.common.json_file import json_target, write_json
 from experiments.ndv.benchmark_bytes import (
     KEYS,
     MEANS,
@@ -20,7 +21,6 @@ from experiments.ndv.benchmark_bytes import (
     leave_one_out_bytes,
 )
 from experiments.ndv.benchmark_speed import estimators, speed, throughput
-from experiments.ndv.json_file import json_target, write_json
 from jaxlab.ndv.choice import METHODS
 from jaxlab.ndv.table import DEFAULT_BUDGET_BYTES
 

@@ -24,8 +24,8 @@ import numpy as np
 from absl import flags
 
 from experiments.common import run
+from experiments.common.json_file import json_target, write_json
 from experiments.common.tables import format_number, print_table
-from experiments.ndv.json_file import json_target, write_json
 from experiments.ndv.readers import Partition, open_partitions, select_columns, split_nested
 from jaxlab.ndv.arguments import known_name, list_names
 from jaxlab.ndv.blocks import CLUSTERED_ABOVE, Clustering, clustering, sample_blocks
