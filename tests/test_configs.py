@@ -29,9 +29,11 @@ from jaxlab.federated.local import Limits
 from jaxlab.layers.vit import VisionTransformerConfig
 from jaxlab.ndv.fusion import MEMBERS, NUM_FEATURES, Scaling
 from jaxlab.ndv.train import Examples, init_networks
+from tests import distillation_configs
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-NO_STEPS = {"ndv.reproduce", "federated.simulate"}  # train nothing, or in steps of another form
+# Train nothing, or in steps of another form.
+NO_STEPS = {"ndv.reproduce", "federated.simulate", "distillation.ablate"}
 
 
 def load(path):
@@ -110,6 +112,8 @@ def chinese_clip_steps(config):
 def program_of(path, kind):
     """What decides the program of a config's steps: its settings but for rates and lengths."""
     config = build(path, kind)
+    if experiment_of(path) == "distillation.train":
+        return distillation_configs.program_of(config)
     if experiment_of(path) != "chinese_clip.train" or config.data == "emoji":
         return path, kind
 
@@ -159,7 +163,11 @@ def ndv_steps(config):
 
 
 # Experiment -> from its config to its steps, each with the shapes of what it takes.
-STEPS = {"chinese_clip.train": chinese_clip_steps, "ndv.train": ndv_steps}
+STEPS = {
+    "chinese_clip.train": chinese_clip_steps,
+    "ndv.train": ndv_steps,
+    "distillation.train": distillation_configs.distillation_steps,
+}
 
 
 @pytest.mark.parametrize(("path", "kind"), shipped())

@@ -4,10 +4,10 @@
         --config=configs/distillation/mobilebert.py --config.data.folder=books_and_wikipedia
 
 Every layer of the student has an equal share of the first half of the run, in which it and those
-below it are matched (hidden states and attention distributions, half a unit of weight in all);
-afterwards the loss is that of masked words alone. Student and teacher have equally many layers and
-heads, here 12 of 384 from a teacher of 12 of 768. The publication's own teacher, IB-BERT-large, was
-never released; MobileBERT's blocks are `jaxlab.layers.mobilebert`.
+below it are matched (hidden states and attention distributions, half a unit of weight in all) while
+those below learn by a tenth; afterwards the loss is that of masked words alone. Student and teacher
+have equally many layers and heads, here 12 of 384 from a teacher of 12 of 768. The publication's
+own teacher, IB-BERT-large, was never released; MobileBERT's blocks are `jaxlab.layers.mobilebert`.
 
 References:
   Sun et al. 2020, arXiv:2004.02984.
@@ -37,6 +37,7 @@ def get_config(arg: str = ""):
                 num_steps=240_000,
                 global_batch_size=2048,
                 save_every_steps=10_000,
+                lower_factor=0.1,
                 objective=ObjectiveConfig(
                     "gap:hidden_mse[schedule=progressive]->linear,"
                     "first:attention_kl[schedule=progressive]",

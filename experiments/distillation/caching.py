@@ -9,9 +9,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from experiments.distillation.models import Network, make_model
 from experiments.distillation.settings import NetworksConfig, StageConfig
 from experiments.distillation.tasks import Problem
+from experiments.distillation.teachers import Teachers
 from jaxlab import distillation as kd
 from jaxlab import parallel
 from jaxlab.distillation.knowledge import Features
@@ -32,7 +32,7 @@ def open_cache(
     stage: StageConfig,
     problem: Problem,
     objective: kd.Objective,
-    teacher: Network,
+    teacher: Teachers,
     workdir: Path,
     mesh: Mesh,
 ) -> Callable[[int], Iterator[dict[str, Any]]]:
@@ -43,7 +43,7 @@ def open_cache(
       stage: those of the stage.
       problem: the data.
       objective: what is compared of the teacher.
-      teacher: the network.
+      teacher: the network, or several.
       workdir: folder of the stage.
       mesh: the devices.
 
@@ -63,11 +63,12 @@ def open_cache(
         features=objective.teacher_entries,
         precision="float32",
     )
+    mixed = f"{teacher.mixing} at {objective.config.response.temperature}"
     identity = teacher_identity(
         tokenizer=problem.tokenizer_identity,
         params=teacher.params,
         max_len=problem.max_length,
-        compute=config.dtype,
+        compute=config.dtype if len(teacher.networks) == 1 else f"{config.dtype}, {mixed}",
     )
     run = _make_teacher(config, teacher, objective, mesh)
     cache = fill_cache(workdir / FOLDER, identity, kept, problem.batches("train"), run)
@@ -83,10 +84,10 @@ def _attached(
 
 
 def _make_teacher(
-    config: NetworksConfig, teacher: Network, objective: kd.Objective, mesh: Mesh
+    config: NetworksConfig, teacher: Teachers, objective: kd.Objective, mesh: Mesh
 ) -> Callable[[Any], Features]:
     """From a batch on the host to what the teacher shows of it."""
-    forward = kd.make_forward(make_model(config, teacher))
+    forward = teacher.forward(config, objective.config.response.temperature)
     params = parallel.place(mesh, teacher.params)
     run = jax.jit(functools.partial(forward, taps=objective.teacher_taps))
 

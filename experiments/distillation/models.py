@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +43,20 @@ class Network(NamedTuple):
         """What an objective has to know of it."""
         encoder = self.config.encoder
         return kd.Shape(encoder.num_layers, encoder.width, encoder.num_heads)
+
+
+class OwnVocabulary(NamedTuple):
+    """The vocabulary of a student that differs from that of what it is cut from.
+
+    Attributes:
+      size: number of entries.
+      pad_id: id of padding.
+      teacher_ids: the other's id of every entry, -1 where it has none.
+    """
+
+    size: int
+    pad_id: int
+    teacher_ids: np.ndarray
 
 
 def weights_folder(weights: str) -> Path:
@@ -108,7 +122,7 @@ def open_network(
 
 
 def make_student(
-    config: NetworksConfig, teacher: Network, *, seed: int, vocabulary: np.ndarray | None = None
+    config: NetworksConfig, teacher: Network, *, seed: int, vocabulary: OwnVocabulary | None = None
 ) -> Network:
     """The student before it has learnt anything.
 
@@ -116,49 +130,65 @@ def make_student(
       config: the settings of the run.
       teacher: what it is cut from, where the settings say so.
       seed: of what is drawn.
-      vocabulary: the teacher's id of every id of the student, where the vocabularies differ.
+      vocabulary: of the student, where it is another than that of what it is cut from.
+
+    Returns:
+      The network; names of its labels are those of its head, if it brings one, or the teacher's.
 
     Raises:
       ValueError: if it cannot be cut from the teacher.
     """
     student = config.student
     head = {"task": teacher.config.task, "num_labels": teacher.config.num_labels}
+    source, names = teacher, teacher.label_names
     if student.weights not in ("teacher", "random"):
-        network = open_network(student.weights, seed=seed, fresh_head=not student.copy_head, **head)
-        return network._replace(label_names=teacher.label_names)
+        source = open_network(student.weights, seed=seed, fresh_head=not student.copy_head, **head)
+        sizes = (student.num_layers, student.width, student.num_heads, student.mlp_width)
+        if all(size is None for size in sizes) and vocabulary is None:
+            return source
+        names = source.label_names
     sizes = dataclasses.replace(
-        teacher.config, encoder=student_sizes(student, teacher.config.encoder)
+        source.config, encoder=student_sizes(student, source.config.encoder, vocabulary)
     )
     drawn = kd.init_params(sizes, jax.random.key(seed))
     if student.weights == "random":
-        return Network(sizes, jax.device_get(drawn), teacher.label_names)
+        return Network(sizes, jax.device_get(drawn), names)
     parts = ("embeddings", "pooler", *(("head",) if student.copy_head else ()))
     started = kd.start_student(
         drawn,
-        teacher.params,
+        source.params,
         kd.StudentStart(start_layers(student.layers), parts, student.cut_heads),
-        heads=kd.HeadCounts(teacher.config.encoder.num_heads, sizes.encoder.num_heads),
-        vocabulary=vocabulary,
+        heads=kd.HeadCounts(source.config.encoder.num_heads, sizes.encoder.num_heads),
+        vocabulary=None if vocabulary is None else vocabulary.teacher_ids,
+        skipped_positions=source.config.encoder.max_positions - sizes.encoder.max_positions,
     )
-    return Network(sizes, jax.device_get(started.params), teacher.label_names)
+    return Network(sizes, jax.device_get(started.params), names)
 
 
-def student_sizes(student: StudentConfig, teacher: BertConfig) -> BertConfig:
-    """The sizes of a student: those of the settings, else the teacher's with half of its layers.
+def student_sizes(
+    student: StudentConfig, source: BertConfig, vocabulary: OwnVocabulary | None = None
+) -> BertConfig:
+    """The sizes of a student: those of the settings, else its teacher's with half of its layers.
 
     Args:
       student: the settings.
-      teacher: sizes of the teacher.
+      source: sizes of what it is cut from.
+      vocabulary: of the student, if it has one of its own.
     """
-    width = student.width or teacher.width
-    widths = {
+    width = student.width or source.width
+    sizes: dict[str, Any] = {
         "width": width,
-        "num_heads": student.num_heads or teacher.num_heads,
+        "num_heads": student.num_heads or source.num_heads,
         "mlp_width": student.mlp_width
-        or (teacher.mlp_width if width == teacher.width else 4 * width),
+        or (source.mlp_width if width == source.width else 4 * width),
+        "num_layers": student.num_layers or max(source.num_layers // 2, 1),
     }
-    num_layers = student.num_layers or max(teacher.num_layers // 2, 1)
-    return dataclasses.replace(teacher, num_layers=num_layers, **widths)
+    if vocabulary is not None:
+        sizes |= {"vocab_size": vocabulary.size, "pad_id": vocabulary.pad_id}
+        if source.positions == "after_pad":
+            # Positions begin behind the id of padding: as many tokens stay possible.
+            sizes["max_positions"] = source.max_tokens + vocabulary.pad_id + 1
+    return dataclasses.replace(source, **sizes)
 
 
 def start_layers(layers: str) -> str | tuple[int, ...]:

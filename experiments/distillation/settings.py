@@ -98,6 +98,8 @@ class StageConfig(EpochConfig):
       method: `distil`, or `theseus`: layers of the student take the place of blocks of the teacher,
         more and more of them, and learn from labels alone.
       replacing_start: of `theseus`, the probability of a block to be replaced at the beginning.
+      lower_factor: by which layers below the one whose turn it is learn, where matches have
+        `schedule=progressive`; 1 lets all learn alike.
     """
 
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -105,13 +107,31 @@ class StageConfig(EpochConfig):
     warmup_share: float = 0.0
     method: Literal["distil", "theseus"] = "distil"
     replacing_start: float = 0.3
+    lower_factor: float = 1.0
 
     def _problems(self) -> list[str]:
         problems = super()._problems()
         for name in ("warmup_share", "replacing_start"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 problems.append(f"{name}={getattr(self, name)} is not in [0, 1)")
+        if not 0.0 <= self.lower_factor <= 1.0:
+            problems.append(f"lower_factor={self.lower_factor} is not in [0, 1]")
+        if self.lower_factor != 1.0 and self.optimizer.ema_decay:
+            problems.append(
+                f"lower_factor={self.lower_factor} changes updates that optimizer.ema_decay="
+                f"{self.optimizer.ema_decay} averages before; switch one of them off"
+            )
+        if self.method == "theseus" and self.compares:
+            problems.append(
+                "method='theseus' learns from labels alone; set objective.matches='' and "
+                "objective.response.kind='none'"
+            )
         return problems
+
+    @property
+    def compares(self) -> bool:
+        """Whether anything is compared with a teacher."""
+        return bool(self.objective.matches) or self.objective.response.is_used
 
     @property
     def resolved_optimizer(self) -> OptimizerConfig:
@@ -128,15 +148,32 @@ class TeacherConfig:
 
     Attributes:
       weights: `minilm_l6`, `mpnet_base` or `minilm_l3` out of a package, or a folder in the form of
-        Hugging Face, such as a run's `teacher/` or `model/`.
+        Hugging Face, such as a run's `teacher_model/` or `model/` (a teacher assistant is the
+        student of one run and the teacher of the next). Several of one vocabulary, with commas
+        between them, are averaged.
+      mixing: what of several is averaged: their `logits`, their `probabilities`, or the logits by
+        the `confidence` of each in an example.
       pooling: what the head sees of a text: the `first` token, the `mean` of all, or `auto`: what
         the weights say, the mean for those of the packages.
       stage: how it learns the task first, labels alone; None for weights that know it already.
     """
 
     weights: str = "minilm_l6"
+    mixing: Literal["logits", "probabilities", "confidence"] = "logits"
     pooling: Literal["auto", "first", "mean"] = "auto"
     stage: StageConfig | None = None
+
+    @property
+    def all_weights(self) -> tuple[str, ...]:
+        """The weights of every teacher.
+
+        Raises:
+          ValueError: if there are none.
+        """
+        names = tuple(name.strip() for name in self.weights.split(",") if name.strip())
+        if not names:
+            raise ValueError(f"teacher.weights={self.weights!r} names no teacher")
+        return names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,20 +181,23 @@ class StudentConfig:
     """The network that learns: its sizes, and what it starts from.
 
     Attributes:
-      weights: `teacher` for pieces of the teacher, `random`, or weights as for the teacher, which
-        bring their own sizes.
+      weights: `teacher` for pieces of the (first) teacher, `random`, or weights as for the teacher;
+        of these pieces are taken, too, where sizes are given.
+      vocabulary: weights or a folder whose tokenizer is the student's; "" takes that of its
+        weights, if they have one, or the teacher's.
       layers: which layers of the teacher it starts from: a strategy of matching (`first`, `last`,
         `gap`, `uniform_top`, `distilbert`), or their numbers from 0, such as `0,2,4`.
       untuned: take the pieces from the teacher as it was before it learnt the task.
       copy_head: take the teacher's head over, too.
       cut_heads: where attention heads differ in size, take the leading features of each.
-      num_layers: layers; None takes half of the teacher's.
+      num_layers: layers; None takes half of the teacher's, or all of other weights.
       width: of the hidden states; None takes the teacher's.
       num_heads: attention heads; None takes the teacher's.
       mlp_width: of the feed-forward layers; None takes four times the width.
     """
 
     weights: str = "teacher"
+    vocabulary: str = ""
     layers: str = "uniform_top"
     untuned: bool = False
     copy_head: bool = False
@@ -225,7 +265,7 @@ class RunConfig(NetworksConfig):
                 "no stage is there: give stage_1 or stage_2 for the student, or teacher.stage"
             )
         for name, stage in (("teacher.stage", stages[0]), ("hard_stage", stages[3])):
-            if stage is not None and (stage.objective.matches or stage.objective.response.is_used):
+            if stage is not None and stage.compares:
                 raise ValueError(
                     f"{name} learns from labels alone; set {name}.objective.matches='' and "
                     f"{name}.objective.response.kind='none'"

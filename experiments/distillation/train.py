@@ -8,6 +8,7 @@ folder a stage (checkpoints, `metrics.jsonl`, TensorBoard), `teacher_model/` and
 form of Hugging Face with their vocabulary, and `results.json`. Run again, it goes on where it was.
 """
 
+import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -15,22 +16,33 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from experiments.common import print_grid, run, start
 from experiments.distillation.caching import open_cache
-from experiments.distillation.models import Network, make_model, make_student, open_network
+from experiments.distillation.checks import check_stage
+from experiments.distillation.courses import make_course
+from experiments.distillation.models import Network, make_student
+from experiments.distillation.own_vocabulary import (
+    in_student_words,
+    student_vocabulary,
+    with_student_vocabulary,
+)
 from experiments.distillation.scores import compare, headline, score
 from experiments.distillation.settings import NetworksConfig, RunConfig, StageConfig
 from experiments.distillation.tasks import Problem, load_problem, save_network
+from experiments.distillation.teachers import Teachers, open_teachers
 from jaxlab import distillation as kd
 from jaxlab import parallel, training
-from jaxlab.distillation.evaluate import predict
+from jaxlab.distillation.evaluate import Predictions, predict
+from jaxlab.distillation.train import Forward
 from jaxlab.training.workdir import open_workdir
 
 logger = logging.getLogger(__name__)
 
 TEACHER, STAGE_1, STAGE_2, HARD = "teacher", "stage_1", "stage_2", "hard"
 TEACHER_MODEL, MODEL, HARD_MODEL = "teacher_model", "model", "hard_model"
+STUDENT_PREFIX = "student_"
 
 
 def main(config: RunConfig, workdir: Path) -> None:
@@ -39,15 +51,17 @@ def main(config: RunConfig, workdir: Path) -> None:
     mesh = start()
     workdir = open_workdir(workdir)
     problem = load_problem(config, (config.stage_1, config.stage_2))
+    problem = with_student_vocabulary(problem, config.student)
     problem.describe()
-    networks = train_networks(config, problem, workdir, mesh)
-    report(problem, networks, workdir, mesh, time.monotonic() - started)
+    teachers, students = train_networks(config, problem, workdir, mesh)
+    seconds = time.monotonic() - started
+    report(config, problem, teachers, students, workdir, mesh, seconds)
 
 
 def train_networks(
     config: RunConfig, problem: Problem, workdir: Path, mesh: Mesh
-) -> dict[str, Network]:
-    """Teacher, student and the student of labels alone, as far as the settings have them.
+) -> tuple[Teachers, dict[str, Network]]:
+    """Teachers, student and the student of labels alone, as far as the settings have them.
 
     Args:
       config: the settings of the run.
@@ -56,32 +70,52 @@ def train_networks(
       mesh: the devices.
 
     Returns:
-      `teacher`, `distilled`, `hard` -> network, parameters on the host.
+      What was learnt from; `distilled`, `hard` -> network, parameters on the host.
     """
-    task = {"task": problem.task, "num_labels": problem.num_labels}
-    untuned = teacher = open_network(
-        config.teacher.weights, pooling=config.teacher.pooling, seed=0, **task
-    )
-    teacher = problem.align(teacher)
-    if (stage := config.teacher.stage) is not None:
-        teacher = run_stage(config, stage, problem, workdir / TEACHER, mesh, teacher)
-        keep(problem, teacher, workdir / TEACHER_MODEL)
-    networks = {"teacher": teacher}
+    untuned = open_teachers(config, problem)
+    teachers = teach(config, problem, untuned, workdir, mesh)
     stages = [(STAGE_1, config.stage_1), (STAGE_2, config.stage_2)]
     seed = next((stage.seed for _, stage in stages if stage is not None), 0)
-    begin = make_student(config, untuned if config.student.untuned else teacher, seed=seed)
-    student = begin
+    source = untuned[0] if config.student.untuned else teachers.first
+    vocabulary = student_vocabulary(config, problem)
+    begin = problem.align(make_student(config, source, seed=seed, vocabulary=vocabulary))
+    students, student = {}, begin
     for name, stage in stages:
         if stage is not None:
-            student = run_stage(config, stage, problem, workdir / name, mesh, student, teacher)
-            networks["distilled"] = student
-    if config.hard_stage is not None:
-        stage = config.hard_stage
-        networks["hard"] = run_stage(config, stage, problem, workdir / HARD, mesh, begin)
+            student = run_stage(config, stage, problem, workdir / name, mesh, student, teachers)
+            students["distilled"] = student
+    if (stage := config.hard_stage) is not None:
+        students["hard"] = run_stage(
+            config, stage, problem, workdir / HARD, mesh, begin, prefix=STUDENT_PREFIX
+        )
     for name, folder in (("distilled", MODEL), ("hard", HARD_MODEL)):
-        if name in networks:
-            keep(problem, networks[name], workdir / folder)
-    return networks
+        if name in students:
+            keep(in_student_words(problem), students[name], workdir / folder)
+    return teachers, students
+
+
+def teach(
+    config: RunConfig, problem: Problem, untuned: tuple[Network, ...], workdir: Path, mesh: Mesh
+) -> Teachers:
+    """The teachers after their stage, each of a seed of its own.
+
+    Args:
+      config: the settings of the run.
+      problem: its data.
+      untuned: the teachers before it.
+      workdir: folder of the run.
+      mesh: the devices.
+    """
+    if (stage := config.teacher.stage) is None:
+        return Teachers(untuned, config.teacher.mixing)
+    taught = []
+    for i, network in enumerate(untuned):
+        number = f"_{i + 1}" if i else ""
+        own = dataclasses.replace(stage, seed=stage.seed + i)
+        network = run_stage(config, own, problem, workdir / f"{TEACHER}{number}", mesh, network)
+        keep(problem, network, workdir / f"{TEACHER_MODEL}{number}")
+        taught.append(network)
+    return Teachers(tuple(taught), config.teacher.mixing)
 
 
 def keep(problem: Problem, network: Network, folder: Path) -> None:
@@ -97,7 +131,9 @@ def run_stage(
     workdir: Path,
     mesh: Mesh,
     student: Network,
-    teacher: Network | None = None,
+    teacher: Teachers | None = None,
+    *,
+    prefix: str = "",
 ) -> Network:
     """Train one stage, or read its result if it has ended before.
 
@@ -109,9 +145,13 @@ def run_stage(
       mesh: the devices.
       student: what learns.
       teacher: what it learns from; None for labels alone.
+      prefix: of its own tokens in a batch; with a teacher that of students.
 
     Returns:
       The student after the stage, on the host.
+
+    Raises:
+      ValueError: if settings, data and networks do not go together.
     """
     stage = stage.with_steps(problem.steps_per_epoch(stage.global_batch_size))
     objective = kd.compile_objective(
@@ -120,52 +160,49 @@ def run_stage(
         None if teacher is None else teacher.shape,
         task=problem.task,
     )
-    teacher = teacher if objective.needs_teacher else None
-    make_batches, live = problem.training(stage), teacher
-    if teacher is not None and config.cache_teacher:
+    check_stage(problem, stage, objective, student, teacher)
+    make_batches = problem.training(stage)
+    is_cached = config.cache_teacher and objective.needs_teacher
+    if is_cached:
+        assert teacher is not None, "checked when the objective was compiled"
         make_batches = open_cache(config, stage, problem, objective, teacher, workdir, mesh)
-        live = None
-    model = make_model(config, student)
-    parts = kd.Parts(
+    course = make_course(
+        config,
+        stage,
         objective,
-        kd.make_forward(model, prefix="student_"),
-        None if live is None else kd.make_forward(make_model(config, live)),
+        student,
+        teacher,
+        prefix=prefix if teacher is None else STUDENT_PREFIX,
+        is_cached=is_cached,
     )
-    tx = training.make_optimizer(stage.resolved_optimizer, stage.num_steps)
-    rules = getattr(parallel.ShardingRules, config.sharding)()
-
-    def init(key: jax.Array) -> training.TrainState:
-        draw, own = jax.random.split(key)
-        params = kd.distillation_params(objective, student.params, draw)
-        return training.TrainState.create(params, tx, own)
 
     def validate(state: training.TrainState) -> dict[str, float]:
-        params = kd.exported_params(training.evaluation_params(state))
-        found = predict(parts.student, params, problem.batches("validation"), mesh)
+        params = course.export(training.evaluation_params(state))
+        found = predict(course.forward, params, problem.batches("validation"), mesh)
         return {f"validation/{n}": v for n, v in score(problem, "validation", found).items()}
 
     measured = stage.eval_every_steps > 0 or bool(stage.best_metric)
     result = training.train_loop(
         config=stage,
         workdir=workdir,
-        init=init,
-        step=kd.make_distillation_step(
-            parts, tx, stage.num_steps, num_microbatches=stage.num_microbatches
-        ),
+        init=course.init,
+        step=course.step,
         make_batches=make_batches,
-        frozen={} if live is None else {"teacher": live.params},
+        frozen=course.frozen,
         evaluators=[training.Evaluator("validation", validate)] if measured else [],
         mesh=mesh,
-        rules=rules,
+        rules=getattr(parallel.ShardingRules, config.sharding)(),
         run_config=config,
     )
-    params = kd.exported_params(training.evaluation_params(result.state))
-    return student._replace(params=parallel.to_host(params))
+    params = course.export(parallel.to_host(training.evaluation_params(result.state)))
+    return student._replace(params=jax.device_get(params))
 
 
 def report(
+    config: RunConfig,
     problem: Problem,
-    networks: dict[str, Network],
+    teachers: Teachers,
+    students: dict[str, Network],
     workdir: Path,
     mesh: Mesh,
     seconds: float,
@@ -173,16 +210,24 @@ def report(
     """Predict the test set with every network, write `results.json`, print the table.
 
     Args:
+      config: the settings of the run.
       problem: the data.
-      networks: what was trained.
+      teachers: what was learnt from; several are reported one by one, too.
+      students: what was trained.
       workdir: folder of the run.
       mesh: the devices.
       seconds: since the start of the run.
     """
     part = problem.reported_part if problem.is_scored else "train"
-    scores = score_all(problem, networks, part, mesh) if problem.is_scored else last_losses(workdir)
-    for name, network in networks.items():
-        scores[name] = {**scores.get(name, {}), **sizes(problem, network)}
+    single = teachers.networks if len(teachers.networks) > 1 else ()
+    singles = {f"{TEACHER}_{i}": network for i, network in enumerate(single, start=1)}
+    costs = {TEACHER: sizes(problem, *teachers.networks)}
+    costs |= {name: sizes(problem, network) for name, network in {**singles, **students}.items()}
+    if problem.is_scored:
+        scores = score_all(config, problem, teachers, singles, students, part, mesh)
+    else:
+        scores = last_losses(workdir)
+    scores = {name: {**scores.get(name, {}), **cost} for name, cost in costs.items()}
     results: dict[str, Any] = headline(scores, seconds)
     if parallel.is_main_process():
         training.write_results(workdir, results)
@@ -190,28 +235,38 @@ def report(
 
 
 def score_all(
-    problem: Problem, networks: dict[str, Network], part: str, mesh: Mesh
+    config: RunConfig,
+    problem: Problem,
+    teachers: Teachers,
+    singles: dict[str, Network],
+    students: dict[str, Network],
+    part: str,
+    mesh: Mesh,
 ) -> dict[str, dict[str, float]]:
     """What every network scores on a part of the data, and how students agree with the teacher.
 
     Args:
+      config: the settings of the run.
       problem: the data.
-      networks: what was trained, and the teacher.
+      teachers: what was learnt from.
+      singles: each of several teachers.
+      students: what was trained.
       part: of the data.
       mesh: the devices.
     """
-    predictions = {
-        name: predict(
-            kd.make_forward(kd.TextModel(network.config)),
-            network.params,
-            problem.batches(part),
-            mesh,
-        )
-        for name, network in networks.items()
-    }
+
+    def say(forward: Forward, params: PyTree) -> Predictions:
+        return predict(forward, params, problem.batches(part), mesh)
+
+    temperature = config.stage_2.objective.response.temperature if config.stage_2 else 1.0
+    predictions = {TEACHER: say(teachers.forward(config, temperature), teachers.params)}
+    for named, prefix in ((singles, ""), (students, STUDENT_PREFIX)):
+        for name, network in named.items():
+            forward = kd.make_forward(kd.TextModel(network.config), prefix=prefix)
+            predictions[name] = say(forward, network.params)
     scores = {name: score(problem, part, found) for name, found in predictions.items()}
-    for name in networks.keys() - {"teacher"}:
-        scores[name] |= compare(problem, part, predictions[name], predictions["teacher"])
+    for name in students:
+        scores[name] |= compare(problem, part, predictions[name], predictions[TEACHER])
     return scores
 
 
@@ -226,10 +281,13 @@ def last_losses(workdir: Path) -> dict[str, dict[str, float]]:
     return {"distilled": {n: float(v) for n, v in results.items() if n.startswith("train/loss")}}
 
 
-def sizes(problem: Problem, network: Network) -> dict[str, float]:
-    """What a network costs: parameters, and operations for a text of the longest length."""
-    flops = kd.flops(network.config, problem.max_length)
-    return {"parameters": kd.num_params(network.config), "gflops": flops / 1e9}
+def sizes(problem: Problem, *networks: Network) -> dict[str, float]:
+    """What networks cost: parameters, and operations for a text of the longest length."""
+    flops = sum(kd.flops(network.config, problem.max_length) for network in networks)
+    return {
+        "parameters": sum(kd.num_params(network.config) for network in networks),
+        "gflops": flops / 1e9,
+    }
 
 
 if __name__ == "__main__":

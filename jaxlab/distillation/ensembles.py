@@ -6,14 +6,19 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float64, Int
+from jaxtyping import Array, Bool, Float, Float64, Int, PyTree
 
+from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.responses import check_temperature
+from jaxlab.distillation.train import Forward
+
+MIXINGS = ("logits", "probabilities", "confidence")
 
 Weights = Float[Array, "weights_teachers *weights_rows"]
 
@@ -99,6 +104,51 @@ def confidence_weights(
         wrong = -jnp.take_along_axis(logs, places, axis=-1)[..., 0]
         unsure = jnp.where(jnp.broadcast_to(known[None], unsure.shape), wrong, unsure)
     return jax.lax.stop_gradient(jax.nn.softmax(-sharpness * unsure, axis=0))
+
+
+def make_ensemble_forward(
+    forwards: Sequence[Forward], mixing: str = "logits", *, temperature: float = 1.0
+) -> Forward:
+    """How several teachers run as one: every one on the batch, and the mean of their logits.
+
+    Args:
+      forwards: of the teachers, whose parameters come in the same order.
+      mixing: what is averaged: `logits`, `probabilities`, or logits by the `confidence` of every
+        teacher (of texts with the label of a class: by how right it is).
+      temperature: of the probabilities.
+
+    Raises:
+      ValueError: for an unknown mixing; when traced, if features of layers are asked for.
+    """
+    if mixing not in MIXINGS:
+        raise ValueError(f"mixing={mixing!r} is not one of {', '.join(MIXINGS)}")
+
+    def forward(
+        params: Sequence[PyTree],
+        batch: Mapping[str, Any],
+        *,
+        taps: frozenset[str] = frozenset(),
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> Features:
+        del train, key  # teachers are evaluated
+        if taps:
+            raise ValueError(
+                f"{len(forwards)} teachers are averaged in their logits; {', '.join(sorted(taps))} "
+                "of layers need a single one"
+            )
+        shown = [run(own, batch) for run, own in zip(forwards, params, strict=True)]
+        logits = jnp.stack([cast(Array, cast(Features, each).logits) for each in shown])
+        if mixing == "probabilities":
+            return Features(logits=mean_probabilities(logits, temperature=temperature))
+        weights = None
+        if mixing == "confidence":
+            knows = logits.ndim == 3 and "label" in batch  # an evaluation does not tell labels
+            labels = (batch["label"], batch["has_label"]) if knows else (None, None)
+            weights = confidence_weights(logits, *labels)
+        return Features(logits=mean_logits(logits, weights))
+
+    return forward
 
 
 def task_probabilities(sizes: Sequence[int], power: float = 0.5) -> Float64[np.ndarray, " tasks"]:

@@ -55,13 +55,15 @@ class ResponseConfig:
       temperature_schedule: `constant`, or a temperature for every example (`flsw`, `cwsm`).
       beta: how much those vary.
       gamma: exponent of `flsw`.
-      schedule: how the weight changes over a run: `constant`, `growth`, `decay`, or
+      schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
+        (to 0 over two thirds of the run, and 0 while the loss of a batch is below the margin), or
         `after_transfer`, see `ObjectiveConfig`.
       reduction: mean over `rows`, or over rows times classes (`numel`).
       tokens: of a model that labels tokens, `real` ones count, or those with a `label` only.
       shift_probability: let the right class have the teacher's largest probability.
       annealing: `mse` against logits that grow to the teacher's in so many steps (Annealing-KD); 0
         compares with the logits as they are.
+      margin: of a `continuation`, at the end of the run; it grows with the teacher's logits.
     """
 
     kind: Literal["none", "kl", "ce", "mse"] = "kl"
@@ -71,11 +73,12 @@ class ResponseConfig:
     temperature_schedule: Literal["constant", "flsw", "cwsm"] = "constant"
     beta: float = 1.0
     gamma: float = 1.0
-    schedule: Literal["constant", "growth", "decay", "after_transfer"] = "constant"
+    schedule: Literal["constant", "growth", "decay", "continuation", "after_transfer"] = "constant"
     reduction: responses.Reduction = "rows"
     tokens: Literal["real", "label"] = "real"
     shift_probability: bool = False
     annealing: int = 0
+    margin: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -86,6 +89,11 @@ class ResponseConfig:
         problems = [] if self.weight >= 0 else [f"weight={self.weight} must not be negative"]
         if self.annealing < 0 or (self.annealing and self.kind != "mse"):
             problems.append(f"annealing={self.annealing} goes with kind='mse', not {self.kind!r}")
+        if self.schedule == "continuation" and not (self.annealing and self.margin >= 0):
+            problems.append(
+                f"schedule='continuation' needs annealing={self.annealing} of 1 or more and "
+                f"margin={self.margin} of 0 or more"
+            )
         try:
             responses.check_temperature(self.temperature)
         except ValueError as error:
@@ -359,7 +367,7 @@ class Objective:
             means[RESPONSE] = self._respond(
                 logits, top_features(teacher).logits, batch, progress, temperature
             )
-            factor = self._factor(self.config.response.schedule, progress)
+            factor = self._response_factor(means[RESPONSE], progress)
             weights[RESPONSE] = self.config.response.weight * factor
         if self.config.hard.weight > 0:
             means[HARD] = hard_loss(self.task, logits, batch, self.config.hard, progress)
@@ -384,6 +392,12 @@ class Objective:
     def _plan(self) -> ProgressiveTransfer:
         """When which layer of the student has its turn."""
         return ProgressiveTransfer(self.student_layers, self.config.transfer_share)
+
+    def _response_factor(self, loss: Mean, progress: Array) -> Array:
+        config = self.config.response
+        if config.schedule != "continuation":
+            return self._factor(config.schedule, progress)
+        return schedules.continuation_kd(progress, loss.value, config.margin, config.annealing).soft
 
     def _factor(self, schedule: str, progress: Array) -> Array:
         """The factor of a weight at a point of the run."""

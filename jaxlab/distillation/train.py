@@ -216,6 +216,11 @@ def make_distillation_step(
         raise ValueError(f"num_microbatches={num_microbatches} must be at least 1")
     terms, weighting = parts.objective.terms, weighting_of(parts.objective)
     weighting.check_microbatches(num_microbatches)
+    if num_microbatches > 1 and parts.objective.config.response.schedule == "continuation":
+        raise ValueError(
+            "response.schedule='continuation' compares the loss of a whole batch with its margin, "
+            f"and it goes through in {num_microbatches} microbatches; use one"
+        )
 
     def loss_fn(
         params: PyTree, run: _Run, batch: Batch, counts: Any, key: jax.Array

@@ -1,0 +1,56 @@
+"""A student of 3 layers of 384 from MPNet's 12 of 768, in a vocabulary of its own.
+
+    python -m experiments.distillation.train --config=configs/distillation/mpnet_to_minilm.py:r52 \
+        --workdir=runs/mpnet_to_minilm
+
+The teacher learns the task first. The student is the lower half of MiniLM, reads BERT's vocabulary
+and follows the teacher's logits and, through projections, every fourth of its layers: MPNet's ids
+are BERT's but for the special tokens, so that the tokens of single texts stand in the same places.
+Everything comes out of packages. `hard_stage` is the same student on labels alone.
+"""
+
+from experiments.common import to_config_dict
+from experiments.distillation.settings import (
+    LABELS_ALONE,
+    RunConfig,
+    StageConfig,
+    StudentConfig,
+    TeacherConfig,
+    TextsConfig,
+)
+from jaxlab.distillation import ObjectiveConfig, ResponseConfig
+from jaxlab.training import OptimizerConfig
+
+# Texts -> epochs of teacher and student, longest text.
+TEXTS = {"trec_fine": (3, 10, 64), "r8": (5, 10, 256), "r52": (10, 20, 256), "20ng": (5, 10, 512)}
+KINDS = tuple(TEXTS)
+
+
+def get_config(arg: str = "trec_fine"):
+    if arg not in KINDS:
+        raise ValueError(f"mpnet_to_minilm.py:{arg} is unknown; use one of {', '.join(KINDS)}")
+    taught, epochs, length = TEXTS[arg]
+
+    def stage(num_epochs: int, learning_rate: float, objective: ObjectiveConfig) -> StageConfig:
+        return StageConfig(
+            num_epochs=num_epochs,
+            global_batch_size=32,
+            warmup_share=0.1,
+            objective=objective,
+            optimizer=OptimizerConfig(
+                learning_rate=learning_rate, schedule="linear", weight_decay=0.01, clip_norm=1.0
+            ),
+        )
+
+    distilled = ObjectiveConfig(
+        "gap:hidden_mse[emb=no]->linear", ResponseConfig("kl", temperature=4.0)
+    )
+    return to_config_dict(
+        RunConfig(
+            data=TextsConfig(name=arg, max_length=length),
+            teacher=TeacherConfig(weights="mpnet_base", stage=stage(taught, 5e-5, LABELS_ALONE)),
+            student=StudentConfig(weights="minilm_l6", layers="first", num_layers=3),
+            stage_2=stage(epochs, 1e-4, distilled),
+            hard_stage=stage(epochs, 1e-4, LABELS_ALONE),
+        )
+    )

@@ -1,0 +1,120 @@
+"""What does not go together in a stage: told before it trains, all of it at once."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.distillation.models import Network
+from experiments.distillation.own_vocabulary import TwoVocabularies
+from experiments.distillation.settings import StageConfig
+from experiments.distillation.tasks import Problem
+from experiments.distillation.teachers import Teachers
+from jaxlab import distillation as kd
+from jaxlab.distillation.objective import Term
+
+OF_TEXTS = ("pkd",)
+"""Knowledge of a text as a whole, which needs no common tokens."""
+
+
+def check_stage(
+    problem: Problem,
+    stage: StageConfig,
+    objective: kd.Objective,
+    student: Network,
+    teacher: Teachers | None,
+) -> None:
+    """Refuse a stage that cannot be trained.
+
+    Args:
+      problem: the data.
+      stage: its settings.
+      objective: what is learnt.
+      student: the network that learns.
+      teacher: what it learns from.
+
+    Raises:
+      ValueError: listing everything that does not go together.
+    """
+    problems = [*_of_labels(problem, objective), *_of_teachers(objective, teacher)]
+    if teacher is not None:
+        problems += _of_vocabularies(problem, objective, stage)
+    if stage.method == "theseus":
+        problems += _of_theseus(student, teacher)
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _of_labels(problem: Problem, objective: kd.Objective) -> list[str]:
+    weight = objective.config.hard.weight
+    if not weight or problem.task in ("mlm", "none"):
+        return []
+    examples = problem.examples("train")
+    if any(has_label(example) for example in examples):
+        return []
+    return [
+        f"hard.weight={weight:g} is of labels, and none of {len(examples)} training examples of "
+        f"{problem.name} has one; set hard.weight=0 to learn from the teacher alone"
+    ]
+
+
+def has_label(example: Any) -> bool:
+    """Whether it is known what an example is.
+
+    Args:
+      example: a text, words with tags, or a question.
+    """
+    known = (getattr(example, name, None) for name in ("label", "tags"))
+    return any(value is not None for value in known) or bool(getattr(example, "answers", ()))
+
+
+def _of_teachers(objective: kd.Objective, teacher: Teachers | None) -> list[str]:
+    if teacher is None or len(teacher.networks) == 1 or not objective.terms:
+        return []
+    return [
+        f"{len(teacher.networks)} teachers are averaged in their logits, and "
+        f"{_listed(objective.terms)} are of layers; set matches='', or name one teacher"
+    ]
+
+
+def _of_vocabularies(problem: Problem, objective: kd.Objective, stage: StageConfig) -> list[str]:
+    if not isinstance(problem, TwoVocabularies):
+        return []
+    if stage.method == "theseus":
+        return ["method='theseus' keeps the teacher's embeddings: give no student.vocabulary"]
+    sizes = (
+        f"the student's vocabulary has {problem.student_tokenizer.vocab_size} entries, the "
+        f"teacher's {problem.tokenizer.vocab_size}"
+    )
+    if problem.task == "tagging" and not problem.is_aligned:
+        return [f"{sizes}, and tags are compared token by token; give both one vocabulary"]
+    common = [t for t in objective.terms if t.match.knowledge not in OF_TEXTS]
+    if problem.is_aligned or not common:
+        return []
+    return [
+        f"{sizes}, and they cut the texts differently, so that {_listed(common)} have no common "
+        f"tokens to compare; match {' or '.join(OF_TEXTS)} or logits, or give the student a "
+        "vocabulary whose pieces are the teacher's"
+    ]
+
+
+def _of_theseus(student: Network, teacher: Teachers | None) -> list[str]:
+    if teacher is None:
+        return ["method='theseus' replaces layers of a teacher, and there is none"]
+    there, here = teacher.first.config, student.config
+    depth = {"num_layers": there.encoder.num_layers}
+    if dataclasses.replace(here, encoder=dataclasses.replace(here.encoder, **depth)) != there:
+        return [
+            "method='theseus' puts layers of the student in the place of the teacher's: they "
+            f"differ in more than their number ({here.encoder} and {there.encoder}); leave "
+            "student.width, num_heads and mlp_width out"
+        ]
+    if here.encoder.num_layers > there.encoder.num_layers:
+        return [
+            f"method='theseus' with {here.encoder.num_layers} layers for {there.encoder.num_layers}"
+            " of the teacher; use at most as many"
+        ]
+    return []
+
+
+def _listed(terms: Sequence[Term]) -> str:
+    return ", ".join(dict.fromkeys(term.match.knowledge for term in terms))

@@ -1,0 +1,336 @@
+"""The methods that settings name, in the command: what they train, export, report and refuse."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.distillation.checks import check_stage
+from experiments.distillation.courses import make_optimizer
+from experiments.distillation.models import Network
+from experiments.distillation.own_vocabulary import TwoVocabularies, with_student_vocabulary
+from experiments.distillation.settings import (
+    LABELS_ALONE,
+    RunConfig,
+    StageConfig,
+    StudentConfig,
+    TeacherConfig,
+    TextsConfig,
+)
+from experiments.distillation.tasks import load_problem
+from experiments.distillation.teachers import Teachers, open_teachers
+from experiments.distillation.train import train_networks
+from jaxlab import distillation as kd
+from jaxlab import parallel
+from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
+from jaxlab.layers import BertConfig
+from jaxlab.training import OptimizerConfig
+from tests.experiments.distillation_runs import SPECIAL, WORDS, write_teacher, write_texts
+
+LABELS = ("colour", "sky")
+SOFT = ObjectiveConfig(response=ResponseConfig("kl", temperature=2.0))
+
+
+def stage(objective=SOFT, **changes):
+    settings = {
+        "num_steps": 4, "global_batch_size": 8, "log_every_steps": 2, "objective": objective,
+        "optimizer": OptimizerConfig(learning_rate=3e-3, schedule="constant"),
+    }  # fmt: skip
+    return StageConfig(**{**settings, **changes})
+
+
+def write_tuned(folder, labels=LABELS, **changes):
+    return write_teacher(folder, task="classification", num_labels=2, labels=labels, **changes)
+
+
+def settings(tmp_path, **changes):
+    """A run in a small world: texts, and a teacher with a head."""
+    texts, teacher = tmp_path / "texts", tmp_path / "tuned"
+    if not texts.exists():
+        write_texts(texts)
+        write_tuned(teacher)
+    given = {
+        "data": TextsConfig(name="tables", folder=str(texts), max_length=16, buckets=()),
+        "teacher": TeacherConfig(weights=str(teacher)),
+        "student": StudentConfig(num_layers=1),
+    }  # fmt: skip
+    if "stage_1" not in changes:
+        given["stage_2"] = stage()
+    return RunConfig(**{**given, **changes})
+
+
+def train(tmp_path, config, workdir="run"):
+    """Teachers and students of a run; the loop itself is that of any run."""
+    problem = load_problem(config, (config.stage_1, config.stage_2))
+    problem = with_student_vocabulary(problem, config.student)
+    return train_networks(config, problem, tmp_path / workdir, parallel.make_mesh())
+
+
+def metrics_of(folder):
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_same(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def differs(first, second):
+    return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), first, second)))
+
+
+def test_layers_that_take_the_place_of_blocks_become_an_ordinary_student(tmp_path):
+    config = settings(
+        tmp_path,
+        student=StudentConfig(num_layers=1, layers="first", copy_head=True),
+        stage_1=stage(LABELS_ALONE, method="theseus"),
+    )
+    teachers, students = train(tmp_path, config)
+    found = kd.load_pretrained(tmp_path / "run" / "model")
+    assert found.config.encoder.num_layers == 1 and found.label_names == LABELS
+    trained, teacher = students["distilled"].params, teachers.first.params
+    assert_same(found.params, trained)
+    for name in ("pooler", "head"):
+        assert_same(trained[name], teacher[name])
+    for name in ("word_embeddings", "embeddings_norm"):
+        assert_same(trained["encoder"][name], teacher["encoder"][name])
+    assert differs(trained["encoder"]["layer_0"], teacher["encoder"]["layer_0"])
+    # One layer alone is replaced at every step.
+    assert metrics_of(tmp_path / "run" / "stage_1")[-1]["train/replaced"] == 1.0
+
+
+def test_two_teachers_are_averaged_and_the_student_is_cut_from_the_first(tmp_path):
+    config = settings(tmp_path)
+    other = write_tuned(tmp_path / "other", labels=LABELS[::-1], seed=7)
+    both = TeacherConfig(weights=f"{config.teacher.weights}, {other}")
+    config = settings(tmp_path, teacher=both, stage_2=stage())
+    teachers, students = train(tmp_path, config)
+    assert len(teachers.networks) == 2
+    # The second has its labels in the other order, and was turned.
+    raw = kd.load_pretrained(other).params["head"]["out"]["kernel"]
+    assert_same(teachers.networks[1].params["head"]["out"]["kernel"], raw[:, ::-1])
+    batch = next(iter(load_problem(config).batches("test")))
+    forward = teachers.forward(config)
+    each = [
+        kd.make_forward(kd.TextModel(network.config))(network.params, batch).logits
+        for network in teachers.networks
+    ]
+    found = forward(teachers.params, batch).logits
+    np.testing.assert_allclose(found, (each[0] + each[1]) / 2, rtol=1e-5, atol=1e-6)
+    words = "word_embeddings"
+    first = teachers.first.params["encoder"][words]
+    # Four steps of at most 0.003 each, by Adam.
+    assert np.abs(students["distilled"].params["encoder"][words] - first).max() < 0.02
+
+
+@pytest.mark.parametrize("mixing", ["probabilities", "confidence"])
+def test_teachers_are_mixed_by_what_they_say(tmp_path, mixing):
+    config = settings(tmp_path)
+    other = write_tuned(tmp_path / "other", seed=7)
+    both = TeacherConfig(weights=f"{config.teacher.weights},{other}", mixing=mixing)
+    config = settings(tmp_path, teacher=both, stage_2=stage())
+    problem = load_problem(config)
+    teachers = Teachers(open_teachers(config, problem), mixing)
+    batch = next(iter(problem.batches("test")))
+    each = np.stack([
+        kd.make_forward(kd.TextModel(n.config))(n.params, batch).logits for n in teachers.networks
+    ])  # fmt: skip
+    logs = np.array(jax.nn.log_softmax(each, axis=-1), np.float64)
+    if mixing == "probabilities":
+        wanted = np.log(np.exp(logs).mean(axis=0))
+    else:
+        label = np.where(batch["has_label"], batch["label"], 0)
+        unsure = -np.take_along_axis(logs, label[None, :, None], -1)[..., 0]
+        shares = np.exp(-unsure) / np.exp(-unsure).sum(axis=0)
+        wanted = (shares[..., None] * each).sum(axis=0)
+    rows = batch["has_label"]
+    found = np.asarray(teachers.forward(config)(teachers.params, batch).logits)
+    np.testing.assert_allclose(found[rows], wanted[rows], rtol=1e-4, atol=1e-6)
+
+
+def test_several_teachers_refuse_matches_of_layers_and_other_vocabularies(tmp_path):
+    config = settings(tmp_path)
+    other = write_tuned(tmp_path / "other")
+    both = TeacherConfig(weights=f"{config.teacher.weights},{other}")
+    hidden = stage(ObjectiveConfig("last1:hidden_mse", ResponseConfig("kl")))
+    with pytest.raises(ValueError, match="2 teachers are averaged in their logits, and hidden_mse"):
+        train(tmp_path, settings(tmp_path, teacher=both, stage_2=hidden))
+    (other / "vocab.txt").write_text("\n".join((*SPECIAL, *WORDS[::-1])) + "\n", "utf-8")
+    with pytest.raises(ValueError, match="teachers are averaged on the same tokens"):
+        train(tmp_path, settings(tmp_path, teacher=both, stage_2=stage()))
+
+
+def test_the_student_of_one_run_is_the_teacher_of_the_next(tmp_path):
+    first = settings(tmp_path, student=StudentConfig(num_layers=2), stage_2=stage())
+    _, students = train(tmp_path, first)
+    assistant = tmp_path / "run" / "model"
+    second = settings(tmp_path, teacher=TeacherConfig(weights=str(assistant)), stage_2=stage())
+    teachers, _ = train(tmp_path, second, "next")
+    assert_same(teachers.first.params, students["distilled"].params)
+    assert kd.load_pretrained(tmp_path / "next" / "model").config.encoder.num_layers == 1
+
+
+def test_learnt_weights_and_moving_matches_train_and_are_not_exported(tmp_path):
+    objective = ObjectiveConfig(
+        "random:hidden_mse[every=2],emd:hidden_mse", ResponseConfig("kl"), HardConfig(1.0),
+        weighting="uncertainty",
+    )  # fmt: skip
+    train(tmp_path, settings(tmp_path, stage_2=stage(objective)))
+    last = metrics_of(tmp_path / "run" / "stage_2")[-1]
+    names = {"hidden_mse/random", "hidden_mse/emd", "response", "hard"}
+    assert {f"train/{kind}/{name}" for kind in ("loss", "weight") for name in names} <= set(last)
+    assert set(kd.load_pretrained(tmp_path / "run" / "model").params) == {
+        "encoder", "pooler", "head"
+    }  # fmt: skip
+
+
+def test_lower_layers_learn_by_less_than_the_one_whose_turn_it_is():
+    encoder = BertConfig(11, 2, 8, 2, 16)
+    network = Network(kd.TextModelConfig(encoder), {})
+    objective = ObjectiveConfig("gap:hidden_mse[schedule=progressive]", transfer_share=0.5)
+    slow = stage(objective, num_steps=8, lower_factor=0.1)
+    tx = make_optimizer(slow, network)
+    names = ("word_embeddings", "layer_0", "layer_1")
+    params = {
+        "student": {"encoder": dict.fromkeys(names, jnp.ones(())), "head": jnp.ones(())},
+        "projections": jnp.ones(()),
+    }
+    state, moved = tx.init(params), []
+    for _ in range(8):
+        updates, state = tx.update(params, state, params)
+        moved.append([float(updates["student"]["encoder"][name]) for name in names])
+        ends = [float(updates["student"]["head"]), float(updates["projections"])]
+        np.testing.assert_allclose(ends, moved[-1][2], rtol=1e-5)
+    factors = np.array(moved) / np.array(moved)[:, 2:]
+    # Two steps of the lower layer, two of the upper one, and then all alike.
+    np.testing.assert_allclose(factors[:, 0], [1, 1, 0.1, 0.1, 1, 1, 1, 1], rtol=1e-5)
+    np.testing.assert_array_equal(factors[:, 0], factors[:, 1])
+
+
+def write_shifted(folder, **changes):
+    """A network whose vocabulary is that of the small world in another order."""
+    write_tuned(folder, **changes)
+    entries = (*SPECIAL, *WORDS[::-1])
+    (folder / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_a_student_keeps_the_vocabulary_of_its_weights(tmp_path):
+    own = write_shifted(tmp_path / "own", seed=3)
+    objective = ObjectiveConfig("last1:hidden_mse", ResponseConfig("kl"))
+    config = settings(tmp_path, student=StudentConfig(weights=str(own)), stage_2=stage(objective))
+    problem = with_student_vocabulary(load_problem(config), config.student)
+    assert isinstance(problem, TwoVocabularies) and problem.is_aligned
+    batch = next(iter(problem.batches("test")))
+    names = [[problem.tokenizer, "ids"], [problem.student_tokenizer, "student_ids"]]
+    teacher, student = (
+        [[tokenizer.vocabulary[i] for i in row] for row in batch[name]] for tokenizer, name in names
+    )
+    assert teacher == student and (batch["ids"] != batch["student_ids"]).any()
+    train(tmp_path, config)
+    kept = (tmp_path / "run" / "model" / "vocab.txt").read_text("utf-8")
+    assert kept == (own / "vocab.txt").read_text("utf-8")
+
+
+def test_a_student_is_cut_from_its_teacher_into_another_vocabulary(tmp_path):
+    own = write_shifted(tmp_path / "own")
+    student = StudentConfig(num_layers=1, vocabulary=str(own))
+    config = settings(tmp_path, student=student, stage_2=stage(num_steps=1))
+    teachers, students = train(tmp_path, config)
+    size = len(SPECIAL)
+    rows = [trained["encoder"]["word_embeddings"] for trained in (
+        teachers.first.params, students["distilled"].params
+    )]  # fmt: skip
+    turned = np.concatenate([rows[0][:size], rows[0][size:][::-1]])
+    # One step of Adam at 0.003.
+    assert np.abs(turned - rows[1]).max() < 0.0031
+
+
+def test_texts_that_are_cut_differently_leave_no_tokens_to_compare(tmp_path):
+    own = write_shifted(tmp_path / "own")
+    pieces = (*SPECIAL, *WORDS[:-3], "t", "##he", "is", "a")
+    (own / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
+    student = StudentConfig(num_layers=1, weights="random", vocabulary=str(own))
+    hidden = stage(ObjectiveConfig("last1:hidden_mse,last1:pkd", ResponseConfig("kl")))
+    config = settings(tmp_path, student=student, stage_2=hidden)
+    with pytest.raises(ValueError, match="has 18 entries, the teacher's 17.*hidden_mse have no"):
+        train(tmp_path, config)
+    texts = stage(ObjectiveConfig("last1:pkd", ResponseConfig("kl")), num_steps=1)
+    _, students = train(tmp_path, settings(tmp_path, student=student, stage_2=texts))
+    assert students["distilled"].config.encoder.vocab_size == 18
+
+
+def test_a_student_with_another_order_of_labels_is_turned(tmp_path):
+    own = write_tuned(tmp_path / "own", labels=LABELS[::-1], seed=3)
+    student = StudentConfig(weights=str(own), copy_head=True)
+    slow = stage(num_steps=1, optimizer=OptimizerConfig(learning_rate=0.0, schedule="constant"))
+    _, students = train(tmp_path, settings(tmp_path, student=student, stage_2=slow))
+    raw = kd.load_pretrained(own).params["head"]["out"]["kernel"]
+    assert_same(students["distilled"].params["head"]["out"]["kernel"], raw[:, ::-1])
+
+
+def test_other_labels_are_named(tmp_path):
+    config = settings(tmp_path, stage_2=stage())
+    write_tuned(tmp_path / "tuned", labels=("colour", "beast"))
+    with pytest.raises(ValueError, match="beast"):
+        train(tmp_path, config)
+
+
+def rewrite_texts(tmp_path, lines, part="train"):
+    (tmp_path / "texts" / f"{part}.tsv").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([""], "train.tsv"),
+        (["text\tlabel"], "train.tsv"),
+        (["text\tlabel", "red is\tcolour", "blue is\tcolour"], "one class|only"),
+    ],
+    ids=["empty", "no_rows", "one_class"],
+)
+def test_files_without_anything_to_learn_are_refused(tmp_path, lines, message):
+    config = settings(tmp_path, stage_2=stage())
+    rewrite_texts(tmp_path, lines)
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, config)
+
+
+def test_a_regression_refuses_distributions(tmp_path):
+    config = settings(tmp_path)
+    for part in ("train", "validation", "test"):
+        rewrite_texts(tmp_path, ["text\tlabel", *(f"red is\t{i}.5" for i in range(12))], part)
+    teacher = write_teacher(tmp_path / "number", task="regression", num_labels=1)
+    data = TextsConfig(
+        name="tables", folder=str(tmp_path / "texts"), max_length=16, regression=True
+    )
+    config = settings(
+        tmp_path, data=data, teacher=TeacherConfig(weights=str(teacher)), stage_2=stage()
+    )
+    with pytest.raises(ValueError, match="the task is a regression; use response.kind='mse'"):
+        train(tmp_path, config)
+
+
+def test_labels_are_not_learnt_where_there_are_none(tmp_path):
+    config = settings(tmp_path, stage_2=stage(ObjectiveConfig(hard=HardConfig(0.5))))
+    problem = load_problem(config)
+    object.__setattr__(problem.data, "train", tuple(
+        type(e)(e.id, e.text) for e in problem.data.train
+    ))  # fmt: skip
+    network = Teachers(open_teachers(config, problem))
+    objective = kd.compile_objective(config.stage_2.objective, network.shape, network.shape)
+    with pytest.raises(ValueError, match="hard.weight=0.5 is of labels, and none of 60 training"):
+        check_stage(problem, config.stage_2, objective, network.first, network)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_broken_teacher_stops_the_run_with_the_examples(tmp_path, cached):
+    config = settings(tmp_path, stage_2=stage(), cache_teacher=cached)
+    found = kd.load_pretrained(tmp_path / "tuned")
+    broken = jax.tree.map(np.array, found.params)
+    broken["encoder"]["word_embeddings"][5 + WORDS.index("moon")] = np.nan
+    kd.save_pretrained(tmp_path / "tuned", broken, found.config, label_names=LABELS)
+    with pytest.raises((ValueError, FloatingPointError), match=r"examples? .*\d|ids .*\d"):
+        train(tmp_path, config)
