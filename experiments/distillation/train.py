@@ -17,6 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments.common import print_grid, run, start
+from experiments.distillation.augmentation import augment_problem
 from experiments.distillation.caching import open_cache
 from experiments.distillation.models import Network, make_model, make_student, open_network
 from experiments.distillation.scores import compare, headline, score
@@ -71,9 +72,10 @@ def train_networks(
     seed = next((stage.seed for _, stage in stages if stage is not None), 0)
     begin = make_student(config, untuned if config.student.untuned else teacher, seed=seed)
     student = begin
+    varied = augment_problem(config, problem) if any(stage for _, stage in stages) else problem
     for name, stage in stages:
         if stage is not None:
-            student = run_stage(config, stage, problem, workdir / name, mesh, student, teacher)
+            student = run_stage(config, stage, varied, workdir / name, mesh, student, teacher)
             networks["distilled"] = student
     if config.hard_stage is not None:
         stage = config.hard_stage

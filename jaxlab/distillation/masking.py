@@ -145,7 +145,9 @@ def mask_rows(
     for row in np.flatnonzero(which):
         own = slice(rows.begin(int(row)), int(rows.ends[row]))
         rng = np.random.default_rng((seed, int(rows.example_id[row]) % 2**63))
-        masked, _ = mask_tokens(ids[own][None], np.ones((1, own.stop - own.start), bool), table, rng)
+        masked, _ = mask_tokens(
+            ids[own][None], np.ones((1, own.stop - own.start), bool), table, rng
+        )
         ids[own] = masked[0]
     return dataclasses.replace(rows, ids=ids)
 
