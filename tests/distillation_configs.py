@@ -72,9 +72,14 @@ def stages_of(config):
 
 def program_of(config):
     """What decides the programs of a config: objectives and networks, not data, rates, lengths."""
+
+    def plain_sizes(network):  # how many classes there are does not matter
+        few = min(network.config.num_labels, 2)
+        return dataclasses.replace(network.config, num_labels=few)
+
     stages = [
-        (s.objective, s.method, s.lower_factor, s.num_microbatches, student.config,
-         None if teachers is None else teachers.first.config)
+        (s.objective, s.method, s.lower_factor, s.num_microbatches, plain_sizes(student),
+         None if teachers is None else plain_sizes(teachers.first))
         for s, student, teachers in stages_of(config)
     ]  # fmt: skip
     plain = [each for each in stages if each[0] != LABELS_ALONE or each[1] == "theseus"]

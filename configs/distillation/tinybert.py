@@ -2,14 +2,17 @@
 
     python -m experiments.distillation.train --config=configs/distillation/tinybert.py:mnli \
         --workdir=runs/tinybert_mnli --config.data.folder=GLUE/MNLI \
-        --config.teacher.weights=bert-mnli --config.student.weights=General_TinyBERT_4L_312D
+        --config.teacher.weights=bert-mnli --config.student.weights=General_TinyBERT_4L_312D \
+        --config.augmentation.model=bert-base-uncased --config.augmentation.glove=glove.txt
 
 The student is a general TinyBERT (`tinybert_general.py` trains one). Stage 1 matches embeddings,
 hidden states (one projection for all) and attention scores at a constant 5e-5, as many epochs as
 the authors' table has for the task (its README runs 10); stage 2 follows the teacher's logits at
 temperature 1 for three epochs at 3e-5. Texts are 64 tokens long for CoLA and SST-2, else 128; the
 augmentation makes N copies of a training text (CoLA, MRPC, STS-B, RTE 30, SST-2 and QNLI 20, MNLI
-and QQP 10). A regression's second stage learns from labels, as the authors' code has it.
+and QQP 10) with words of a BERT that knows no task, and for words of several pieces the nearest of
+GloVe's, or without that file of BERT's own embeddings. A regression's second stage learns from
+labels, as the authors' code has it.
 
 References:
   Jiao et al. 2020, arXiv:1909.10351; `task_distill.py`, `data_augmentation.py` of TinyBERT.
@@ -53,7 +56,10 @@ def get_config(arg: str = "mnli"):
         RunConfig(
             data=TextsConfig(name=arg, folder=f"GLUE/{arg}", max_length=length),
             augmentation=AugmentationConfig(
-                num_copies=copies, candidates="model", keep_labels=arg == "stsb"
+                num_copies=copies,
+                candidates="model",
+                model="bert-base-uncased",
+                keep_labels=arg == "stsb",
             ),
             teacher=TeacherConfig(weights="teacher"),
             student=StudentConfig(weights="General_TinyBERT_4L_312D"),

@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 
 from experiments.common import run, start
 from experiments.distillation.ablation_report import write_report
+from experiments.distillation.augmentation import augment_problem
 from experiments.distillation.models import Network, make_model, make_student, open_network
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import AblationConfig
@@ -58,11 +59,12 @@ def main(config: AblationConfig, workdir: Path) -> None:
     variants = [parse_variant(line) for line in config.variants]
     teacher, untuned = make_teacher(config, problem, workdir, mesh)
     theirs = predictions_of(problem, teacher, mesh)
+    varied = augment_problem(config, problem)
     rows = read_runs(workdir / RUNS)
     for seed in config.seeds:
         if sum(row["seed"] == seed for row in rows) < len(variants):
             begin = untuned if config.student.untuned else teacher
-            found = run_seed(config, problem, variants, seed, teacher, begin, workdir, mesh)
+            found = run_seed(config, varied, variants, seed, teacher, begin, workdir, mesh)
             rows = [row for row in rows if row["seed"] != seed]
             rows += measure(problem, variants, seed, found, theirs)
             write_runs(workdir / RUNS, rows)

@@ -67,23 +67,44 @@ class AugmentationConfig:
 
     Attributes:
       num_copies: how often a text is varied; 0 leaves the texts as they are.
-      candidates: what words are replaced by: words of the `model` (the teacher's before it learnt
-        the task, which needs the head of its language model), `neighbours` by its word embeddings,
-        or `glove` vectors of a file; `delete` and `mask` draw tokens to leave out or to mask.
-      glove: the file of those vectors.
-      probability: of a word to be replaced.
+      candidates: what words are replaced by: words of a `model` with the head of its language
+        model, `neighbours` by the word embeddings of a model, or by the `glove` vectors of a file;
+        `delete` leaves words out, `swap` exchanges them, `mask` masks tokens.
+      model: weights whose words are taken, as for the teacher; "" takes those of the teacher, as it
+        is before it learns the task.
+      glove: a file of vectors, for `glove`, and for words of several pieces beside a `model`.
+      probability: of a word to be replaced, left out, moved or masked.
       num_candidates: per word.
       keep_labels: let variants carry the label of their text.
       seed: of the draws.
     """
 
     num_copies: int = 0
-    candidates: Literal["model", "neighbours", "glove", "delete", "mask"] = "neighbours"
+    candidates: Literal["model", "neighbours", "glove", "delete", "swap", "mask"] = "neighbours"
+    model: str = ""
     glove: str = ""
     probability: float = 0.4
     num_candidates: int = 15
     keep_labels: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+          ValueError: listing all that is wrong.
+        """
+        problems = [
+            f"{name}={getattr(self, name)} must be {least} or more"
+            for name, least in (("num_copies", 0), ("num_candidates", 1), ("seed", 0))
+            if getattr(self, name) < least
+        ]
+        if not 0.0 < self.probability < 1.0:
+            problems.append(f"probability={self.probability} is not in (0, 1)")
+        if self.candidates == "glove" and not self.glove:
+            problems.append("candidates='glove' needs the file of the vectors in glove")
+        if problems:
+            raise ValueError("augmentation: " + "; ".join(problems))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from experiments.common import print_grid, run, start
+from experiments.distillation.augmentation import augment_problem
 from experiments.distillation.caching import open_cache
 from experiments.distillation.checks import check_stage
 from experiments.distillation.courses import make_course
@@ -80,9 +81,10 @@ def train_networks(
     vocabulary = student_vocabulary(config, problem)
     begin = problem.align(make_student(config, source, seed=seed, vocabulary=vocabulary))
     students, student = {}, begin
+    varied = augment_problem(config, problem) if any(stage for _, stage in stages) else problem
     for name, stage in stages:
         if stage is not None:
-            student = run_stage(config, stage, problem, workdir / name, mesh, student, teachers)
+            student = run_stage(config, stage, varied, workdir / name, mesh, student, teachers)
             students["distilled"] = student
     if (stage := config.hard_stage) is not None:
         students["hard"] = run_stage(

@@ -1,8 +1,8 @@
 """More texts out of few: words replaced by ones that could stand there, as TinyBERT does.
 
 What could stand there is asked of `Candidates`: a masked language model, or the neighbours of a
-word among embeddings. Random deletion, swapping and masking need neither. What is made carries no
-label unless asked: the teacher labels it.
+word among embeddings. Random deletion and swapping need neither, nor does masking, which is of
+tokens (`mask_rows`). What is made carries no label unless asked: the teacher labels it.
 
 References:
   Jiao et al. 2020, arXiv:1909.10351, algorithm 1, and its released code; Wei and Zou 2019,
@@ -286,26 +286,17 @@ def swap_words(text: str, count: int, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def mask_words(text: str, probability: float, mask: str, rng: np.random.Generator) -> str:
-    """The text with some words replaced by one.
-
-    Args:
-      text: the text.
-      probability: that a word is replaced.
-      mask: the word; a tokenizer reads `[MASK]` as ordinary text, its unknown token serves.
-      rng: draws.
-    """
-    words = text.split()
-    hidden = rng.random(len(words)) < probability
-    return " ".join(mask if hide else w for w, hide in zip(words, hidden, strict=True))
-
-
 Vary = Callable[[str, np.random.Generator], Iterable[str]]
 """A text and draws -> variants of it."""
 
 
 def augment(
-    examples: Sequence[TextExample], vary: Vary, *, seed: int, keep_labels: bool = False
+    examples: Sequence[TextExample],
+    vary: Vary,
+    *,
+    seed: int,
+    keep_labels: bool = False,
+    first_id: int = 0,
 ) -> tuple[TextExample, ...]:
     """The examples, each followed by its variants; of pairs one text at a time varies.
 
@@ -314,11 +305,12 @@ def augment(
       vary: `lambda text, rng: vary_text(text, candidates, config, rng)`, or another way.
       seed: the variants of an example depend on it and on the example's id only.
       keep_labels: variants carry the label of their example; else none.
+      first_id: the least id of a variant, such as one above those of other parts of the data.
 
     Returns:
       Examples; variants have new ids, above all of the given ones.
     """
-    following = max((example.id for example in examples), default=-1) + 1
+    following = max(first_id, *(example.id + 1 for example in examples), 0)
     made: list[TextExample] = []
     for example in examples:
         made.append(example)

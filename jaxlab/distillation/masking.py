@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
-from jaxlab.distillation.rows import IGNORED
+from jaxlab.distillation.rows import IGNORED, TokenRows
 from jaxlab.text import TextTokenizer
 
 
@@ -124,6 +124,32 @@ def mask_tokens(
     hidden = np.where(kind < config.masked + config.random, other, ids)
     hidden = np.where(kind < config.masked, table.mask_id, hidden)
     return np.where(chosen, hidden, ids).astype(np.int32), label.astype(np.int32)
+
+
+def mask_rows(
+    rows: TokenRows, which: Bool[np.ndarray, " rows"], share: float, *, seed: int
+) -> TokenRows:
+    """Rows in some of which tokens are masked for good, to learn from a teacher who sees the mask.
+
+    Args:
+      rows: of any kind; labels stay as they are.
+      which: rows to mask.
+      share: of the ordinary tokens of a row; at least one is masked.
+      seed: what is masked of a row depends on it and on the row's example only.
+
+    Raises:
+      ValueError: if the share is not between 0 and 1.
+    """
+    table = MaskTable.of(rows.tokenizer, rows.ids, MaskingConfig(share, masked=1.0, random=0.0))
+    ids = rows.ids.copy()
+    for row in np.flatnonzero(which):
+        own = slice(rows.begin(int(row)), int(rows.ends[row]))
+        rng = np.random.default_rng((seed, int(rows.example_id[row]) % 2**63))
+        masked, _ = mask_tokens(
+            ids[own][None], np.ones((1, own.stop - own.start), bool), table, rng
+        )
+        ids[own] = masked[0]
+    return dataclasses.replace(rows, ids=ids)
 
 
 def _groups(

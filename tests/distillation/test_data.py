@@ -12,7 +12,7 @@ from jaxlab.distillation.data import (
     make_train_batches,
     steps_per_epoch,
 )
-from jaxlab.distillation.masking import MaskingConfig, MaskTable, mask_tokens
+from jaxlab.distillation.masking import MaskingConfig, MaskTable, mask_rows, mask_tokens
 from jaxlab.distillation.rows import (
     IGNORED,
     map_rows,
@@ -257,6 +257,26 @@ def test_whole_words_are_hidden_together():
     for first, second in ((1, 2), (4, 5), (6, 7)):
         np.testing.assert_array_equal(chosen[:, first], chosen[:, second])
     assert chosen.any(0)[1:10].all() and (3 <= chosen.sum(1)).all() and (chosen.sum(1) <= 4).all()
+
+
+def test_rows_are_masked_for_good_by_seed_and_example_where_asked(rows):
+    which = np.arange(len(rows)) % 2 == 0
+    masked = mask_rows(rows, which, 0.3, seed=4)
+    for row in range(len(rows)):
+        own = slice(rows.begin(row), rows.ends[row])
+        before, after = rows.ids[own], masked.ids[own]
+        changed = before != after
+        count = np.isin(before, list(rows.tokenizer.special_ids), invert=True).sum()
+        assert changed.sum() == (max(1, round(0.3 * count)) if which[row] else 0)
+        assert (after[changed] == rows.tokenizer.mask_id).all()
+        assert not changed[[0, -1]].any()
+    np.testing.assert_array_equal(masked.label, rows.label)
+    np.testing.assert_array_equal(mask_rows(rows, which, 0.3, seed=4).ids, masked.ids)
+    assert not np.array_equal(mask_rows(rows, which, 0.3, seed=5).ids, masked.ids)
+    # Another choice of rows does not change what is masked of a row.
+    every = mask_rows(rows, np.ones(len(rows), bool), 0.3, seed=4)
+    last = slice(rows.begin(2), rows.ends[2])
+    np.testing.assert_array_equal(every.ids[last], masked.ids[last])
 
 
 def test_masked_batches_have_tokens_as_labels(rows):
