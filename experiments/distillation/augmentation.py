@@ -29,6 +29,7 @@ from jaxlab.distillation.augment import (
 )
 from jaxlab.distillation.data import BUCKETS
 from jaxlab.distillation.masking import mask_rows
+from jaxlab.distillation.objective import top_features
 from jaxlab.distillation.rows import TokenRows
 from jaxlab.text import load_tokenizer
 
@@ -184,5 +185,5 @@ def make_candidates(settings: AugmentationConfig, weights: str) -> Candidates:
 def _predictor(found: kd.Pretrained) -> Callable[[Any], np.ndarray]:
     """From a batch on the host to the score of every piece at every place."""
     forward, params = kd.make_forward(kd.TextModel(found.config)), jax.device_put(found.params)
-    run = jax.jit(lambda params, batch: forward(params, batch).logits)
+    run = jax.jit(lambda params, batch: top_features(forward(params, batch)).logits)
     return lambda batch: np.asarray(run(params, batch))
