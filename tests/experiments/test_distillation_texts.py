@@ -1,0 +1,214 @@
+"""The distillation commands on plain text, tagged sentences and questions."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments.distillation.scores import compare, score
+from experiments.distillation.settings import (
+    LABELS_ALONE,
+    NetworksConfig,
+    StageConfig,
+    TeacherConfig,
+    TextsConfig,
+)
+from experiments.distillation.tasks import load_problem
+from jaxlab.distillation.evaluate import Predictions
+from jaxlab.distillation.rows import IGNORED
+from tests.experiments.distillation_runs import ANIMALS, COLOURS, WORDS, write_teacher
+
+RNG = np.random.default_rng(0)
+SQUAD_LENGTH = 200
+
+
+def write_corpus(folder, number=40):
+    """Two text files of a few words a line."""
+    folder.mkdir()
+    lines = [" ".join(RNG.choice(WORDS, RNG.integers(3, 12))) for _ in range(number)]
+    (folder / "a.txt").write_text("\n".join(lines[::2]) + "\n", encoding="utf-8")
+    (folder / "b.txt").write_text("\n".join(lines[1::2]) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_tagged(folder, number=24):
+    """CoNLL files in which colours and an animal behind them are an entity."""
+    folder.mkdir()
+    for file in ("train.txt", "valid.txt", "test.txt"):
+        sentences = []
+        for _ in range(number):
+            colour, animal = RNG.choice(COLOURS), RNG.choice(ANIMALS)
+            sentences.append(f"the DT O O\n{colour} JJ O B-A\n{animal} NN O I-A\nis VBZ O O\n")
+        (folder / file).write_text("\n".join(sentences), encoding="utf-8")
+    return folder
+
+
+def write_questions(folder, version, number=6, words=120):
+    """SQuAD files: which animal is there in a long context; in 2.0 there may be none."""
+    folder.mkdir()
+    for part in ("train", "dev"):
+        data = []
+        for i in range(number):
+            place, animal = int(RNG.integers(words)), str(RNG.choice(ANIMALS))
+            context = ["sun"] * words
+            impossible = version == "2.0" and i % 2 == 1
+            if not impossible:
+                context[place] = animal
+            start = sum(len(word) + 1 for word in context[:place])
+            asked = {
+                "id": f"{part}{i}", "question": "is a star", "is_impossible": impossible,
+                "answers": [] if impossible else [{"text": animal, "answer_start": start}],
+            }  # fmt: skip
+            data.append({"paragraphs": [{"context": " ".join(context), "qas": [asked]}]})
+        path = folder / f"{part}-v{version}.json"
+        path.write_text(json.dumps({"data": data}), encoding="utf-8")
+    return folder
+
+
+def problem_of(tmp_path, name, folder, **data):
+    write_teacher(tmp_path / "teacher")
+    texts = TextsConfig(name=name, folder=str(folder), **data)
+    return load_problem(
+        NetworksConfig(data=texts, teacher=TeacherConfig(str(tmp_path / "teacher")))
+    )
+
+
+def run_well(run_program, name, *flags):
+    code, _, errors = run_program(f"distillation.{name}", *flags)
+    assert code == 0, errors
+
+
+def read_json(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+SHORT = [
+    "--config.data.max_length=16",
+    "--config.data.buckets=()",
+    "--config.stage_2.num_steps=2",
+    "--config.stage_2.global_batch_size=8",
+]
+SMALL = ["--config.student.width=8", "--config.student.mlp_width=16"]
+ONE, TWO = ([f"--config.student.num_layers={number}"] for number in (1, 2))
+MATCHES = "--config.stage_2.objective.matches"
+CORPUS_RUNS = {
+    "distilbert": (
+        "mlm",
+        [*ONE, "--config.student.layers=first", "--config.stage_2.microbatch_size=8"],
+        {"last1:cos", "response", "hard"},
+    ),
+    "tinybert_general": (
+        "none",
+        [*SMALL, *ONE],
+        {"gap:attention_tinybert", "gap:hidden_mse"},
+    ),
+    "minilm": (
+        "none",
+        [*SMALL, *ONE, f"{MATCHES}=last1:attention_kl,last1:value_relation[heads=2]"],
+        {"last1:attention_kl", "last1:value_relation"},
+    ),
+    "mobilebert": (
+        "mlm",
+        [*SMALL, *TWO],
+        {"gap:hidden_mse", "first:attention_kl", "hard"},
+    ),
+}
+"""Config -> what its models put out, flags that make it small, losses that it has."""
+
+
+@pytest.mark.parametrize("config", CORPUS_RUNS)
+def test_pretraining_recipes_run_on_a_folder_of_text(config, tmp_path, run_program):
+    task, flags, losses = CORPUS_RUNS[config]
+    teacher = write_teacher(tmp_path / "teacher", task="mlm")
+    run_well(
+        run_program,
+        "train",
+        f"--config=configs/distillation/{config}.py",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.folder={write_corpus(tmp_path / 'corpus')}",
+        f"--config.teacher.weights={teacher}",
+        *SHORT,
+        *flags,
+    )
+    names = read_json(tmp_path / "run" / "stage_2" / "results.json")
+    found = {n.removeprefix("train/loss/") for n in names if n.startswith("train/loss/")}
+    assert {name.partition("/")[0].partition("[")[0] for name in found} == losses
+    assert all(np.isfinite(names[f"train/loss/{name}"]) for name in found)
+    architectures = read_json(tmp_path / "run" / "model" / "config.json")["architectures"]
+    assert any("MaskedLM" in name for name in architectures) == (task == "mlm")
+
+
+def test_masked_texts_are_those_of_the_seed_and_the_step(tmp_path):
+    problem = problem_of(tmp_path, "corpus", write_corpus(tmp_path / "corpus"), max_length=16)
+    assert problem.task == "none" and not problem.is_scored
+    assert next(iter(problem.batches("validation")))["label"].ndim == 1
+    problem = dataclasses.replace(problem, task="mlm")
+    stage = StageConfig(num_steps=9, global_batch_size=8, objective=LABELS_ALONE)
+    make_batches = problem.training(stage)
+    first = make_batches(0)
+    batches = [next(first) for _ in range(6)]
+    for name, values in next(make_batches(4)).items():
+        np.testing.assert_array_equal(values, batches[4][name])
+    hidden = np.concatenate([(b["label"] != IGNORED).ravel() for b in batches])
+    ordinary = np.concatenate([(b["mask"].sum(1) - 2).clip(0) for b in batches]).sum()
+    assert 0.1 < hidden.sum() / ordinary < 0.25  # 15 %, and one at least of every short text
+    for one, other in zip(
+        problem.batches("validation"), problem.batches("validation"), strict=True
+    ):
+        np.testing.assert_array_equal(one["ids"], other["ids"])
+        assert (one["label"] != IGNORED).any(axis=1)[one["has_label"]].all()
+
+
+def one_hot_tags(rows, num_labels, length):
+    """Logits that are right for every word."""
+    logits = np.zeros((len(rows), length, num_labels), np.float32)
+    for row in range(len(rows)):
+        labels = rows.label[rows.begin(row) : rows.ends[row]]
+        kept = np.flatnonzero(labels != IGNORED)
+        logits[row, kept, labels[kept]] = 5.0
+    return logits
+
+
+def test_tags_are_scored_by_whole_entities(tmp_path):
+    problem = problem_of(tmp_path, "conll2003", write_tagged(tmp_path / "tagged"), max_length=16)
+    rows = problem.rows("test")
+    assert problem.task == "tagging" and problem.num_labels == 3
+    right = one_hot_tags(rows, 3, 16)
+    found = Predictions(rows.example_id[::-1].copy(), right[::-1].copy())
+    assert score(problem, "test", found) == {
+        "precision": 1.0, "recall": 1.0, "f1": 1.0, "accuracy": 1.0
+    }  # fmt: skip
+    # The second word of the first sentence is no entity's: one of 24 is lost, 1 word of 96 wrong.
+    wrong = right.copy()
+    inside = problem.data.label_names.index("I-A")
+    wrong[0, 3] = np.eye(3)[problem.data.label_names.index("O")]
+    assert right[0, 3].argmax() == inside
+    spoilt = Predictions(rows.example_id, wrong)
+    scores = score(problem, "test", spoilt)
+    np.testing.assert_allclose(scores["f1"], 23 / 24)
+    np.testing.assert_allclose(scores["accuracy"], 95 / 96)
+    agreed = compare(problem, "test", spoilt, Predictions(rows.example_id, right))
+    np.testing.assert_allclose(agreed["agreement"], 95 / 96)
+
+
+@pytest.mark.parametrize("version", ["1.1", "2.0"])
+def test_answers_come_back_from_the_windows_of_long_contexts(tmp_path, version):
+    folder = write_questions(tmp_path / "squad", version)
+    name = "squad" if version == "1.1" else "squad2"
+    problem = problem_of(tmp_path, name, folder, max_length=SQUAD_LENGTH)
+    rows = problem.rows("test")
+    assert problem.task == "span" and problem.num_labels == 2
+    logits = np.zeros((len(rows), SQUAD_LENGTH, 2), np.float32)
+    for row, (start, end) in enumerate(rows.label):
+        logits[row, start, 0] = logits[row, end, 1] = 5.0
+    right = Predictions(rows.example_id, logits)
+    scores = score(problem, "test", right)
+    assert scores["f1"] == scores["exact_match"] == 1.0
+    assert ("no_answer_f1" in scores) == (version == "2.0")
+    none = np.zeros_like(logits)
+    none[:, 0] = 5.0
+    empty = score(problem, "test", Predictions(rows.example_id, none))
+    assert empty["f1"] == (0.5 if version == "2.0" else empty["f1"]) < 1.0
+    same = compare(problem, "test", right, right)
+    assert same["agreement"] == 1.0 and abs(same["kl"]) < 1e-6
