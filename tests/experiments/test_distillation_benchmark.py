@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -56,6 +57,15 @@ def test_matches_and_batches_are_of_the_sizes():
     assert not batch["ids"][~batch["mask"]].any()
 
 
+@pytest.fixture
+def quick_compiler():
+    """What is run here is small: compiling it takes the time, and half of it without effort."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 class InPlace:
     """A worker that works in this process."""
 
@@ -89,12 +99,14 @@ def run_suite(run_program, monkeypatch, tmp_path, suite, *arguments):
     return found
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_a_cached_teacher_does_the_same_work(run_program, monkeypatch, tmp_path):
     found = run_suite(run_program, monkeypatch, tmp_path, "cache")
     assert found["cached"]["loss error"] < 1e-5
     assert found["cached"]["ratio"] == found["live"]["steps/s"] == 1
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_a_sweep_does_the_same_work(run_program, monkeypatch, tmp_path):
     found = run_suite(run_program, monkeypatch, tmp_path, "sweep", "--students=2", "--at_once=2")
     assert found["one by one"]["seconds"] == 2 and found["2 at once"]["speed-up"] == 2
