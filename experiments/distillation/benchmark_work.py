@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.distillation.cached_features import PREFIX
 from jaxlab.distillation.knowledge import Features
 
 CLASSES, TYPES = 3, 2
@@ -237,4 +238,4 @@ def cache_logits(work: Work, teacher: Any, batch: Mapping[str, Any]) -> dict[str
 
     forward = make_parts(work, intermediate=False, dropout=0.0).teacher
     shown: Features = jax.jit(forward)(teacher, batch)
-    return {**batch, "teacher_logits": shown.logits}
+    return {**batch, f"{PREFIX}logits": shown.logits}
