@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,6 +91,11 @@ def test_timing_and_what_evaluation_refuses(world, finished, run_program):
         assert code == 2 and message in errors and "Traceback" not in errors
 
 
+def logits_of(network, ids, mask):
+    params = jax.tree.map(jnp.asarray, network.params)
+    return kd.TextModel(network.config).apply({"params": params}, ids, mask=mask).logits
+
+
 @pytest.mark.parametrize("form", ["huggingface", "stablehlo"])
 def test_an_export_gives_the_same_logits(finished, tmp_path, run_program, form):
     out = tmp_path / "out"
@@ -97,11 +103,8 @@ def test_an_export_gives_the_same_logits(finished, tmp_path, run_program, form):
     before, after = (kd.load_pretrained(path) for path in (finished / "model", out))
     ids = jnp.array([[2, 5, 14, 8, 3], [2, 6, 3, 0, 0]])
     mask = ids != 0
-    expected = kd.TextModel(before.config).apply({"params": before.params}, ids, mask=mask).logits
-    if form == "huggingface":
-        found = kd.TextModel(after.config).apply({"params": after.params}, ids, mask=mask).logits
-    else:
-        found = kd.read_program(out)(after.params, ids, mask)
+    expected, again = (logits_of(network, ids, mask) for network in (before, after))
+    found = again if form == "huggingface" else kd.read_program(out)(after.params, ids, mask)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
