@@ -293,7 +293,8 @@ def rewrite_texts(tmp_path, lines, part="train"):
 )
 def test_files_without_anything_to_learn_are_refused(tmp_path, lines, message):
     config = settings(tmp_path, stage_2=stage())
-    rewrite_texts(tmp_path, lines)
+    for part in ("train", "validation", "test"):
+        rewrite_texts(tmp_path, lines, part)
     with pytest.raises(ValueError, match=message):
         train(tmp_path, config)
 
