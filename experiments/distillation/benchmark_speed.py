@@ -161,7 +161,7 @@ def make_step(
 
     Args:
       work: sizes.
-      teacher: parameters.
+      teacher: parameters; empty where the batch brings its logits.
       student: parameters before the first step.
       batch: on the device.
       intermediate: match hidden states, too.
@@ -174,6 +174,8 @@ def make_step(
     from jaxlab import training
 
     parts, tx = make_parts(work, intermediate=intermediate, dropout=dropout), make_optimizer()
+    if not teacher:  # the batch brings what it said
+        parts = parts._replace(teacher=None)
     step = jax.jit(kd.make_distillation_step(parts, tx, NUM_STEPS), donate_argnums=0)
     key = jax.random.key(0)
     # A copy: the step gives its input away.

@@ -91,27 +91,28 @@ SHORT = [
 ]
 SMALL = ["--config.student.width=8", "--config.student.mlp_width=16"]
 ONE, TWO = ([f"--config.student.num_layers={number}"] for number in (1, 2))
+NO_WARMUP = "--config.stage_2.optimizer.warmup_steps=0"
 MATCHES = "--config.stage_2.objective.matches"
 CORPUS_RUNS = {
     "distilbert": (
         "mlm",
         [*ONE, "--config.student.layers=first", "--config.stage_2.microbatch_size=8"],
-        {"last1:cos", "response", "hard"},
+        {"cos", "response", "hard"},
     ),
     "tinybert_general": (
         "none",
         [*SMALL, *ONE],
-        {"gap:attention_tinybert", "gap:hidden_mse"},
+        {"attention_tinybert", "hidden_mse"},
     ),
     "minilm": (
         "none",
-        [*SMALL, *ONE, f"{MATCHES}=last1:attention_kl,last1:value_relation[heads=2]"],
-        {"last1:attention_kl", "last1:value_relation"},
+        [*SMALL, *ONE, NO_WARMUP, f"{MATCHES}=last1:attention_kl,last1:value_relation[heads=2]"],
+        {"attention_kl", "value_relation"},
     ),
     "mobilebert": (
         "mlm",
-        [*SMALL, *TWO],
-        {"gap:hidden_mse", "first:attention_kl", "hard"},
+        [*SMALL, *TWO, NO_WARMUP],
+        {"hidden_mse", "attention_kl", "hard"},
     ),
 }
 """Config -> what its models put out, flags that make it small, losses that it has."""
