@@ -29,8 +29,8 @@ PLATFORMS = ("cpu", "tpu", "cuda")
 def write_program(folder: str | os.PathLike[str], params: PyTree, config: TextModelConfig) -> Path:
     """Writes the program of a model.
 
-    It takes the parameters, `ids` (int32) and `mask` (bool) of shape (texts, tokens), any numbers
-    of both, and gives the logits.
+    It takes the parameters, `ids` (int32) and `mask` (bool) of shape (texts, tokens), any number of
+    texts of any length that the model takes, and gives the logits.
 
     Args:
       folder: that has, or will have, the weights.
@@ -48,7 +48,8 @@ def write_program(folder: str | os.PathLike[str], params: PyTree, config: TextMo
     if config.task == "none":
         raise ValueError("a model without a task has no logits to give; load it with its head")
     model = TextModel(config)
-    rows, tokens = export.symbolic_shape("rows, tokens")
+    longest = f"tokens <= {config.encoder.max_tokens}"
+    rows, tokens = export.symbolic_shape("rows, tokens", constraints=[longest])
 
     def logits(params: PyTree, ids: Array, mask: Array) -> Array:
         features: Any = model.apply({"params": params}, ids, mask=mask)
