@@ -37,7 +37,9 @@ from jaxlab import distillation as kd
 from jaxlab import training
 from jaxlab.distillation.evaluate import Predictions, predict
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import top_features
+from jaxlab.distillation.objective import (
+    top_features,
+)
 from jaxlab.distillation.train import STUDENT
 from jaxlab.training.workdir import check_config, open_workdir, save_config
 

@@ -25,7 +25,11 @@ from jaxlab.distillation import (
     format_matches,
     parse_matches,
 )
-from jaxlab.distillation.objective import HARD, RESPONSE, Task
+from jaxlab.distillation.objective import (
+    HARD,
+    RESPONSE,
+    Task,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,14 +146,16 @@ from jaxlab.distillation.model import (
     num_params,
 )
 from jaxlab.distillation.objective import (
-    HardConfig,
     Losses,
     Objective,
-    ObjectiveConfig,
-    ResponseConfig,
     Shape,
     Term,
     compile_objective,
+)
+from jaxlab.distillation.objective_config import (
+    HardConfig,
+    ObjectiveConfig,
+    ResponseConfig,
 )
 from jaxlab.distillation.programs import (
     read_program,

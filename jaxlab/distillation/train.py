@@ -18,7 +18,11 @@ from jaxlab.distillation import hard_losses
 from jaxlab.distillation.cached_features import cached_features
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.moving_matches import current_matchings, init_matchings, next_matchings
-from jaxlab.distillation.objective import Losses, Objective, Stacks
+from jaxlab.distillation.objective import (
+    Losses,
+    Objective,
+    Stacks,
+)
 from jaxlab.distillation.weighting import Weighting
 from jaxlab.training.state import TrainState
 from jaxlab.training.step import TrainStep, apply_gradients, split_microbatches

@@ -9,10 +9,12 @@ import pytest
 from jaxlab.distillation.grammar import format_matches, parse_matches
 from jaxlab.distillation.hidden import hidden_mse
 from jaxlab.distillation.objective import (
-    ObjectiveConfig,
-    ResponseConfig,
     Shape,
     compile_objective,
+)
+from jaxlab.distillation.objective_config import (
+    ObjectiveConfig,
+    ResponseConfig,
 )
 from jaxlab.distillation.soft_matching import EmdMatching, attended_mse
 from jaxlab.distillation.train import (

@@ -10,11 +10,13 @@ import pytest
 from jaxlab.distillation import attentions, hidden, relations, responses
 from jaxlab.distillation.knowledge import CATALOGUE, Features
 from jaxlab.distillation.objective import (
+    Shape,
+    compile_objective,
+)
+from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,
     ResponseConfig,
-    Shape,
-    compile_objective,
 )
 
 TEACHER, STUDENT = Shape(4, 12, 2), Shape(2, 8, 2)

@@ -7,10 +7,12 @@ import optax
 import pytest
 
 from jaxlab.distillation.objective import (
+    compile_objective,
+)
+from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,
     ResponseConfig,
-    compile_objective,
 )
 from jaxlab.distillation.sweep import init_sweep, make_sweep_step, make_variants, student_of
 from jaxlab.distillation.train import Parts, distillation_params, make_distillation_step

@@ -9,11 +9,13 @@ import pytest
 from jaxlab.distillation import theseus
 from jaxlab.distillation.model import TextModel, TextModelConfig, init_params
 from jaxlab.distillation.objective import (
+    Shape,
+    compile_objective,
+)
+from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,
     ResponseConfig,
-    Shape,
-    compile_objective,
 )
 from jaxlab.distillation.train import distillation_params
 from jaxlab.layers.bert import BertConfig, padding_bias

@@ -10,10 +10,12 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlab.distillation.cached_features import PREFIX
 from jaxlab.distillation.objective import (
+    compile_objective,
+)
+from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,
     ResponseConfig,
-    compile_objective,
 )
 from jaxlab.distillation.train import (
     Parts,

@@ -9,10 +9,12 @@ import optax
 import pytest
 
 from jaxlab.distillation.objective import (
+    compile_objective,
+)
+from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,
     ResponseConfig,
-    compile_objective,
 )
 from jaxlab.distillation.sweep import make_sweep_step, make_variants
 from jaxlab.distillation.train import (

@@ -1,0 +1,158 @@
+"""The settings of an objective: matches of layers, a loss between logits, a loss against labels.
+
+What they compile to stands in `objective`.
+"""
+
+import dataclasses
+from typing import Literal
+
+from jaxlab.distillation import responses
+from jaxlab.distillation.grammar import parse_matches
+
+
+@dataclasses.dataclass(frozen=True)
+class ResponseConfig:
+    """The loss between the logits of student and teacher.
+
+    Attributes:
+      kind: `kl` or `ce` between distributions, `mse` between logits, `none`.
+      weight: factor of the loss.
+      temperature: divides the logits of both.
+      scale_by_temperature: multiply by its square; None does so for `kl` and not for `ce`, as the
+        systems do that use them.
+      temperature_schedule: `constant`, or a temperature for every example (`flsw`, `cwsm`).
+      beta: how much those vary.
+      gamma: exponent of `flsw`.
+      schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
+        (to 0 over two thirds of the run, and 0 while the loss of a batch is below the margin), or
+        `after_transfer`, see `ObjectiveConfig`.
+      reduction: mean over `rows`, or over rows times classes (`numel`).
+      tokens: of a model that labels tokens, `real` ones count, or those with a `label` only.
+      shift_probability: let the right class have the teacher's largest probability.
+      annealing: `mse` against logits that grow to the teacher's in so many steps (Annealing-KD); 0
+        compares with the logits as they are.
+      margin: of a `continuation`, at the end of the run; it grows with the teacher's logits.
+    """
+
+    kind: Literal["none", "kl", "ce", "mse"] = "kl"
+    weight: float = 1.0
+    temperature: float = 1.0
+    scale_by_temperature: bool | None = None
+    temperature_schedule: Literal["constant", "flsw", "cwsm"] = "constant"
+    beta: float = 1.0
+    gamma: float = 1.0
+    schedule: Literal["constant", "growth", "decay", "continuation", "after_transfer"] = "constant"
+    reduction: responses.Reduction = "rows"
+    tokens: Literal["real", "label"] = "real"
+    shift_probability: bool = False
+    annealing: int = 0
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+          ValueError: listing all that is wrong.
+        """
+        problems = [] if self.weight >= 0 else [f"weight={self.weight} must not be negative"]
+        if self.annealing < 0 or (self.annealing and self.kind != "mse"):
+            problems.append(f"annealing={self.annealing} goes with kind='mse', not {self.kind!r}")
+        if self.schedule == "continuation" and not (self.annealing and self.margin >= 0):
+            problems.append(
+                f"schedule='continuation' needs annealing={self.annealing} of 1 or more and "
+                f"margin={self.margin} of 0 or more"
+            )
+        try:
+            responses.check_temperature(self.temperature)
+        except ValueError as error:
+            problems.append(str(error))
+        if problems:
+            raise ValueError("response: " + "; ".join(problems))
+
+    @property
+    def is_used(self) -> bool:
+        """Whether logits are compared at all."""
+        return self.kind != "none" and self.weight > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class HardConfig:
+    """The loss against labels; examples without one have no part in it.
+
+    Attributes:
+      weight: factor of the loss; 0 learns from the teacher alone.
+      label_smoothing: probability of a label that goes to the other classes.
+      schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
+        (growth over two thirds of the run), or `after_transfer`, see `ObjectiveConfig`.
+      drop_worst: share of the examples of a batch, those with the largest losses, that is left out.
+      drop_after: share of the run after which it is.
+      r_drop: weight of the symmetric KL between two passes with different dropout (R-Drop).
+    """
+
+    weight: float = 0.0
+    label_smoothing: float = 0.0
+    schedule: Literal["constant", "growth", "decay", "continuation", "after_transfer"] = "constant"
+    drop_worst: float = 0.0
+    drop_after: float = 0.0
+    r_drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+          ValueError: listing all that is wrong.
+        """
+        problems = [
+            f"{name}={getattr(self, name)} must not be negative"
+            for name in ("weight", "drop_after", "r_drop")
+            if not getattr(self, name) >= 0
+        ]
+        problems += [
+            f"{name}={getattr(self, name)} is not in [0, 1)"
+            for name in ("label_smoothing", "drop_worst")
+            if not 0 <= getattr(self, name) < 1
+        ]
+        if problems:
+            raise ValueError("hard: " + "; ".join(problems))
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What a student learns.
+
+    Attributes:
+      matches: what layers are to agree in, a line of the grammar (see `grammar`); "" is nothing.
+      response: the loss between logits.
+      hard: the loss against labels.
+      projection_init: how projections begin, see `projections`.
+      transfer_share: share of the run in which the matches with `schedule=progressive` take their
+        turns, layer after layer; losses with `schedule="after_transfer"` begin after it.
+      weighting: how the terms are weighed beside their own weights (see `fusion`): `fixed`, by
+        their `running_mean`, by a learned `uncertainty`, or so that their gradients have one norm
+        (`gradient_norm`).
+      weighting_every: updates after which the norms of gradients are taken anew; each time costs a
+        backward pass a term.
+    """
+
+    matches: str = ""
+    response: ResponseConfig = ResponseConfig()
+    hard: HardConfig = HardConfig()
+    projection_init: Literal["normal", "orthogonal", "identity"] = "normal"
+    transfer_share: float = 0.5
+    weighting: Literal["fixed", "running_mean", "uncertainty", "gradient_norm"] = "fixed"
+    weighting_every: int = 10
+
+    def __post_init__(self) -> None:
+        """Check that the line can be read, and that something is learnt.
+
+        Raises:
+          ValueError: if not.
+        """
+        matches = parse_matches(self.matches)
+        if self.weighting_every < 1:
+            raise ValueError(f"weighting_every={self.weighting_every} must be 1 or more updates")
+        if not (matches or self.response.is_used or self.hard.weight):
+            raise ValueError(
+                "the objective is empty: give matches, a response of positive weight or a hard "
+                "loss of positive weight"
+            )
