@@ -83,6 +83,11 @@ def augment_problem(config: NetworksConfig, problem: Problem) -> Problem:
             f"augmentation varies texts of {' and '.join(VARIED)}, and {problem.name} is of "
             f"{problem.task}; set augmentation.num_copies=0"
         )
+    if settings.candidates == "mask" and type(problem) is not Problem:
+        raise ValueError(
+            "augmentation.candidates='mask' masks tokens of one vocabulary, and the student has "
+            "its own; leave words out by augmentation.candidates='delete'"
+        )
     examples = problem.examples("train")
     first_id = 1 + max(e.id for part in problem.data.parts.values() for e in part)
     made = augment(
@@ -96,12 +101,13 @@ def augment_problem(config: NetworksConfig, problem: Problem) -> Problem:
         "%d training texts and %d variants of them (%s)",
         len(examples), len(made) - len(examples), settings.candidates,
     )  # fmt: skip
-    fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
-    fields["data"] = dataclasses.replace(problem.data, train=made)
-    fields["config"] = dataclasses.replace(problem.config, fraction=1.0)  # it is taken
-    if settings.candidates == "mask":
-        return MaskedProblem(**fields, first_masked=first_id, augmentation=settings)
-    return Problem(**fields)
+    data = dataclasses.replace(problem.data, train=made)
+    texts = dataclasses.replace(problem.config, fraction=1.0)  # of texts that are the share already
+    found = dataclasses.replace(problem, data=data, config=texts)
+    if settings.candidates != "mask":
+        return found
+    fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    return MaskedProblem(**fields, first_masked=first_id, augmentation=settings)
 
 
 def make_vary(settings: AugmentationConfig, teacher: str) -> Vary:

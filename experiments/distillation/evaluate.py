@@ -10,7 +10,6 @@ the files that the server of GLUE takes. `--timing` measures, on this machine, t
 and the texts a second in batches of 32, with the tokenizer and without it.
 """
 
-import csv
 import dataclasses
 import logging
 import time
@@ -25,6 +24,7 @@ from jax.sharding import Mesh
 
 from experiments.common import print_results, run, start
 from experiments.distillation.models import Network, open_network
+from experiments.distillation.predictions import write_predictions
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import RunConfig
 from experiments.distillation.tasks import Problem, load_problem
@@ -101,31 +101,6 @@ def predictions_of(
     )
     forward = kd.make_forward(kd.TextModel(network.config))
     return network, predict(forward, network.params, problem.batches(part), mesh)
-
-
-def write_predictions(path: Path, problem: Problem, part: str, predictions: Predictions) -> None:
-    """A line for every example: its id, the label that is known, the choice and the logits.
-
-    Args:
-      path: of the file.
-      problem: the data.
-      part: of the data.
-      predictions: of the model.
-    """
-    names = problem.data.label_names
-    labels = {example.id: example.label for example in problem.examples(part)}
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "label", "prediction", *(names or ("value",))])
-        for example_id, logits in zip(*predictions, strict=True):
-            label = labels[int(example_id)]
-            flat = np.ravel(logits)
-            if names:
-                known = "" if label is None else names[int(label)]
-                row = [known, names[int(flat.argmax())]]
-            else:
-                row = ["" if label is None else label, float(flat[0])]
-            writer.writerow([int(example_id), *row, *(f"{value:.6g}" for value in flat)])
 
 
 def submit(problem: Problem, model: Path, folder: Path, mesh: Mesh) -> None:

@@ -29,11 +29,11 @@ def score(problem: Problem, part: str, predictions: Predictions) -> dict[str, fl
     rows = problem.rows(part)
     if not rows.has_label.any():
         return {}
-    logits = in_order(predictions, rows.example_id).logits
     if problem.task == "span":
-        return _answers(problem, part, logits)
+        return _answers(problem, part, predictions)
     if problem.task == "tagging":
-        return _entities(problem, part, logits)
+        return _entities(problem, part, predictions)
+    logits = in_order(predictions, rows.example_id).logits
     known = rows.has_label
     logits, labels = logits[known], rows.label[known]
     if problem.task == "regression":
@@ -58,28 +58,65 @@ def _numbers(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def _answers(problem: Problem, part: str, logits: np.ndarray) -> dict[str, float]:
-    """F1 and exact match of the best answers; none is an answer where there are questions of it."""
+def find_answers(problem: Problem, part: str, predictions: Predictions) -> dict[str, str]:
+    """The best answer to every question; none is an answer where there are questions without one.
+
+    Args:
+      problem: of questions.
+      part: of the data.
+      predictions: of a network, for all windows.
+
+    Returns:
+      Name of the question -> answer, empty for none.
+    """
     windows = problem.windows(part)
+    logits = in_order(predictions, windows.rows.example_id).logits
     threshold = 0.0 if any(not asked.answers for asked in windows.questions) else None
     found = best_answers(windows, logits[..., 0], logits[..., 1], null_threshold=threshold)
-    answers = {q.name: [answer.text for answer in q.answers] for q in windows.questions}
-    scores = metrics.squad_scores({n: best[0].text for n, best in found.items()}, answers)
-    return {"f1": scores["f1"], **scores}
+    return {name: best[0].text for name, best in found.items()}
 
 
-def _entities(problem: Problem, part: str, logits: np.ndarray) -> dict[str, float]:
-    """F1 of whole entities, and the share of words whose tag is right."""
+def find_tags(
+    problem: Problem, part: str, predictions: Predictions
+) -> list[tuple[list[str], list[str]]]:
+    """The tags of every sentence, and those that a network gives it.
+
+    Args:
+      problem: of tagged sentences.
+      part: of the data.
+      predictions: of a network, for all sentences.
+
+    Returns:
+      For every sentence its tags and the predicted ones, of the words that are not cut off.
+    """
     rows, names = problem.rows(part), problem.data.label_names
-    guessed, known, right, total = [], [], 0, 0
+    logits = in_order(predictions, rows.example_id).logits
+    found = []
     for row in range(len(rows)):
         labels = rows.label[rows.begin(row) : rows.ends[row]]
         words = labels != IGNORED
         chosen = logits[row, : len(labels)].argmax(axis=1)[words]
-        guessed.append([names[tag] for tag in chosen])
-        known.append([names[tag] for tag in labels[words]])
-        right, total = right + int((chosen == labels[words]).sum()), total + int(words.sum())
-    return {**metrics.entity_scores(guessed, known), "accuracy": right / max(total, 1)}
+        known, guessed = ([names[tag] for tag in tags] for tags in (labels[words], chosen))
+        found.append((known, guessed))
+    return found
+
+
+def _answers(problem: Problem, part: str, predictions: Predictions) -> dict[str, float]:
+    """F1 and exact match of the best answers."""
+    questions = problem.windows(part).questions
+    answers = {asked.name: [answer.text for answer in asked.answers] for asked in questions}
+    scores = metrics.squad_scores(find_answers(problem, part, predictions), answers)
+    return {"f1": scores["f1"], **scores}
+
+
+def _entities(problem: Problem, part: str, predictions: Predictions) -> dict[str, float]:
+    """F1 of whole entities, and the share of words whose tag is right."""
+    found = find_tags(problem, part, predictions)
+    known, guessed = ([sentence[side] for sentence in found] for side in (0, 1))
+    right = [
+        tag == guess for tags, guesses in found for tag, guess in zip(tags, guesses, strict=True)
+    ]
+    return {**metrics.entity_scores(guessed, known), "accuracy": sum(right) / max(len(right), 1)}
 
 
 def compare(

@@ -126,12 +126,12 @@ def test_only_the_stages_of_the_student_see_variants(world, tmp_path, monkeypatc
     )  # fmt: skip
     seen = {}
 
-    def remember(config, stage, problem, workdir, mesh, student, teacher=None):
+    def remember(config, stage, problem, workdir, mesh, student, teacher=None, **options):
         seen[workdir.name] = len(problem.examples("train"))
         return student
 
     monkeypatch.setattr(train, "run_stage", remember)
-    monkeypatch.setattr(train, "make_student", lambda config, teacher, seed: teacher)
+    monkeypatch.setattr(train, "make_student", lambda config, teacher, **options: teacher)
     monkeypatch.setattr(train, "keep", lambda *network: None)
     train.train_networks(config, load_problem(config), tmp_path, None)
     assert seen["teacher"] == seen["hard"] == TEXTS
@@ -154,3 +154,12 @@ def test_other_data_and_settings_are_refused(world):
     with pytest.raises(ValueError, match=r"num_copies=-1 .*probability=1.5"):
         AugmentationConfig(num_copies=-1, probability=1.5)
     assert augment_problem(settings(world, num_copies=0), problem) is problem
+
+    class Other(type(problem)):
+        """Data with a second vocabulary, say."""
+
+    fields = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
+    other = Other(**{**fields, "task": "classification"})
+    assert type(augment_problem(config, other)) is Other
+    with pytest.raises(ValueError, match="tokens of one vocabulary"):
+        augment_problem(settings(world, candidates="mask"), other)

@@ -1,11 +1,13 @@
 """The distillation commands on plain text, tagged sentences and questions."""
 
+import csv
 import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from experiments.distillation.predictions import write_predictions
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import (
     LABELS_ALONE,
@@ -161,6 +163,13 @@ def test_masked_texts_are_those_of_the_seed_and_the_step(tmp_path):
         assert (one["label"] != IGNORED).any(axis=1)[one["has_label"]].all()
 
 
+def written(path, problem, predictions):
+    """The lines of the file of predictions."""
+    write_predictions(path, problem, "test", predictions)
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def one_hot_tags(rows, num_labels, length):
     """Logits that are right for every word."""
     logits = np.zeros((len(rows), length, num_labels), np.float32)
@@ -189,6 +198,11 @@ def test_tags_are_scored_by_whole_entities(tmp_path):
     scores = score(problem, "test", spoilt)
     np.testing.assert_allclose(scores["f1"], 23 / 24)
     np.testing.assert_allclose(scores["accuracy"], 95 / 96)
+    lines = written(tmp_path / "predictions.csv", problem, spoilt)
+    first = problem.examples("test")[0]
+    assert len(lines) == 96 and [line["word"] for line in lines[:4]] == list(first.words)
+    assert [line["prediction"] for line in lines[:4]] == ["O", "B-A", "O", "O"]
+    assert lines[2]["label"] == "I-A" and lines[2]["id"] == str(first.id)
     agreed = compare(problem, "test", spoilt, Predictions(rows.example_id, right))
     np.testing.assert_allclose(agreed["agreement"], 95 / 96)
 
@@ -207,6 +221,10 @@ def test_answers_come_back_from_the_windows_of_long_contexts(tmp_path, version):
     scores = score(problem, "test", right)
     assert scores["f1"] == scores["exact_match"] == 1.0
     assert ("no_answer_f1" in scores) == (version == "2.0")
+    lines = written(tmp_path / "predictions.csv", problem, right)
+    assert [line["id"] for line in lines] == [f"dev{i}" for i in range(6)]
+    assert all(line["label"] == line["prediction"] for line in lines)
+    assert {line["label"] for line in lines[::2]} <= set(ANIMALS)
     none = np.zeros_like(logits)
     none[:, 0] = 5.0
     empty = score(problem, "test", Predictions(rows.example_id, none))
