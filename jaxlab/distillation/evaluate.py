@@ -4,6 +4,7 @@ Rows of a batch that are padding are dropped, so that every example counts once,
 batches, on any mesh.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -56,9 +57,7 @@ def predict(
     """
     mesh = make_mesh() if mesh is None else mesh
     params = place(mesh, params)
-    run: Callable[..., Any] = jax.jit(
-        lambda params, batch: top_features(forward(params, batch)).logits
-    )
+    run = _compiled(forward)
     ids, logits = [], []
     for batch in batches:
         fields, _ = split_host_fields({n: batch[n] for n in DEVICE_FIELDS if n in batch})
@@ -74,6 +73,12 @@ def predict(
     predictions = Predictions(np.concatenate(ids), _joined(logits))
     check_finite(predictions)
     return predictions
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(forward: Forward) -> Callable[..., Any]:
+    """The logits of a network as one program a shape, for all evaluations of a run."""
+    return jax.jit(lambda params, batch: top_features(forward(params, batch)).logits)
 
 
 def check_finite(predictions: Predictions) -> None:
