@@ -20,10 +20,10 @@ def get_config(arg: str = ""):
     if arg:
         raise ValueError(f"tiny.py has no kinds; got {arg!r}")
     optimizer = OptimizerConfig(
-        learning_rate=1e-4, schedule="linear", weight_decay=0.01, clip_norm=1.0
+        learning_rate=2e-4, schedule="linear", weight_decay=0.01, clip_norm=1.0
     )
     stage = StageConfig(
-        num_epochs=3,
+        num_epochs=2,
         global_batch_size=32,
         log_every_steps=50,
         warmup_share=0.1,
@@ -33,11 +33,11 @@ def get_config(arg: str = ""):
     distilled = ObjectiveConfig("gap:hidden_mse", ResponseConfig("kl", temperature=4.0))
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name="trec_fine", max_length=64),
+            data=TextsConfig(name="trec_fine", max_length=32),
             teacher=TeacherConfig(weights="minilm_l6", stage=stage),
             student=StudentConfig(num_layers=3, untuned=True),
             stage_2=StageConfig(
-                num_epochs=3,
+                num_epochs=2,
                 global_batch_size=32,
                 log_every_steps=50,
                 warmup_share=0.1,

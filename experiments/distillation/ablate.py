@@ -27,11 +27,14 @@ from jax.sharding import Mesh
 from experiments.common import run, start
 from experiments.distillation.ablation_report import write_report
 from experiments.distillation.augmentation import augment_problem
+from experiments.distillation.checks import check_stage
 from experiments.distillation.models import Network, make_model, make_student, open_network
+from experiments.distillation.own_vocabulary import student_vocabulary, with_student_vocabulary
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import AblationConfig
 from experiments.distillation.tasks import Problem, load_problem
-from experiments.distillation.train import TEACHER, run_stage
+from experiments.distillation.teachers import Teachers
+from experiments.distillation.train import STUDENT_PREFIX, TEACHER, run_stage
 from experiments.distillation.variants import Compiled, Variant, compile_variants, parse_variant
 from jaxlab import distillation as kd
 from jaxlab import training
@@ -56,7 +59,7 @@ def main(config: AblationConfig, workdir: Path) -> None:
     with training.lock_workdir(workdir):
         check_config(workdir, config)
         save_config(workdir, config)
-    problem = load_problem(config)
+    problem = with_student_vocabulary(load_problem(config), config.student)
     problem.describe()
     variants = [parse_variant(line) for line in config.variants]
     teacher, untuned = make_teacher(config, problem, workdir, mesh)
@@ -126,15 +129,9 @@ def run_seed(
     """
     stage = dataclasses.replace(config.stage, seed=seed)
     stage = stage.with_steps(problem.steps_per_epoch(stage.global_batch_size))
-    settings = config.student
+    vocabulary = student_vocabulary(config, problem)
     students = [
-        make_student(
-            config
-            if not v.start
-            else dataclasses.replace(config, student=dataclasses.replace(settings, layers=v.start)),
-            begin,
-            seed=seed,
-        )
+        problem.align(make_student(with_start(config, v), begin, seed=seed, vocabulary=vocabulary))
         for v in variants
     ]
     compiled = compile_variants(
@@ -145,10 +142,11 @@ def run_seed(
         teacher.shape,
         problem.task,
     )
+    check_stage(problem, stage, compiled.objective, students[0], Teachers((teacher,)))
     names = [variant.name for variant in variants]
     parts = kd.Parts(
         compiled.objective,
-        kd.make_forward(make_model(config, students[0])),
+        kd.make_forward(make_model(config, students[0]), prefix=STUDENT_PREFIX),
         kd.make_forward(make_model(config, teacher)),
     )
     tx = training.make_optimizer(stage.resolved_optimizer, stage.num_steps)
@@ -170,6 +168,19 @@ def run_seed(
     params = jax.device_get(result.state.params[STUDENT])
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # all students, with their moments
     return students[0], params
+
+
+def with_start(config: AblationConfig, variant: Variant) -> AblationConfig:
+    """The settings, with the layers of the teacher that a variant starts from.
+
+    Args:
+      config: the settings of the ablation.
+      variant: may name layers of its own.
+    """
+    if not variant.start:
+        return config
+    student = dataclasses.replace(config.student, layers=variant.start)
+    return dataclasses.replace(config, student=student)
 
 
 def sweep_variants(compiled: Compiled, number: int) -> kd.Variants:
@@ -219,7 +230,7 @@ def measure(
       teacher: the teacher's predictions by part.
     """
     network, params = trained
-    forward = kd.make_forward(kd.TextModel(network.config))
+    forward = kd.make_forward(kd.TextModel(network.config), prefix=STUDENT_PREFIX)
 
     def all_students(params: Any, batch: Any) -> Features:
         logits: Any = jax.vmap(lambda p: top_features(forward(p, batch)).logits)(params)

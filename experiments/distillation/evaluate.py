@@ -4,7 +4,8 @@
     python -m experiments.distillation.evaluate --config=configs/distillation/vanilla_kd.py:mnli \
         --workdir=DIR --config.data.folder=GLUE/MNLI --submission=DIR/submission
 
-Without `--model` it is the student of the run in DIR, compared with its teacher if DIR has that.
+Without `--model` it is the student of the run in DIR, compared with its teacher if DIR has that,
+each in the tokens of its own vocabulary.
 DIR gets `evaluation.json` and `predictions.csv`, a line for every example; `--submission` writes
 the files that the server of GLUE takes. `--timing` measures, on this machine, the time of one text
 and the texts a second in batches of 32, with the tokenizer and without it.
@@ -24,6 +25,7 @@ from jax.sharding import Mesh
 
 from experiments.common import print_results, run, start
 from experiments.distillation.models import Network, open_network
+from experiments.distillation.own_vocabulary import in_words_of
 from experiments.distillation.predictions import write_predictions
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import RunConfig
@@ -40,6 +42,7 @@ from jaxlab.training.workdir import open_workdir, write_json
 logger = logging.getLogger(__name__)
 
 NUMBERS, PREDICTIONS = "evaluation.json", "predictions.csv"
+PER_TOKEN = ("tagging", "span")
 TIMED_TEXTS, TIMED_BATCH, TIMED_LENGTH = 64, 32, 128
 
 _MODEL = flags.DEFINE_string(
@@ -64,21 +67,26 @@ def main(config: RunConfig, workdir: Path) -> None:
     if part not in problem.data.parts:
         raise ValueError(f"--part={part}: {problem.name} has {', '.join(problem.data.parts)}")
     folder = Path(_MODEL.value) if _MODEL.value else workdir / MODEL
-    network, found = predictions_of(problem, folder, part, mesh)
-    results = score(problem, part, found)
+    own = in_words_of(problem, folder)
+    network, found = predictions_of(own, folder, part, mesh)
+    results = score(own, part, found)
     teacher = workdir / TEACHER_MODEL
     if teacher.is_dir() and teacher.resolve() != folder.resolve():
-        _, theirs = predictions_of(problem, teacher, part, mesh)
-        results |= compare(problem, part, found, theirs)
+        other = in_words_of(problem, teacher)
+        _, theirs = predictions_of(other, teacher, part, mesh)
+        if problem.task in PER_TOKEN and other is not own:
+            logger.warning("%s and %s cut texts differently: not compared", folder, teacher)
+        else:
+            results |= compare(own, part, found, theirs)
     if _TIMING.value:
-        results |= measure(problem, network)
+        results |= measure(own, network)
     if not parallel.is_main_process():
         return
     write_json(workdir / NUMBERS, {"model": str(folder), "part": part, **results})
-    write_predictions(workdir / PREDICTIONS, problem, part, found)
+    write_predictions(workdir / PREDICTIONS, own, part, found)
     print_results(results, title=f"{folder}: {problem.name}, {part}")
     if _SUBMISSION.value:
-        submit(problem, folder, Path(_SUBMISSION.value), mesh)
+        submit(own, folder, Path(_SUBMISSION.value), mesh)
 
 
 def predictions_of(

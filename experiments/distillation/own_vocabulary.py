@@ -102,14 +102,13 @@ def with_student_vocabulary(problem: Problem, student: StudentConfig) -> Problem
     """
     if student.vocabulary:
         folder = weights_folder(student.vocabulary)
+        own = load_tokenizer(folder)
     elif student.weights in ("teacher", "random"):
         return problem
     else:
         folder = weights_folder(student.weights)
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            return problem
-    own = load_tokenizer(folder)
-    if _same(own, problem.tokenizer):
+        own = tokenizer_of(folder)
+    if own is None or _same(own, problem.tokenizer):
         return problem
     fields = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
     return TwoVocabularies(**fields, student_tokenizer=own, student_folder=folder)
@@ -138,6 +137,19 @@ def student_vocabulary(config: NetworksConfig, problem: Problem) -> OwnVocabular
     return OwnVocabulary(own.vocab_size, own.pad_id, ids)
 
 
+def in_words_of(problem: Problem, folder: Path) -> Problem:
+    """The data in the tokens of a model, where its folder has another vocabulary.
+
+    Args:
+      problem: in the tokens of a run's teacher.
+      folder: of the model.
+    """
+    own = tokenizer_of(folder)
+    if own is None or _same(own, problem.tokenizer):
+        return problem
+    return dataclasses.replace(problem, tokenizer=own, tokenizer_folder=folder)
+
+
 def in_student_words(problem: Problem) -> Problem:
     """The data with the student's tokenizer as the only one, to be saved with the student.
 
@@ -149,6 +161,17 @@ def in_student_words(problem: Problem) -> Problem:
     return dataclasses.replace(
         problem, tokenizer=problem.student_tokenizer, tokenizer_folder=problem.student_folder
     )
+
+
+def tokenizer_of(folder: Path) -> TextTokenizer | None:
+    """The tokenizer of a model, if its folder has one.
+
+    Args:
+      folder: of the model.
+    """
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    return load_tokenizer(folder)
 
 
 def _same(first: TextTokenizer, second: TextTokenizer) -> bool:

@@ -7,12 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.distillation import ablate
 from experiments.distillation.checks import check_stage
 from experiments.distillation.courses import make_optimizer
+from experiments.distillation.evaluate import predictions_of
 from experiments.distillation.models import Network
-from experiments.distillation.own_vocabulary import TwoVocabularies, with_student_vocabulary
+from experiments.distillation.own_vocabulary import (
+    TwoVocabularies,
+    in_words_of,
+    with_student_vocabulary,
+)
 from experiments.distillation.settings import (
     LABELS_ALONE,
+    AblationConfig,
     RunConfig,
     StageConfig,
     StudentConfig,
@@ -22,9 +29,11 @@ from experiments.distillation.settings import (
 from experiments.distillation.tasks import load_problem
 from experiments.distillation.teachers import Teachers, open_teachers
 from experiments.distillation.train import train_networks
+from experiments.distillation.variants import parse_variant
 from jaxlab import distillation as kd
 from jaxlab import parallel
 from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
+from jaxlab.distillation.evaluate import in_order, predict
 from jaxlab.layers import BertConfig
 from jaxlab.training import OptimizerConfig
 from tests.experiments.distillation_runs import SPECIAL, WORDS, write_teacher, write_texts
@@ -236,9 +245,16 @@ def test_a_student_keeps_the_vocabulary_of_its_weights(tmp_path):
         [[tokenizer.vocabulary[i] for i in row] for row in batch[name]] for tokenizer, name in names
     )
     assert teacher == student and (batch["ids"] != batch["student_ids"]).any()
-    train(tmp_path, config)
-    kept = (tmp_path / "run" / "model" / "vocab.txt").read_text("utf-8")
+    _, students = train(tmp_path, config)
+    folder = tmp_path / "run" / "model"
+    kept = (folder / "vocab.txt").read_text("utf-8")
     assert kept == (own / "vocab.txt").read_text("utf-8")
+    single = in_words_of(load_problem(config), folder)
+    _, alone = predictions_of(single, folder, "test", parallel.make_mesh())
+    student = students["distilled"]
+    forward = kd.make_forward(kd.TextModel(student.config), prefix="student_")
+    beside = predict(forward, student.params, problem.batches("test"))
+    assert_same(in_order(beside, alone.example_ids).logits, alone.logits)
 
 
 def test_a_student_is_cut_from_its_teacher_into_another_vocabulary(tmp_path):
@@ -267,6 +283,37 @@ def test_texts_that_are_cut_differently_leave_no_tokens_to_compare(tmp_path):
     texts = stage(ObjectiveConfig("last1:pkd", ResponseConfig("kl")), num_steps=1)
     _, students = train(tmp_path, settings(tmp_path, student=student, stage_2=texts))
     assert students["distilled"].config.encoder.vocab_size == 18
+
+
+def test_students_of_an_ablation_have_a_vocabulary_of_their_own(tmp_path):
+    own = write_shifted(tmp_path / "own")
+    pieces = (*SPECIAL, *WORDS[:-3], "t", "##he", "is", "a")
+    (own / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
+    run = settings(tmp_path)
+    config = AblationConfig(
+        data=run.data,
+        teacher=run.teacher,
+        student=StudentConfig(num_layers=1, vocabulary=str(own)),
+        stage=stage(),
+        variants=(),
+    )
+    problem = with_student_vocabulary(load_problem(config), config.student)
+    mesh = parallel.make_mesh()
+    teacher, _ = ablate.make_teacher(config, problem, tmp_path, mesh)
+
+    def run_seed(*lines):
+        variants = [parse_variant(line) for line in lines]
+        run = (config, problem, variants, 0, teacher, teacher, tmp_path, mesh)
+        return variants, ablate.run_seed(*run)
+
+    with pytest.raises(ValueError, match="hidden_mse have no common tokens"):
+        run_seed("hidden = last1:hidden_mse")
+    variants, found = run_seed("hard = hard", "kd = response~2")
+    assert found[0].config.encoder.vocab_size == 18
+    theirs = ablate.predictions_of(problem, teacher, mesh)
+    rows = ablate.measure(problem, variants, 0, found, theirs)
+    assert [row["variant"] for row in rows] == ["hard", "kd"]
+    assert all(0.0 <= row["test/accuracy"] <= 1.0 and row["test/kl"] > 0.0 for row in rows)
 
 
 def test_a_student_with_another_order_of_labels_is_turned(tmp_path):
