@@ -10,9 +10,7 @@ from experiments.distillation.settings import StageConfig
 from experiments.distillation.tasks import Problem
 from experiments.distillation.teachers import Teachers
 from jaxlab import distillation as kd
-from jaxlab.distillation.objective import (
-    Term,
-)
+from jaxlab.distillation.terms import Term
 
 OF_TEXTS = ("pkd",)
 """Knowledge of a text as a whole, which needs no common tokens."""

@@ -148,8 +148,6 @@ from jaxlab.distillation.model import (
 from jaxlab.distillation.objective import (
     Losses,
     Objective,
-    Shape,
-    Term,
     compile_objective,
 )
 from jaxlab.distillation.objective_config import (
@@ -235,6 +233,7 @@ from jaxlab.distillation.teacher_cache import (
     fill_cache,
     teacher_identity,
 )
+from jaxlab.distillation.terms import Shape, Term
 from jaxlab.distillation.theseus import (
     draw_replaced,
     extract_successor,

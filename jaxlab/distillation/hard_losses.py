@@ -158,20 +158,20 @@ def r_drop(
     return masked_mean(losses, mask)
 
 
-def kept_share(step: Int[Array, ""], dropped: float, after_step: int) -> Float[Array, ""]:
-    """Share of the rows that counts when the worst of a batch are dropped from a step on.
+def kept_share(progress: Float[Array, ""], dropped: float, after: float) -> Float[Array, ""]:
+    """Share of the rows that counts when the worst of a batch are dropped from some point on.
 
     Args:
-      step: number of updates done.
+      progress: share of the run that is over.
       dropped: share of the worst rows, in [0, 1).
-      after_step: the last step at which all count.
+      after: the last point of the run at which all count.
 
     Raises:
       ValueError: if it is no share.
     """
     if not 0.0 <= dropped < 1.0:
         raise ValueError(f"dropped={dropped} is the share of rows left out; use one in [0, 1)")
-    return jnp.where(step > after_step, jnp.float32(1.0 - dropped), jnp.float32(1.0))
+    return jnp.where(progress > after, jnp.float32(1.0 - dropped), jnp.float32(1.0))
 
 
 def smallest_share(

@@ -25,14 +25,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxlab.distillation import hard_losses, responses, schedules
-from jaxlab.distillation.grammar import EMBEDDINGS, MOVING, LayerPair, Match, parse_matches
+from jaxlab.distillation.grammar import MOVING, parse_matches
 from jaxlab.distillation.knowledge import Feature, Features
 from jaxlab.distillation.means import Mean
-from jaxlab.distillation.moving_matches import check_moving, moving_loss
+from jaxlab.distillation.moving_matches import moving_loss
 from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.progressive import ProgressiveTransfer
 from jaxlab.distillation.projections import Projection, init_projection, project
-from jaxlab.distillation.relations import check_relation_heads
+from jaxlab.distillation.terms import Shape, Term, features_of, terms_of, with_unique_names
 
 Stacks = Mapping[str, Features]
 """Features of an encoder-decoder by stack: `encoder`, `decoder`, `cross`."""
@@ -41,39 +41,6 @@ Batch = Mapping[str, Any]
 Task = Literal["none", "classification", "regression", "tagging", "span", "mlm"]
 
 RESPONSE, HARD = "response", "hard"
-
-
-class Shape(NamedTuple):
-    """The sizes of a network that matter to an objective.
-
-    Attributes:
-      num_layers: its layers, of an encoder-decoder by stack.
-      width: of its hidden states.
-      num_heads: attention heads.
-    """
-
-    num_layers: int
-    width: int
-    num_heads: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """One loss of a compiled objective: a match of one pair of layers.
-
-    Attributes:
-      name: `gap:hidden_mse/7-1` and the like.
-      match: the item that it comes from.
-      pair: its layers.
-      num_relation_heads: of relations.
-      projection: name of its projection in the tree; "" for none.
-    """
-
-    name: str
-    match: Match
-    pair: LayerPair
-    num_relation_heads: int
-    projection: str
 
 
 class Losses(NamedTuple):
@@ -157,7 +124,7 @@ class Objective:
         found = {
             (feature, layer + (1 if feature == "hidden" else 0))
             for term in self.terms
-            for feature in _features(term.match)
+            for feature in features_of(term.match)
             for layer in term.pair.teacher
         }
         return tuple(sorted(found))
@@ -329,7 +296,7 @@ class Objective:
         elif config.temperature_schedule == "cwsm":
             tau = schedules.cwsm_temperature(student, teacher, tau, config.beta, mask=rows)
         if config.kind == "mse":
-            return responses.logits_mse(student, teacher, rows, temperature=tau)
+            return responses.logits_mse(student, teacher, rows, temperature=tau, allowed=allowed)
         scaled = config.scale_by_temperature
         loss = responses.logits_kl if config.kind == "kl" else responses.logits_ce
         return loss(
@@ -373,7 +340,7 @@ def compile_objective(
     for match in matches:
         assert teacher is not None, "checked"
         try:
-            found = _terms(match, student, teacher)
+            found = terms_of(match, student, teacher)
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -382,8 +349,8 @@ def compile_objective(
             projections |= {term.projection: (student.width, teacher.width) for term in found}
     if problems:
         raise ValueError("the objective does not fit: " + "; ".join(problems))
-    terms = _with_unique_names(terms)
-    taps = frozenset(feature for term in terms for feature in _features(term.match))
+    terms = with_unique_names(terms)
+    taps = frozenset(feature for term in terms for feature in features_of(term.match))
     return Objective(
         config=config,
         task=task,
@@ -423,79 +390,14 @@ def hard_loss(
         return hard_losses.span_ce(logits, labels, batch["mask"], rows)
     if task in ("tagging", "mlm"):
         return hard_losses.token_ce(logits, labels, rows, smoothing=config.label_smoothing)
-    kept = jnp.where(progress >= config.drop_after, 1.0 - config.drop_worst, 1.0)
+    dropped = config.drop_worst
     return hard_losses.label_ce(
         logits,
         labels,
         rows,
         smoothing=config.label_smoothing,
-        kept=kept if config.drop_worst else 1.0,
+        kept=hard_losses.kept_share(progress, dropped, config.drop_after) if dropped else 1.0,
     )
-
-
-def _terms(match: Match, student: Shape, teacher: Shape) -> list[Term]:
-    """The pairs of a match as terms, checked against the sizes."""
-    kind = match.kind
-    _check_widths(match, student, teacher)
-    if kind.equal_heads and student.num_heads != teacher.num_heads:
-        raise ValueError(
-            f"{match.knowledge!r} compares head by head, and the student has {student.num_heads} "
-            f"heads, the teacher {teacher.num_heads}; use attention_mse_mean, attention_ce_mean or "
-            "relations"
-        )
-    heads = (match.num_relation_heads or teacher.num_heads) if kind.is_relation else 0
-    if kind.is_relation:
-        check_relation_heads(heads, student.width, teacher.width)
-    if match.strategy in MOVING:
-        check_moving(match, teacher.num_layers, student.num_layers)
-        every = LayerPair(tuple(range(teacher.num_layers)), tuple(range(student.num_layers)))
-        name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}"
-        name += match.strategy
-        return [Term(name, match, every, 0, (match.shared or name) if match.projection else "")]
-    terms = []
-    for pair in match.layer_pairs(teacher.num_layers, student.num_layers):
-        layers = "-".join("/".join(map(_layer_name, side)) for side in pair)
-        name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}{layers}"
-        projection = (match.shared or name) if match.projection else ""
-        terms.append(Term(name, match, pair, heads, projection))
-    return terms
-
-
-def _check_widths(match: Match, student: Shape, teacher: Shape) -> None:
-    kind = match.kind
-    if match.projection and kind.features != ("hidden",):
-        raise ValueError(f"{match.knowledge!r} is of no hidden states: nothing to project")
-    if kind.equal_width and not match.projection and student.width != teacher.width:
-        raise ValueError(
-            f"{match.knowledge!r} needs one width, and the student has {student.width}, the "
-            f"teacher {teacher.width}; add a projection, such as {match.knowledge}->linear, or use "
-            "knowledge that knows no width (mmd, relations)"
-        )
-    if match.probabilities and kind.features != ("scores",):
-        raise ValueError(
-            f"{match.knowledge!r} is not of attention: [of=probabilities] goes nowhere"
-        )
-
-
-def _with_unique_names(terms: list[Term]) -> list[Term]:
-    """Terms that are there twice get a number after their name."""
-    seen: dict[str, int] = {}
-    unique = []
-    for term in terms:
-        seen[term.name] = seen.get(term.name, 0) + 1
-        times = seen[term.name]
-        unique.append(
-            term if times == 1 else dataclasses.replace(term, name=f"{term.name}#{times}")
-        )
-    return unique
-
-
-def _layer_name(layer: int) -> str:
-    return "emb" if layer == EMBEDDINGS else str(layer)
-
-
-def _features(match: Match) -> tuple[Feature, ...]:
-    return ("probabilities",) if match.probabilities else match.kind.features
 
 
 def _of(features: Features | Stacks, stack: str) -> Features:
@@ -522,7 +424,7 @@ def _take(features: Features, term: Term, side: int) -> tuple[Array, ...]:
     """What a loss compares, of one side: a feature of one or two layers, or two of one layer."""
     layers = term.pair.student if side == 0 else term.pair.teacher
     taken = []
-    for feature in _features(term.match):
+    for feature in features_of(term.match):
         values = getattr(features, feature)
         lower = 1 if feature == "hidden" else 0
         taken += [values[layer + lower] for layer in layers]

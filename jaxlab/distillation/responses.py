@@ -42,7 +42,7 @@ def logits_ce(
       temperature: tau, positive.
       scale_by_temperature: multiply by tau^2.
       reduction: mean over `rows`, or over rows times classes (`numel`), as TinyBERT's and OFA's
-        code takes it, whose loss is smaller by the number of classes.
+        code takes it, whose loss is smaller by the number of classes (that are allowed).
       allowed: classes that may be predicted; the others have no part in either distribution.
 
     Returns:
@@ -55,7 +55,9 @@ def logits_ce(
     losses = -_expected(log_teacher, log_student)
     if scale_by_temperature:
         losses = losses * tau[..., 0] ** 2
-    return _reduce(losses, mask, student.shape[-1] if reduction == "numel" else 1)
+    if reduction == "numel":
+        losses = losses / _num_classes(student, allowed)
+    return _reduce(losses, mask)
 
 
 def logits_kl(
@@ -91,7 +93,9 @@ def logits_kl(
     losses = _expected(log_teacher, log_teacher - log_student)
     if scale_by_temperature:
         losses = losses * tau[..., 0] ** 2
-    return _reduce(losses, mask, student.shape[-1] if reduction == "numel" else 1)
+    if reduction == "numel":
+        losses = losses / _num_classes(student, allowed)
+    return _reduce(losses, mask)
 
 
 def logits_mse(
@@ -100,6 +104,7 @@ def logits_mse(
     mask: Bool[Array, "*rows"] | None = None,
     *,
     temperature: Temperature = 1.0,
+    allowed: Bool[Array, "*#rows classes"] | None = None,
 ) -> Mean:
     """`((z_S - z_T) / tau)^2`, mean over rows and classes.
 
@@ -108,14 +113,17 @@ def logits_mse(
       teacher: the same of the teacher; no gradient goes to them.
       mask: rows that count; `None` counts all.
       temperature: tau, positive.
+      allowed: classes that count; `None` counts all.
 
     Raises:
       ValueError: if the numbers of classes differ, or the temperature is not positive.
     """
     _check_classes(student, teacher)
-    difference = student - jax.lax.stop_gradient(teacher)
-    scaled = difference.astype(jnp.float32) / _per_row(temperature, student)
-    return _reduce(jnp.mean(scaled**2, axis=-1), mask, 1)
+    difference = (student - jax.lax.stop_gradient(teacher)).astype(jnp.float32)
+    if allowed is not None:
+        difference = jnp.where(allowed, difference, 0.0)
+    scaled = difference / _per_row(temperature, student)
+    return _reduce((scaled**2).sum(axis=-1) / _num_classes(student, allowed), mask)
 
 
 def shift_probability(
@@ -186,11 +194,13 @@ def _per_row(temperature: Temperature, logits: Array) -> Array:
     return tau.reshape(*tau.shape, *(1,) * (logits.ndim - tau.ndim))
 
 
-def _reduce(losses: Array, mask: Array | None, divisor: int) -> Mean:
-    if mask is None:
-        mask = jnp.ones(losses.shape, bool)
-    found = masked_mean(losses, mask)
-    return found._replace(total=found.total / divisor)
+def _num_classes(logits: Array, allowed: Array | None) -> Array | int:
+    """The classes that count, of all rows or of each."""
+    return logits.shape[-1] if allowed is None else jnp.maximum(allowed.sum(axis=-1), 1)
+
+
+def _reduce(losses: Array, mask: Array | None) -> Mean:
+    return masked_mean(losses, jnp.ones(losses.shape, bool) if mask is None else mask)
 
 
 def _check_classes(student: Array, teacher: Array) -> None:

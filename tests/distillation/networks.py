@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import (
-    Shape,
-)
+from jaxlab.distillation.terms import Shape
 
 WORDS, CLASSES = 11, 3
 TEACHER, STUDENT = Shape(2, 12, 2), Shape(1, 8, 2)

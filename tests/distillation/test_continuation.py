@@ -11,9 +11,9 @@ from jaxlab.distillation.objective import (
     HardConfig,
     ObjectiveConfig,
     ResponseConfig,
-    Shape,
     compile_objective,
 )
+from jaxlab.distillation.terms import Shape
 from jaxlab.distillation.train import Parts, make_distillation_step
 from tests.distillation.networks import forward
 

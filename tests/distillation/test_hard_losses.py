@@ -62,8 +62,8 @@ def test_the_worst_of_the_labelled_rows_are_dropped(share, kept):
     assert float(found.value) == pytest.approx(np.mean(losses[:kept]), rel=1e-5)
 
 
-def test_dropping_begins_after_a_step_and_counts_no_padding():
-    shares = [float(hard_losses.kept_share(jnp.int32(s), 0.1, 5)) for s in (0, 5, 6)]
+def test_dropping_begins_after_a_while_and_counts_no_padding():
+    shares = [float(hard_losses.kept_share(jnp.float32(p), 0.1, 0.5)) for p in (0, 0.5, 0.6)]
     assert shares == pytest.approx([1.0, 1.0, 0.9])
     losses = jnp.arange(10.0)[::-1]
     full = hard_losses.smallest_share(losses, jnp.ones(10, bool), jnp.float32(0.9))
@@ -188,4 +188,4 @@ def test_wrong_labels_are_told_with_their_numbers(caplog):
     with pytest.raises(ValueError, match="label_mse for a regression"):
         hard_losses.label_ce(LOGITS[:, :1], LABELS, HAS_LABEL)
     with pytest.raises(ValueError, match="dropped=1.0"):
-        hard_losses.kept_share(jnp.int32(0), 1.0, 5)
+        hard_losses.kept_share(jnp.float32(0), 1.0, 0.5)

@@ -9,7 +9,6 @@ import pytest
 from jaxlab.distillation.grammar import format_matches, parse_matches
 from jaxlab.distillation.hidden import hidden_mse
 from jaxlab.distillation.objective import (
-    Shape,
     compile_objective,
 )
 from jaxlab.distillation.objective_config import (
@@ -17,6 +16,7 @@ from jaxlab.distillation.objective_config import (
     ResponseConfig,
 )
 from jaxlab.distillation.soft_matching import EmdMatching, attended_mse
+from jaxlab.distillation.terms import Shape
 from jaxlab.distillation.train import (
     Parts,
     distillation_extra,

@@ -10,7 +10,6 @@ import pytest
 from jaxlab.distillation import attentions, hidden, relations, responses
 from jaxlab.distillation.knowledge import CATALOGUE, Features
 from jaxlab.distillation.objective import (
-    Shape,
     compile_objective,
 )
 from jaxlab.distillation.objective_config import (
@@ -18,6 +17,7 @@ from jaxlab.distillation.objective_config import (
     ObjectiveConfig,
     ResponseConfig,
 )
+from jaxlab.distillation.terms import Shape
 
 TEACHER, STUDENT = Shape(4, 12, 2), Shape(2, 8, 2)
 SAME = Shape(2, 12, 2)

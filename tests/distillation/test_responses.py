@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,13 +56,16 @@ def test_tokens_are_averaged_where_the_mask_is_true():
     assert float(found.count) == 6
 
 
-def test_only_allowed_classes_have_a_part():
+@pytest.mark.parametrize(
+    "loss",
+    [logits_kl, functools.partial(logits_ce, reduction="numel"), logits_mse],
+    ids=["kl", "ce over classes", "mse"],
+)
+def test_only_allowed_classes_have_a_part(loss):
     student, teacher = TOKENS
     allowed = jnp.array([1, 1, 0, 1, 0, 1, 1], bool)
-    wanted = logits_kl(student[..., allowed], teacher[..., allowed])
-    found, gradient = jax.value_and_grad(lambda z: logits_kl(z, teacher, allowed=allowed).value)(
-        student
-    )
+    wanted = loss(student[..., allowed], teacher[..., allowed])
+    found, gradient = jax.value_and_grad(lambda z: loss(z, teacher, allowed=allowed).value)(student)
     assert float(found) == pytest.approx(float(wanted.value), rel=1e-6)
     assert not gradient[..., ~allowed].any()
     assert jnp.isfinite(gradient).all()

@@ -9,7 +9,6 @@ import pytest
 from jaxlab.distillation import theseus
 from jaxlab.distillation.model import TextModel, TextModelConfig, init_params
 from jaxlab.distillation.objective import (
-    Shape,
     compile_objective,
 )
 from jaxlab.distillation.objective_config import (
@@ -17,6 +16,7 @@ from jaxlab.distillation.objective_config import (
     ObjectiveConfig,
     ResponseConfig,
 )
+from jaxlab.distillation.terms import Shape
 from jaxlab.distillation.train import distillation_params
 from jaxlab.layers.bert import BertConfig, padding_bias
 from jaxlab.training import TrainState

@@ -1,0 +1,126 @@
+"""The terms of an objective: matches of layers, laid out for networks of known sizes."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from jaxlab.distillation.grammar import EMBEDDINGS, MOVING, LayerPair, Match
+from jaxlab.distillation.knowledge import Feature
+from jaxlab.distillation.moving_matches import check_moving
+from jaxlab.distillation.relations import check_relation_heads
+
+
+class Shape(NamedTuple):
+    """The sizes of a network that matter to an objective.
+
+    Attributes:
+      num_layers: its layers, of an encoder-decoder by stack.
+      width: of its hidden states.
+      num_heads: attention heads.
+    """
+
+    num_layers: int
+    width: int
+    num_heads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One loss of a compiled objective: a match of one pair of layers.
+
+    Attributes:
+      name: `gap:hidden_mse/7-1` and the like.
+      match: the item that it comes from.
+      pair: its layers.
+      num_relation_heads: of relations.
+      projection: name of its projection in the tree; "" for none.
+    """
+
+    name: str
+    match: Match
+    pair: LayerPair
+    num_relation_heads: int
+    projection: str
+
+
+def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
+    """The pairs of a match as terms, checked against the sizes.
+
+    Args:
+      match: an item of the settings.
+      student: sizes of the student.
+      teacher: sizes of the teacher.
+
+    Raises:
+      ValueError: if the match does not fit the sizes, saying what would.
+    """
+    kind = match.kind
+    _check_widths(match, student, teacher)
+    if kind.equal_heads and student.num_heads != teacher.num_heads:
+        raise ValueError(
+            f"{match.knowledge!r} compares head by head, and the student has {student.num_heads} "
+            f"heads, the teacher {teacher.num_heads}; use attention_mse_mean, attention_ce_mean or "
+            "relations"
+        )
+    heads = (match.num_relation_heads or teacher.num_heads) if kind.is_relation else 0
+    if kind.is_relation:
+        check_relation_heads(heads, student.width, teacher.width)
+    if match.strategy in MOVING:
+        check_moving(match, teacher.num_layers, student.num_layers)
+        every = LayerPair(tuple(range(teacher.num_layers)), tuple(range(student.num_layers)))
+        name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}"
+        name += match.strategy
+        return [Term(name, match, every, 0, (match.shared or name) if match.projection else "")]
+    terms = []
+    for pair in match.layer_pairs(teacher.num_layers, student.num_layers):
+        layers = "-".join("/".join(map(_layer_name, side)) for side in pair)
+        name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}{layers}"
+        projection = (match.shared or name) if match.projection else ""
+        terms.append(Term(name, match, pair, heads, projection))
+    return terms
+
+
+def with_unique_names(terms: Iterable[Term]) -> list[Term]:
+    """Terms of which those that are there twice have a number after their name.
+
+    Args:
+      terms: in their order.
+    """
+    seen: dict[str, int] = {}
+    unique = []
+    for term in terms:
+        seen[term.name] = seen.get(term.name, 0) + 1
+        times = seen[term.name]
+        unique.append(
+            term if times == 1 else dataclasses.replace(term, name=f"{term.name}#{times}")
+        )
+    return unique
+
+
+def features_of(match: Match) -> tuple[Feature, ...]:
+    """What either network has to show for a match.
+
+    Args:
+      match: an item of the settings.
+    """
+    return ("probabilities",) if match.probabilities else match.kind.features
+
+
+def _check_widths(match: Match, student: Shape, teacher: Shape) -> None:
+    kind = match.kind
+    if match.projection and kind.features != ("hidden",):
+        raise ValueError(f"{match.knowledge!r} is of no hidden states: nothing to project")
+    if kind.equal_width and not match.projection and student.width != teacher.width:
+        raise ValueError(
+            f"{match.knowledge!r} needs one width, and the student has {student.width}, the "
+            f"teacher {teacher.width}; add a projection, such as {match.knowledge}->linear, or use "
+            "knowledge that knows no width (mmd, relations)"
+        )
+    if match.probabilities and kind.features != ("scores",):
+        raise ValueError(
+            f"{match.knowledge!r} is not of attention: [of=probabilities] goes nowhere"
+        )
+
+
+def _layer_name(layer: int) -> str:
+    return "emb" if layer == EMBEDDINGS else str(layer)
