@@ -37,6 +37,10 @@ def task_of(config):
     """Task and labels of a config's data; of plain text words, if they matter to a loss."""
     if config.data.name == "stsb":
         return "regression", 1
+    if config.data.name in ("squad", "squad2"):
+        return "span", 2
+    if config.data.name == "conll2003":
+        return "tagging", 9
     if config.data.name != "corpus":
         return "classification", CLASSES.get(config.data.name, 2)
     objectives = [stage.objective for stage in (config.stage_1, config.stage_2) if stage]
@@ -89,11 +93,11 @@ def program_of(config):
 def abstract_batch(config, rows):
     task, _ = task_of(config)
     tokens = {name: shape(rows, LENGTH, dtype=jnp.int32) for name in ("ids", "types")}
-    label = shape(rows, dtype=jnp.float32 if task == "regression" else jnp.int32)
+    sizes = {"mlm": (rows, LENGTH), "tagging": (rows, LENGTH), "span": (rows, 2)}.get(task, (rows,))
     return {
         **tokens,
         "mask": shape(rows, LENGTH, dtype=jnp.bool_),
-        "label": shape(rows, LENGTH, dtype=jnp.int32) if task == "mlm" else label,
+        "label": shape(*sizes, dtype=jnp.float32 if task == "regression" else jnp.int32),
         "has_label": shape(rows, dtype=jnp.bool_),
     }
 
