@@ -17,6 +17,7 @@ from experiments.distillation.settings import (
     TeacherConfig,
     TextsConfig,
 )
+from jaxlab.distillation import ObjectiveConfig, ResponseConfig
 from jaxlab.training import OptimizerConfig
 
 VERB = "ablate"
@@ -25,7 +26,7 @@ TENTH = "_tenth"
 TEXTS = {
     "trec_fine": (3, 2, 32),
     "trec_tenth": (10, 10, 32),
-    "mr_tenth": (5, 5, 64),
+    "mr_tenth": (5, 3, 64),
     "r52_tenth": (10, 6, 64),
     "r52": (4, 4, 128),
     "mr": (3, 3, 64),
@@ -62,21 +63,23 @@ def get_config(arg: str = "trec_fine"):
                 max_length=length,
                 fraction=0.1 if arg.endswith(TENTH) else 1.0,
             ),
-            teacher=TeacherConfig(weights="minilm_l6", stage=make_stage(epochs, 1e-4)),
+            teacher=TeacherConfig(
+                weights="minilm_l6", stage=make_stage(epochs, 1e-4, LABELS_ALONE)
+            ),
             student=StudentConfig(num_layers=3, untuned=True),
-            stage=make_stage(student_epochs, 2e-4),
+            stage=make_stage(student_epochs, 2e-4, ObjectiveConfig(response=ResponseConfig("kl"))),
             variants=FEW if arg in ("trec_fine", "mr_tenth", "r52_tenth") else MANY,
         )
     )
 
 
-def make_stage(num_epochs: int, learning_rate: float) -> StageConfig:
+def make_stage(num_epochs: int, learning_rate: float, objective: ObjectiveConfig) -> StageConfig:
     return StageConfig(
         num_epochs=num_epochs,
         global_batch_size=32,
         log_every_steps=50,
         warmup_share=0.1,
-        objective=LABELS_ALONE,
+        objective=objective,
         optimizer=OptimizerConfig(
             learning_rate=learning_rate, schedule="linear", weight_decay=0.01, clip_norm=1.0
         ),

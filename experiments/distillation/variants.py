@@ -131,11 +131,17 @@ def compile_variants(
       task: what the models put out.
 
     Raises:
-      ValueError: if names come twice, or a match does not fit.
+      ValueError: if names come twice, a match does not fit, or logits are to be learnt and the
+        settings have no loss between them.
     """
     names = [variant.name for variant in variants]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"variants {names}: give one at least, and every name once")
+    if response.kind == "none" and (asking := [v.name for v in variants if v.response]):
+        raise ValueError(
+            f"variants {asking} learn logits, and stage.objective.response.kind is 'none'; set it "
+            "to the loss between them, such as 'kl'"
+        )
     # One match without its weight is one set of terms, whoever uses it.
     every = list(dict.fromkeys(_plain(match) for v in variants for match in v.matches))
     config = ObjectiveConfig(

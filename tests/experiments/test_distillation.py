@@ -2,16 +2,22 @@
 
 import csv
 import json
+import runpy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.common import run_config
 from experiments.distillation.models import start_layers
-from experiments.distillation.variants import parse_variant
+from experiments.distillation.settings import AblationConfig
+from experiments.distillation.variants import compile_variants, parse_variant
 from jaxlab import distillation as kd
 from tests.experiments.distillation_runs import ablation_flags, run_flags
+
+SHIPPED = runpy.run_path(str(Path(__file__).parents[2] / "configs/distillation/ablation.py"))
 
 # The first test trains three networks, which is three programs to compile.
 pytestmark = pytest.mark.timeout(300)
@@ -156,6 +162,30 @@ def test_an_ablation_compares_variants_over_seeds(tmp_path, run_program):
 def test_a_variant_that_cannot_be_read_is_told(line, message):
     with pytest.raises(ValueError, match=message):
         parse_variant(line)
+
+
+def compile_for_minilm(lines, response):
+    variants = [parse_variant(line) for line in lines]
+    sizes = kd.Shape(3, 384, 12), kd.Shape(6, 384, 12)
+    return variants, compile_variants(variants, response, kd.HardConfig(), *sizes, "classification")
+
+
+@pytest.mark.parametrize("kind", SHIPPED["KINDS"])
+def test_the_students_of_the_shipped_comparisons_learn_what_they_say(kind):
+    config = run_config(SHIPPED["get_config"](kind), AblationConfig)
+    response = config.stage.objective.response
+    variants, compiled = compile_for_minilm(config.variants, response)
+    assert config.baseline in [variant.name for variant in variants]
+    for variant, factors in zip(variants, compiled.factors, strict=True):
+        used = {name.partition("/")[0] for name, factor in factors.items() if factor}
+        wanted = {match.knowledge for match in variant.matches}
+        wanted |= {"response"} if variant.response else set()
+        assert used == wanted | ({"hard"} if variant.hard else set())
+
+
+def test_students_of_logits_need_a_loss_between_them():
+    with pytest.raises(ValueError, match=r"\['kd'\] learn logits, and .* is 'none'"):
+        compile_for_minilm(["hard = hard", "kd = response"], kd.ResponseConfig("none"))
 
 
 def test_layers_of_the_start_by_name_and_number():
