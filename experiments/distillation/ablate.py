@@ -62,7 +62,9 @@ def main(config: AblationConfig, workdir: Path) -> None:
     problem = with_student_vocabulary(load_problem(config), config.student)
     problem.describe()
     variants = [parse_variant(line) for line in config.variants]
-    teacher, untuned = make_teacher(config, problem, workdir, mesh)
+    untuned = open_teacher(config, problem)
+    compile_students(config, problem, variants, untuned)  # what is wrong is told before it trains
+    teacher = teach(config, problem, untuned, workdir, mesh)
     theirs = predictions_of(problem, teacher, mesh)
     varied = augment_problem(config, problem)
     rows = read_runs(workdir / RUNS)
@@ -77,29 +79,56 @@ def main(config: AblationConfig, workdir: Path) -> None:
     write_report(workdir, config, rows, scores, time.monotonic() - started)
 
 
-def make_teacher(
-    config: AblationConfig, problem: Problem, workdir: Path, mesh: Mesh
-) -> tuple[Network, Network]:
-    """The teacher that knows the task, and as it was before.
+def open_teacher(config: AblationConfig, problem: Problem) -> Network:
+    """The teacher as it is before it learns the task.
 
     Args:
       config: the settings of the ablation.
       problem: its data.
+    """
+    head = {"task": problem.task, "num_labels": problem.num_labels}
+    network = open_network(config.teacher.weights, pooling=config.teacher.pooling, **head)
+    return problem.align(network)
+
+
+def teach(
+    config: AblationConfig, problem: Problem, untuned: Network, workdir: Path, mesh: Mesh
+) -> Network:
+    """The teacher that knows the task.
+
+    Args:
+      config: the settings of the ablation.
+      problem: its data.
+      untuned: the teacher before it learns, if it does.
       workdir: folder of the ablation.
       mesh: the devices.
     """
-    untuned = problem.align(
-        open_network(
-            config.teacher.weights,
-            pooling=config.teacher.pooling,
-            task=problem.task,
-            num_labels=problem.num_labels,
-        )
-    )
     if config.teacher.stage is None:
-        return untuned, untuned
-    tuned = run_stage(config, config.teacher.stage, problem, workdir / TEACHER, mesh, untuned)
-    return tuned, untuned
+        return untuned
+    return run_stage(config, config.teacher.stage, problem, workdir / TEACHER, mesh, untuned)
+
+
+def compile_students(
+    config: AblationConfig, problem: Problem, variants: Sequence[Variant], teacher: Network
+) -> Compiled:
+    """One objective for the students of a seed.
+
+    Args:
+      config: the settings of the ablation.
+      problem: its data.
+      variants: what the students learn.
+      teacher: what they learn from and are cut from.
+
+    Raises:
+      ValueError: if variants, data and networks do not go together.
+    """
+    response, hard = config.stage.objective.response, config.stage.objective.hard
+    vocabulary = student_vocabulary(config, problem)
+    student = make_student(config, teacher, seed=0, vocabulary=vocabulary)
+    sizes = student.shape, teacher.shape
+    compiled = compile_variants(variants, response, hard, *sizes, problem.task)
+    check_stage(problem, config.stage, compiled.objective, student, Teachers((teacher,)))
+    return compiled
 
 
 def run_seed(
@@ -134,15 +163,7 @@ def run_seed(
         problem.align(make_student(with_start(config, v), begin, seed=seed, vocabulary=vocabulary))
         for v in variants
     ]
-    compiled = compile_variants(
-        variants,
-        stage.objective.response,
-        stage.objective.hard,
-        students[0].shape,
-        teacher.shape,
-        problem.task,
-    )
-    check_stage(problem, stage, compiled.objective, students[0], Teachers((teacher,)))
+    compiled = compile_students(config, problem, variants, teacher)
     names = [variant.name for variant in variants]
     parts = kd.Parts(
         compiled.objective,

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from experiments.distillation.settings import NetworksConfig, StudentConfig
 from jaxlab import distillation as kd
 from jaxlab.distillation import published
+from jaxlab.distillation.weights import BERT_CONFIG
 from jaxlab.layers.bert import BertConfig
 
 logger = logging.getLogger(__name__)
@@ -71,10 +72,10 @@ def weights_folder(weights: str) -> Path:
     if weights in PACKAGED:
         return PACKAGED[weights]()
     folder = Path(weights)
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", BERT_CONFIG)):
         raise FileNotFoundError(
-            f"{weights!r} is no folder with a config.json, and no name of packaged weights; those "
-            f"are {', '.join(PACKAGED)}"
+            f"{weights!r} is no folder with a config.json or {BERT_CONFIG}, and no name of "
+            f"packaged weights; those are {', '.join(PACKAGED)}"
         )
     return folder
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from experiments.common.stages import EpochConfig
+from experiments.distillation.variants import parse_variant
 from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.layers.attention import AttentionImplementation
 from jaxlab.training import OptimizerConfig
@@ -169,9 +170,9 @@ class TeacherConfig:
 
     Attributes:
       weights: `minilm_l6`, `mpnet_base` or `minilm_l3` out of a package, or a folder in the form of
-        Hugging Face, such as a run's `teacher_model/` or `model/` (a teacher assistant is the
-        student of one run and the teacher of the next). Several of one vocabulary, with commas
-        between them, are averaged.
+        Hugging Face or of Google's BERT, such as a run's `teacher_model/` or `model/` (a teacher
+        assistant is the student of one run and the teacher of the next). Several of one vocabulary,
+        with commas between them, are averaged.
       mixing: what of several is averaged: their `logits`, their `probabilities`, or the logits by
         the `confidence` of each in an example.
       pooling: what the head sees of a text: the `first` token, the `mean` of all, or `auto`: what
@@ -312,3 +313,27 @@ class AblationConfig(NetworksConfig):
     baseline: str = "hard"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     at_once: int = 1
+
+    def __post_init__(self) -> None:
+        """Check that the students can be compared.
+
+        Raises:
+          ValueError: listing all that is wrong.
+        """
+        names = [parse_variant(line).name for line in self.variants]
+        problems = []
+        if len(set(names)) != len(names) or not names:
+            problems.append(f"variants {names}: give one at least, and every name once")
+        if self.baseline not in names:
+            problems.append(f"baseline={self.baseline!r} is none of the variants {names}")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            problems.append(f"seeds={self.seeds}: give one at least, and every one once")
+        if self.at_once < 0:
+            problems.append(f"at_once={self.at_once} must be 0 (all) or more")
+        if (stage := self.teacher.stage) is not None and stage.compares:
+            problems.append(
+                "teacher.stage learns from labels alone; set teacher.stage.objective.matches='' "
+                "and teacher.stage.objective.response.kind='none'"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))

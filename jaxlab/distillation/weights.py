@@ -1,11 +1,12 @@
 """Text models in other people's files <-> our parameters.
 
 A folder in Hugging Face's form gives a config, parameters and the names of the labels, and is
-written again so that transformers loads it. Nothing in a file is executed.
+written again so that transformers loads it; the checkpoints of Google's BERT are read as TensorFlow
+wrote them. Nothing in a file is executed.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -31,6 +32,7 @@ from jaxlab.checkpoints.foreign.state_dicts import (
     read_state_dict,
     write_model_folder,
 )
+from jaxlab.checkpoints.foreign.tensor_bundle import INDEX, read_tensor_bundle
 from jaxlab.distillation.configs import (
     Wishes,
     config_from_huggingface,
@@ -60,6 +62,9 @@ _TABLES = MappingProxyType(
         "tensorflow": tensorflow_table,
     }
 )
+BERT_CONFIG = "bert_config.json"
+"""The config beside a checkpoint of Google's BERT, with Hugging Face's names of sizes."""
+
 _WORDS = "embeddings.word_embeddings.weight"
 _OUR_HEADS = ("pooler/", "head/", "lm_head/")
 
@@ -111,14 +116,15 @@ def load_pretrained(
     key: Key[Array, ""] | None = None,
     verify: bool = True,
 ) -> Pretrained:
-    """A text model in Hugging Face's form.
+    """A text model in Hugging Face's form, or a checkpoint of Google's BERT.
 
     What is not said otherwise is as `config.json` has it. Tensors of heads that the task does not
     use are left out and named in `loaded.unused`.
 
     Args:
       path: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin` (or their
-        index), or such a file beside its `config.json`.
+        index), or such a file beside its `config.json`; a folder with `bert_config.json` and a
+        checkpoint of TensorFlow, or its `.index` file.
       family: see `TextModelConfig`; a TinyBERT of its authors says `bert` of itself.
       task: likewise.
       num_labels: likewise.
@@ -138,12 +144,15 @@ def load_pretrained(
         language model has an output kernel of its own, or the tensors do not fit: then all that
         are missing, unexpected or mis-shaped are named.
     """
-    values, tensors = _read(Path(path), verify)
-    plain = {huggingface_plain_name(name): array for name, array in tensors.items()}
+    values, tensors, naming = _read(Path(path), verify)
+    plain_name = _PLAIN_NAMES[naming]
+    plain = {plain_name(name): array for name, array in tensors.items()}
     wishes = Wishes(family, task, num_labels, pooling)
     with foreign_names.naming(path):
         config = config_from_huggingface(values, wishes, plain)
-        loaded = load_params(tensors, config, strict=strict, fresh_head=fresh_head, key=key)
+        loaded = load_params(
+            tensors, config, naming=naming, strict=strict, fresh_head=fresh_head, key=key
+        )
     names = () if fresh_head else label_names_of(values, config)
     return Pretrained(config, loaded.params, names, fit_dense_of(plain), loaded)
 
@@ -288,15 +297,38 @@ def fit_dense_of(tensors: Tensors) -> tuple[dict[str, np.ndarray], ...]:
     return tuple(found[i] for i in sorted(found))
 
 
-def _read(path: Path, verify: bool) -> tuple[dict[str, Any], Tensors]:
+def _read(path: Path, verify: bool) -> tuple[dict[str, Any], Tensors, Naming]:
+    if not path.is_dir() and not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; pass a folder with {CONFIG_FILE} and {TENSOR_FILES[0]}, or "
+            f"with {BERT_CONFIG} and the files of a TensorFlow checkpoint"
+        )
+    if path.is_dir() and not (path / CONFIG_FILE).is_file() and (path / BERT_CONFIG).is_file():
+        found = sorted(path.glob(f"*{INDEX}"))
+        if len(found) != 1:
+            raise FileNotFoundError(
+                f"{path} has {len(found)} checkpoints ({', '.join(p.name for p in found)}); give "
+                f"the {INDEX} file of one, or a folder with one"
+            )
+        path = found[0]
     if path.is_dir():
         content = read_model_folder(path, verify=verify)
-        return content.config, content.tensors
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist; pass a folder with {CONFIG_FILE} and {TENSOR_FILES[0]}"
-        )
-    return read_json(path.parent / CONFIG_FILE), read_state_dict(path, verify=verify).tensors
+        return content.config, content.tensors, "huggingface"
+    if path.suffix == INDEX:
+        return read_json(path.parent / BERT_CONFIG), read_tensor_bundle(path), "tensorflow"
+    values = read_json(path.parent / CONFIG_FILE)
+    return values, read_state_dict(path, verify=verify).tensors, "huggingface"
+
+
+def _tensorflow_plain_name(name: str) -> str:
+    """A variable's name as Hugging Face has it, near enough to tell heads by."""
+    return name.removeprefix("bert/").replace("/", ".")
+
+
+_PLAIN_NAMES: Mapping[Naming, Callable[[str], str]] = {
+    "huggingface": huggingface_plain_name,
+    "tensorflow": _tensorflow_plain_name,
+}
 
 
 def _load(

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import pytest
 
 from jaxlab.checkpoints.foreign.names import NameMismatchError, flatten, unflatten
 from jaxlab.checkpoints.foreign.safetensors import read_safetensors, write_safetensors
+from jaxlab.checkpoints.foreign.tensor_bundle import read_tensor_bundle
 from jaxlab.checkpoints.foreign.torch_zip import write_torch_zip
 from jaxlab.distillation.model import FAMILIES, TextModel, TextModelConfig, param_shapes
 from jaxlab.distillation.tables import fairseq_table, tensorflow_table
@@ -19,6 +22,7 @@ from jaxlab.distillation.weights import (
 )
 from jaxlab.layers.bert import BertConfig
 
+TENSORFLOW = Path(__file__).parents[1] / "golden/tensor_bundle"
 ENCODER = BertConfig(20, 2, 8, 2, 16, 12, activation="relu", layer_norm_epsilon=1e-6)
 FIELDS = {
     "roberta": {"pad_id": 1, "positions": "after_pad", "num_types": 1},
@@ -319,6 +323,28 @@ def test_tensorflow_names_are_read(task):
     found = load_params(tensors, config, naming="tensorflow")
     assert_same(found.params, params)
     assert found.unused == ("cls/seq_relationship/output_bias",)
+
+
+def test_a_checkpoint_of_tensorflow_is_a_model(tmp_path):
+    folder = tmp_path / "bert"
+    shutil.copytree(TENSORFLOW, folder)
+    with pytest.raises(FileNotFoundError, match=r"2 checkpoints \(bert_model.ckpt.index, types"):
+        load_pretrained(folder)
+    variables = read_tensor_bundle(folder / "bert_model.ckpt")
+    plain = load_pretrained(folder / "bert_model.ckpt.index")
+    assert (plain.config.task, plain.config.has_pooler) == ("none", True)
+    (folder / "types.ckpt.index").unlink()
+    found = load_pretrained(folder, task="classification", num_labels=3, key=jax.random.key(0))
+    assert all(path.startswith("head/") for path in found.loaded.fresh) and found.loaded.fresh
+    for params in (plain.params, found.params):
+        block = params["encoder"]["layer_1"]
+        for ours, theirs in (
+            (params["encoder"]["word_embeddings"], "embeddings/word_embeddings"),
+            (block["mlp_in"]["kernel"], "encoder/layer_1/intermediate/dense/kernel"),
+            (block["output_norm"]["scale"], "encoder/layer_1/output/LayerNorm/gamma"),
+            (params["pooler"]["kernel"], "pooler/dense/kernel"),
+        ):
+            np.testing.assert_array_equal(ours, variables[f"bert/{theirs}"])
 
 
 @pytest.mark.parametrize(

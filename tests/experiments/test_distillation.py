@@ -12,7 +12,7 @@ import pytest
 
 from experiments.common import run_config
 from experiments.distillation.models import start_layers
-from experiments.distillation.settings import AblationConfig
+from experiments.distillation.settings import AblationConfig, StageConfig
 from experiments.distillation.variants import compile_variants, parse_variant
 from jaxlab import distillation as kd
 from tests.experiments.distillation_runs import ablation_flags, run_flags
@@ -181,6 +181,21 @@ def test_the_students_of_the_shipped_comparisons_learn_what_they_say(kind):
         wanted = {match.knowledge for match in variant.matches}
         wanted |= {"response"} if variant.response else set()
         assert used == wanted | ({"hard"} if variant.hard else set())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"variants": ("kd = response", "kd = hard")}, "every name once"),
+        ({"variants": ("kd = response",)}, "baseline='hard' is none of the variants"),
+        ({"seeds": (1, 1)}, r"seeds=\(1, 1\): give one at least, and every one once"),
+        ({"at_once": -1}, "at_once=-1 must be 0"),
+    ],
+    ids=["names", "baseline", "seeds", "at once"],
+)
+def test_what_cannot_be_compared_is_told(changes, message):
+    with pytest.raises(ValueError, match=message):
+        AblationConfig(stage=StageConfig(num_steps=1, global_batch_size=8), **changes)
 
 
 def test_students_of_logits_need_a_loss_between_them():

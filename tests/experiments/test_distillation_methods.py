@@ -295,20 +295,17 @@ def test_students_of_an_ablation_have_a_vocabulary_of_their_own(tmp_path):
         teacher=run.teacher,
         student=StudentConfig(num_layers=1, vocabulary=str(own)),
         stage=stage(),
-        variants=(),
+        variants=("hard = hard", "kd = response~2"),
     )
     problem = with_student_vocabulary(load_problem(config), config.student)
     mesh = parallel.make_mesh()
-    teacher, _ = ablate.make_teacher(config, problem, tmp_path, mesh)
-
-    def run_seed(*lines):
-        variants = [parse_variant(line) for line in lines]
-        run = (config, problem, variants, 0, teacher, teacher, tmp_path, mesh)
-        return variants, ablate.run_seed(*run)
-
+    teacher = ablate.open_teacher(config, problem)
     with pytest.raises(ValueError, match="hidden_mse have no common tokens"):
-        run_seed("hidden = last1:hidden_mse")
-    variants, found = run_seed("hard = hard", "kd = response~2")
+        hidden = parse_variant("hidden = last1:hidden_mse")
+        ablate.compile_students(config, problem, [hidden], teacher)
+    variants = [parse_variant(line) for line in config.variants]
+    run = (config, problem, variants, 0, teacher, teacher, tmp_path, mesh)
+    found = ablate.run_seed(*run)
     assert found[0].config.encoder.vocab_size == 18
     theirs = ablate.predictions_of(problem, teacher, mesh)
     rows = ablate.measure(problem, variants, 0, found, theirs)

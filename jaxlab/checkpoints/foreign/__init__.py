@@ -7,6 +7,8 @@ Nothing here executes anything found in a file, and nothing needs torch:
 * `torch_legacy`: the form of `torch.save` before torch 1.6.
 * `safetensors`: safetensors files with their metadata, mapped into memory.
 * `onnx`: the weights of ONNX files, with the names that exports from torch take from kernels.
+* `tensor_bundle`: checkpoints of TensorFlow, mapped into memory.
+* `protobuf`: the wire form that the last two are written in.
 * `state_dicts`: the tensors of any of these files, and of folders in Hugging Face's form.
 * `names`: `NameTable`, foreign name <-> our path with a transform, every mismatch in one error.
 * `rules`: rules that the tables of many transformers share, BERT's among them.

@@ -8,12 +8,14 @@ kernels of linear layers are nameless there (`onnx::MatMul_470`): `linear_names`
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+
+from jaxlab.checkpoints.foreign.protobuf import message_fields, packed_numbers
 
 _DTYPES = {
     1: np.float32,
@@ -27,7 +29,6 @@ _DTYPES = {
     16: jnp.bfloat16,
 }
 _FLOAT_DATA, _INT64_DATA = 4, 7
-_WIRES = {1: 8, 5: 4}
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5
 
 
@@ -77,11 +78,11 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
     with path.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     try:
-        graphs = [value for number, value in _fields(data) if number == _GRAPH]
+        graphs = [value for number, value in message_fields(data) if number == _GRAPH]
         if len(graphs) != 1 or not isinstance(graphs[0], memoryview):
             raise ValueError("it has no graph")
         nodes, tensors = [], {}
-        for number, value in _fields(graphs[0]):
+        for number, value in message_fields(graphs[0]):
             if number == _NODE and isinstance(value, memoryview):
                 nodes.append(_node(value))
             elif number == _INITIALIZER and isinstance(value, memoryview):
@@ -132,45 +133,9 @@ def linear_names(content: OnnxFile) -> dict[str, np.ndarray]:
     return {name: array for name, array in named.items() if name not in used}
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number of variable length, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError(f"a number at byte {at} has no end")
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Numbers and values of a message's fields."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if wire == 2:
-            length, at = _varint(data, at)
-        elif wire in _WIRES:
-            length = _WIRES[wire]
-        else:
-            raise ValueError(f"field {number} has the unknown wire type {wire}")
-        if at + length > len(data):
-            raise ValueError(f"field {number} ends {at + length - len(data)} bytes after the data")
-        yield number, data[at : at + length]
-        at += length
-
-
 def _node(data: memoryview) -> Node:
     texts: Mapping[int, list[str]] = {1: [], 2: [], 4: []}
-    for number, value in _fields(data):
+    for number, value in message_fields(data):
         if number in texts and isinstance(value, memoryview):
             texts[number].append(bytes(value).decode("utf-8"))
     return Node("".join(texts[4]), tuple(texts[1]), tuple(texts[2]))
@@ -178,11 +143,11 @@ def _node(data: memoryview) -> Node:
 
 def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
     dims, kind, name, raw, is_external = [], 0, "", None, False
-    for number, value in _fields(data):
+    for number, value in message_fields(data):
         if number == 1 and isinstance(value, int):
             dims.append(value)
         elif number == 1 and isinstance(value, memoryview):
-            dims += _packed(value)
+            dims += packed_numbers(value)
         elif number == 2 and isinstance(value, int):
             kind = value
         elif number == 8 and isinstance(value, memoryview):
@@ -194,7 +159,7 @@ def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
         elif isinstance(value, memoryview) and number == _FLOAT_DATA:
             raw = value  # packed float32, little endian as raw data is
         elif isinstance(value, memoryview) and number == _INT64_DATA:
-            raw = memoryview(np.asarray(_packed(value), np.uint64).tobytes())
+            raw = memoryview(np.asarray(packed_numbers(value), np.uint64).tobytes())
     if is_external:
         raise ValueError(f"the tensor {name!r} lies in another file, which is not read")
     if kind not in _DTYPES:
@@ -208,11 +173,3 @@ def _tensor(data: memoryview) -> tuple[str, np.ndarray]:
             f"need {size * dtype.itemsize}"
         )
     return name, np.frombuffer(raw, dtype).reshape(dims)
-
-
-def _packed(data: memoryview) -> list[int]:
-    numbers, at = [], 0
-    while at < len(data):
-        number, at = _varint(data, at)
-        numbers.append(number)
-    return numbers
