@@ -11,7 +11,6 @@ the files that the server of GLUE takes. `--timing` measures, on this machine, t
 and the texts a second in batches of 32, with the tokenizer and without it.
 """
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -36,7 +35,6 @@ from jaxlab import parallel
 from jaxlab.data.texts import GLUE, write_glue_submission
 from jaxlab.distillation.data import BatchConfig, make_eval_batches
 from jaxlab.distillation.evaluate import Predictions, in_order, predict
-from jaxlab.distillation.rows import tokenize_texts
 from jaxlab.training.workdir import open_workdir, write_json
 
 logger = logging.getLogger(__name__)
@@ -147,21 +145,21 @@ def measure(problem: Problem, network: Network) -> dict[str, float]:
       network: the model.
 
     Returns:
-      `latency/p50_ms` of a text alone, `throughput/texts_per_s` in batches, and both with the
-      tokenizer.
+      `latency/p50_ms` of a text (or a window over a context) alone, `throughput/texts_per_s` in
+      batches, and both with the tokenizer.
     """
-    texts = [dataclasses.replace(e, label=None) for e in problem.examples("validation")]
+    texts = problem.examples("validation")[:TIMED_TEXTS]
+    limit = problem.max_length if problem.task == "span" else TIMED_LENGTH
     forward = kd.make_forward(kd.TextModel(network.config))
     params = jax.device_put(network.params)
     run_model = jax.jit(lambda batch: forward(params, batch))
     results = {}
     for name, size in (("latency/p50_ms", 1), ("throughput/texts_per_s", TIMED_BATCH)):
-        length = min(TIMED_LENGTH, problem.max_length)
+        length = min(limit, problem.max_length)
         config = BatchConfig(length, (length,), eval_batch_size=size)
 
         def batches(config: BatchConfig = config) -> list[dict[str, Any]]:
-            rows = tokenize_texts(texts[:TIMED_TEXTS], problem.tokenizer, config.max_length)
-            return list(make_eval_batches(rows, config))
+            return list(make_eval_batches(problem.tokenize(texts, config.max_length), config))
 
         made = batches()
         seconds = [_seconds(run_model, batch) for batch in made[:1] + made][1:]

@@ -18,7 +18,7 @@ from jaxlab.distillation.data import (
     steps_per_epoch,
 )
 from jaxlab.distillation.initializers import shared_vocabulary
-from jaxlab.distillation.rows import TokenRows, tokenize_tagged, tokenize_texts
+from jaxlab.distillation.rows import TokenRows
 from jaxlab.text import TextTokenizer, load_tokenizer
 
 
@@ -41,21 +41,13 @@ class TwoVocabularies(Problem):
         Raises:
           ValueError: if models put out words, or places in a context.
         """
-        examples = self.examples(part)
-        if self.task == "tagging":
-            return tokenize_tagged(examples, self.student_tokenizer, self.max_length)
         if self.task in ("mlm", "span"):
             raise ValueError(
                 f"{self.task} is of the tokens of one vocabulary; the student's has "
                 f"{self.student_tokenizer.vocab_size} entries, the teacher's "
                 f"{self.tokenizer.vocab_size}: give both the same"
             )
-        return tokenize_texts(
-            examples,
-            self.student_tokenizer,
-            self.max_length,
-            is_regression=self.task == "regression",
-        )
+        return in_student_words(self).tokenize(self.examples(part), self.max_length)
 
     @functools.cached_property
     def is_aligned(self) -> bool:

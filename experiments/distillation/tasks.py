@@ -5,7 +5,7 @@ import functools
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +113,21 @@ class Problem:
         """The examples of a part as token ids."""
         if self.task == "span":
             return self.windows(part).rows
-        examples = self.examples(part)
+        return self.tokenize(self.examples(part), self.max_length)
+
+    def tokenize(self, examples: Sequence[Any], max_length: int) -> TokenRows:
+        """Examples as token ids, of question answering windows.
+
+        Args:
+          examples: of the data.
+          max_length: tokens of a text at most.
+        """
+        if self.task == "span":
+            return make_windows(examples, self.tokenizer, max_length, STRIDE).rows
         if self.task == "tagging":
-            return tokenize_tagged(examples, self.tokenizer, self.max_length)
+            return tokenize_tagged(examples, self.tokenizer, max_length)
         return tokenize_texts(
-            examples, self.tokenizer, self.max_length, is_regression=self.task == "regression"
+            examples, self.tokenizer, max_length, is_regression=self.task == "regression"
         )
 
     def _config(self, batch_size: int) -> BatchConfig:

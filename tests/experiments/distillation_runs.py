@@ -27,11 +27,11 @@ def write_texts(folder, number=60, seed=0):
     return folder
 
 
-def write_teacher(folder, *, task="none", num_labels=0, labels=(), num_layers=2, seed=0):
+def write_teacher(folder, *, task="none", num_labels=0, labels=(), num_layers=2, seed=0, length=32):
     """A network of two layers that has learnt nothing, with its vocabulary."""
     encoder = BertConfig(
         vocab_size=len(SPECIAL) + len(WORDS), num_layers=num_layers, width=16, num_heads=2,
-        mlp_width=32, max_positions=32,
+        mlp_width=32, max_positions=length,
     )  # fmt: skip
     config = kd.TextModelConfig(encoder, task=task, num_labels=num_labels)
     params = kd.init_params(config, jax.random.key(seed))

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from experiments.distillation.evaluate import measure
+from experiments.distillation.models import open_network
 from experiments.distillation.predictions import write_predictions
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import (
@@ -69,7 +71,7 @@ def write_questions(folder, version, number=6, words=120):
 
 
 def problem_of(tmp_path, name, folder, **data):
-    write_teacher(tmp_path / "teacher")
+    write_teacher(tmp_path / "teacher", length=max(data.get("max_length", 0), 32))
     texts = TextsConfig(name=name, folder=str(folder), **data)
     return load_problem(
         NetworksConfig(data=texts, teacher=TeacherConfig(str(tmp_path / "teacher")))
@@ -231,3 +233,24 @@ def test_answers_come_back_from_the_windows_of_long_contexts(tmp_path, version):
     assert empty["f1"] == (0.5 if version == "2.0" else empty["f1"]) < 1.0
     same = compare(problem, "test", right, right)
     assert same["agreement"] == 1.0 and abs(same["kl"]) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["conll2003", "squad"])
+def test_tags_and_answers_are_timed(name, tmp_path):
+    if name == "squad":
+        problem = problem_of(
+            tmp_path, name, write_questions(tmp_path / name, "1.1"), max_length=SQUAD_LENGTH
+        )
+    else:
+        problem = problem_of(tmp_path, name, write_tagged(tmp_path / name), max_length=16)
+    network = open_network(
+        str(tmp_path / "teacher"), task=problem.task, num_labels=problem.num_labels
+    )
+    found = measure(problem, network)
+    assert found.keys() == {
+        f"{what}{tokenizer}"
+        for what in ("latency/p50_ms", "throughput/texts_per_s")
+        for tokenizer in ("", "_with_tokenizer")
+    }
+    assert all(value > 0 for value in found.values())
+    assert found["latency/p50_ms"] < found["latency/p50_ms_with_tokenizer"]
