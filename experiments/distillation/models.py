@@ -26,6 +26,10 @@ PACKAGED: dict[str, Callable[[], Path]] = {
 """Name of weights out of a package -> their folder."""
 
 
+STUDENT_DRAW = 1
+"""Folded into the seed of what is drawn of a student."""
+
+
 class Network(NamedTuple):
     """A network and its parameters.
 
@@ -86,7 +90,7 @@ def open_network(
     task: str,
     num_labels: int,
     pooling: str = "auto",
-    seed: int = 0,
+    key: jax.Array | None = None,
     fresh_head: bool = False,
 ) -> Network:
     """Weights with the head of a task, which is drawn where the file has none.
@@ -96,7 +100,7 @@ def open_network(
       task: see `TextModelConfig`.
       num_labels: likewise.
       pooling: `first`, `mean`, or `auto`: the mean for packaged weights, else as the file says.
-      seed: of a new head.
+      key: of a new head; None takes that of seed 0.
       fresh_head: draw the head even where the file has one.
 
     Raises:
@@ -114,7 +118,7 @@ def open_network(
         task=task,
         num_labels=num_labels,
         pooling=chosen,
-        key=jax.random.key(seed),
+        key=jax.random.key(0) if key is None else key,
         fresh_head=fresh_head,
     )
     if found.loaded.fresh:
@@ -140,10 +144,12 @@ def make_student(
       ValueError: if it cannot be cut from the teacher.
     """
     student = config.student
+    # Not the draw of the teacher: with its head to begin with, matching hidden states is enough.
+    key = jax.random.fold_in(jax.random.key(seed), STUDENT_DRAW)
     head = {"task": teacher.config.task, "num_labels": teacher.config.num_labels}
     source, names = teacher, teacher.label_names
     if student.weights not in ("teacher", "random"):
-        source = open_network(student.weights, seed=seed, fresh_head=not student.copy_head, **head)
+        source = open_network(student.weights, key=key, fresh_head=not student.copy_head, **head)
         sizes = (student.num_layers, student.width, student.num_heads, student.mlp_width)
         if all(size is None for size in sizes) and vocabulary is None:
             return source
@@ -151,7 +157,7 @@ def make_student(
     sizes = dataclasses.replace(
         source.config, encoder=student_sizes(student, source.config.encoder, vocabulary)
     )
-    drawn = kd.init_params(sizes, jax.random.key(seed))
+    drawn = kd.init_params(sizes, key)
     if student.weights == "random":
         return Network(sizes, jax.device_get(drawn), names)
     parts = ("embeddings", "pooler", *(("head",) if student.copy_head else ()))

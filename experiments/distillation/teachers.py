@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import PyTree
 
 from experiments.distillation.models import Network, make_model, open_network, weights_folder
@@ -70,7 +71,7 @@ def open_teachers(config: NetworksConfig, problem: Problem) -> tuple[Network, ..
     check_one_vocabulary([weights_folder(name) for name in names])
     task: dict[str, Any] = {"task": problem.task, "num_labels": problem.num_labels}
     opened = (
-        open_network(name, pooling=config.teacher.pooling, seed=seed, **task)
+        open_network(name, pooling=config.teacher.pooling, key=jax.random.key(seed), **task)
         for seed, name in enumerate(names)
     )
     return tuple(problem.align(network) for network in opened)

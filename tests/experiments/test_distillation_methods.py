@@ -11,7 +11,7 @@ from experiments.distillation import ablate
 from experiments.distillation.checks import check_stage
 from experiments.distillation.courses import make_optimizer
 from experiments.distillation.evaluate import predictions_of
-from experiments.distillation.models import Network
+from experiments.distillation.models import Network, make_student, open_network
 from experiments.distillation.own_vocabulary import (
     TwoVocabularies,
     in_words_of,
@@ -311,6 +311,16 @@ def test_students_of_an_ablation_have_a_vocabulary_of_their_own(tmp_path):
     rows = ablate.measure(problem, variants, 0, found, theirs)
     assert [row["variant"] for row in rows] == ["hard", "kd"]
     assert all(0.0 <= row["test/accuracy"] <= 1.0 and row["test/kl"] > 0.0 for row in rows)
+
+
+def test_a_student_does_not_begin_with_the_head_of_its_teacher(tmp_path):
+    bare = write_teacher(tmp_path / "bare")
+    teacher = open_network(str(bare), task="classification", num_labels=2)
+    for student in (StudentConfig(num_layers=1), StudentConfig(weights=str(bare))):
+        begin = make_student(settings(tmp_path, student=student), teacher, seed=0)
+        assert differs(begin.params["head"], teacher.params["head"])
+        same = begin.params["encoder"]["word_embeddings"], teacher.params["encoder"]
+        assert_same(same[0], same[1]["word_embeddings"])
 
 
 def test_a_student_with_another_order_of_labels_is_turned(tmp_path):
