@@ -105,7 +105,8 @@ def teach(
     """
     if config.teacher.stage is None:
         return untuned
-    return run_stage(config, config.teacher.stage, problem, workdir / TEACHER, mesh, untuned)
+    taught = problem.with_fraction(config.teacher.fraction)
+    return run_stage(config, config.teacher.stage, taught, workdir / TEACHER, mesh, untuned)
 
 
 def compile_students(

@@ -178,12 +178,23 @@ class TeacherConfig:
       pooling: what the head sees of a text: the `first` token, the `mean` of all, or `auto`: what
         the weights say, the mean for those of the packages.
       stage: how it learns the task first, labels alone; None for weights that know it already.
+      fraction: share of the training examples that it learns from; None takes `data.fraction`.
     """
 
     weights: str = "minilm_l6"
     mixing: Literal["logits", "probabilities", "confidence"] = "logits"
     pooling: Literal["auto", "first", "mean"] = "auto"
     stage: StageConfig | None = None
+    fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the share.
+
+        Raises:
+          ValueError: if it is none.
+        """
+        if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"teacher.fraction={self.fraction} is not in (0, 1]")
 
     @property
     def all_weights(self) -> tuple[str, ...]:

@@ -94,6 +94,16 @@ class Problem:
         """The test set, or the validation set where no label of the former is known."""
         return "test" if self.data.test and self.rows("test").has_label.any() else "validation"
 
+    def with_fraction(self, fraction: float | None) -> "Problem":
+        """The data with another share of the training examples in use.
+
+        Args:
+          fraction: the share; None leaves it.
+        """
+        if fraction is None:
+            return self
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, fraction=fraction))
+
     def examples(self, part: str) -> tuple[Any, ...]:
         """The examples of a part, of the training texts the share that is used."""
         found = self.data.parts[part]

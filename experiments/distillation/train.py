@@ -110,7 +110,7 @@ def teach(
     """
     if (stage := config.teacher.stage) is None:
         return Teachers(untuned, config.teacher.mixing)
-    taught = []
+    taught, problem = [], problem.with_fraction(config.teacher.fraction)
     for i, network in enumerate(untuned):
         number = f"_{i + 1}" if i else ""
         own = dataclasses.replace(stage, seed=stage.seed + i)

@@ -1,5 +1,6 @@
 """The methods that settings name, in the command: what they train, export, report and refuse."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.distillation import ablate
+from experiments.distillation import train as train_command
 from experiments.distillation.checks import check_stage
 from experiments.distillation.courses import make_optimizer
 from experiments.distillation.evaluate import predictions_of
@@ -311,6 +313,33 @@ def test_students_of_an_ablation_have_a_vocabulary_of_their_own(tmp_path):
     rows = ablate.measure(problem, variants, 0, found, theirs)
     assert [row["variant"] for row in rows] == ["hard", "kd"]
     assert all(0.0 <= row["test/accuracy"] <= 1.0 and row["test/kl"] > 0.0 for row in rows)
+
+
+def test_a_teacher_may_learn_from_more_texts_than_its_student(tmp_path, monkeypatch):
+    run = settings(tmp_path)
+    teacher = dataclasses.replace(run.teacher, stage=stage(LABELS_ALONE), fraction=1.0)
+    few = dataclasses.replace(run.data, fraction=0.25)
+    seen = []
+
+    def run_stage(config, stage, problem, workdir, mesh, network):
+        seen.append(len(problem.examples("train")))
+        return network
+
+    for command in (ablate, train_command):
+        monkeypatch.setattr(command, "run_stage", run_stage)
+    for wanted, fraction in ((4, 1.0), (1, None)):
+        config = dataclasses.replace(
+            run, data=few, teacher=dataclasses.replace(teacher, fraction=fraction)
+        )
+        problem = load_problem(config)
+        network = ablate.open_teacher(config, problem)
+        ablate.teach(config, problem, network, tmp_path, None)
+        train_command.teach(config, problem, (network,), tmp_path, None)
+        students = len(problem.examples("train"))
+        assert seen == [wanted * students] * 2
+        seen.clear()
+    with pytest.raises(ValueError, match=r"teacher.fraction=2.0 is not in \(0, 1\]"):
+        TeacherConfig(fraction=2.0)
 
 
 def test_a_student_does_not_begin_with_the_head_of_its_teacher(tmp_path):
