@@ -36,15 +36,15 @@ KINDS = tuple(TEXTS)
 FEW = (
     "hard = hard",
     "kd4 = response~4",
-    "hidden gap = response~4 + gap:hidden_mse",
+    "attention = response~4 + gap:attention_kl",
 )
 MANY = (
     *FEW,
+    "hidden gap = response~4 + gap:hidden_mse",
     "kd4+hard = response@0.5~4 + hard@0.5",
     "kd1 = response~1",
     "kd8 = response~8",
     "hidden last = response~4 + last:hidden_mse",
-    "attention = response~4 + gap:attention_kl",
     "relations = response~4 + last1:query_relation + last1:key_relation + last1:value_relation",
     "first layers = response~4 + start:first",
 )

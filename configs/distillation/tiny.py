@@ -30,12 +30,14 @@ def get_config(arg: str = ""):
         objective=LABELS_ALONE,
         optimizer=optimizer,
     )
-    distilled = ObjectiveConfig("gap:hidden_mse", ResponseConfig("kl", temperature=4.0))
+    distilled = ObjectiveConfig(
+        "gap:hidden_mse,gap:attention_kl", ResponseConfig("kl", temperature=4.0)
+    )
     return to_config_dict(
         RunConfig(
             data=TextsConfig(name="trec_fine", max_length=32),
             teacher=TeacherConfig(weights="minilm_l6", stage=stage),
-            student=StudentConfig(num_layers=3, untuned=True),
+            student=StudentConfig(num_layers=3, layers="first", untuned=True),
             stage_2=StageConfig(
                 num_epochs=2,
                 global_batch_size=32,
