@@ -1,7 +1,7 @@
 """What helps a student of three layers: knowledge, matching, temperature and start, over seeds.
 
-    python -m experiments.distillation.ablate --config=configs/distillation/ablation.py:trec_fine \
-        --workdir=runs/ablation_trec_fine
+    python -m experiments.distillation.ablate --config=configs/distillation/ablation.py:trec_tenth \
+        --workdir=runs/ablation
 
 The students of `trec_tenth`, `mr_tenth` and `r52_tenth` see a tenth of the texts that their teacher
 learns from. `trec_tenth` compares ten ways, the other two and `trec_fine`, which has all texts for
