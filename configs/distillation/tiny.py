@@ -3,6 +3,9 @@
 python -m experiments.distillation.train --config=configs/distillation/tiny.py --workdir=DIR
 
 The teacher learns from all of TREC's training questions, the students see a tenth of them.
+Measured on two cores, in 282 s: teacher 93.3 %, the student of labels alone
+83.1 % (agrees with the teacher on 83.5 %), the distilled one
+87.9 % (88.9 %).
 """
 
 from experiments.common import to_config_dict
