@@ -63,7 +63,7 @@ def main(config: AblationConfig, workdir: Path) -> None:
     problem.describe()
     variants = [parse_variant(line) for line in config.variants]
     untuned = open_teacher(config, problem)
-    compile_students(config, problem, variants, untuned)  # what is wrong is told before it trains
+    compiled = compile_students(config, problem, variants, untuned)  # tells what is wrong
     teacher = teach(config, problem, untuned, workdir, mesh)
     theirs = predictions_of(problem, teacher, mesh)
     varied = augment_problem(config, problem)
@@ -71,7 +71,9 @@ def main(config: AblationConfig, workdir: Path) -> None:
     for seed in config.seeds:
         if sum(row["seed"] == seed for row in rows) < len(variants):
             begin = untuned if config.student.untuned else teacher
-            found = run_seed(config, varied, variants, seed, teacher, begin, workdir, mesh)
+            found = run_seed(
+                config, varied, variants, compiled, seed, teacher, begin, workdir, mesh
+            )
             rows = [row for row in rows if row["seed"] != seed]
             rows += measure(problem, variants, seed, found, theirs)
             write_runs(workdir / RUNS, rows)
@@ -112,7 +114,7 @@ def teach(
 def compile_students(
     config: AblationConfig, problem: Problem, variants: Sequence[Variant], teacher: Network
 ) -> Compiled:
-    """One objective for the students of a seed.
+    """One objective for the students of every seed.
 
     Args:
       config: the settings of the ablation.
@@ -136,6 +138,7 @@ def run_seed(
     config: AblationConfig,
     problem: Problem,
     variants: Sequence[Variant],
+    compiled: Compiled,
     seed: int,
     teacher: Network,
     begin: Network,
@@ -148,6 +151,7 @@ def run_seed(
       config: the settings of the ablation.
       problem: its data.
       variants: what the students learn.
+      compiled: the same as one objective.
       seed: of order, head and dropout.
       teacher: what they learn from.
       begin: what they are cut from.
@@ -164,7 +168,6 @@ def run_seed(
         problem.align(make_student(with_start(config, v), begin, seed=seed, vocabulary=vocabulary))
         for v in variants
     ]
-    compiled = compile_students(config, problem, variants, teacher)
     names = [variant.name for variant in variants]
     parts = kd.Parts(
         compiled.objective,

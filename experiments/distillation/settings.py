@@ -298,11 +298,8 @@ class RunConfig(NetworksConfig):
                 "no stage is there: give stage_1 or stage_2 for the student, or teacher.stage"
             )
         for name, stage in (("teacher.stage", stages[0]), ("hard_stage", stages[3])):
-            if stage is not None and stage.compares:
-                raise ValueError(
-                    f"{name} learns from labels alone; set {name}.objective.matches='' and "
-                    f"{name}.objective.response.kind='none'"
-                )
+            if problems := _of_labels_alone(name, stage):
+                raise ValueError(problems[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -341,10 +338,16 @@ class AblationConfig(NetworksConfig):
             problems.append(f"seeds={self.seeds}: give one at least, and every one once")
         if self.at_once < 0:
             problems.append(f"at_once={self.at_once} must be 0 (all) or more")
-        if (stage := self.teacher.stage) is not None and stage.compares:
-            problems.append(
-                "teacher.stage learns from labels alone; set teacher.stage.objective.matches='' "
-                "and teacher.stage.objective.response.kind='none'"
-            )
+        problems += _of_labels_alone("teacher.stage", self.teacher.stage)
         if problems:
             raise ValueError("; ".join(problems))
+
+
+def _of_labels_alone(name: str, stage: StageConfig | None) -> list[str]:
+    """What is wrong with a stage in which there is no teacher to compare with."""
+    if stage is None or not stage.compares:
+        return []
+    return [
+        f"{name} learns from labels alone; set {name}.objective.matches='' and "
+        f"{name}.objective.response.kind='none'"
+    ]

@@ -298,7 +298,7 @@ def fit_dense_of(tensors: Tensors) -> tuple[dict[str, np.ndarray], ...]:
 
 
 def _read(path: Path, verify: bool) -> tuple[dict[str, Any], Tensors, Naming]:
-    if not path.is_dir() and not path.exists():
+    if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; pass a folder with {CONFIG_FILE} and {TENSOR_FILES[0]}, or "
             f"with {BERT_CONFIG} and the files of a TensorFlow checkpoint"

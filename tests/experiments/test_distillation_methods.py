@@ -306,7 +306,8 @@ def test_students_of_an_ablation_have_a_vocabulary_of_their_own(tmp_path):
         hidden = parse_variant("hidden = last1:hidden_mse")
         ablate.compile_students(config, problem, [hidden], teacher)
     variants = [parse_variant(line) for line in config.variants]
-    run = (config, problem, variants, 0, teacher, teacher, tmp_path, mesh)
+    compiled = ablate.compile_students(config, problem, variants, teacher)
+    run = (config, problem, variants, compiled, 0, teacher, teacher, tmp_path, mesh)
     found = ablate.run_seed(*run)
     assert found[0].config.encoder.vocab_size == 18
     theirs = ablate.predictions_of(problem, teacher, mesh)
