@@ -28,21 +28,19 @@ from experiments.common import run, start
 from experiments.distillation.ablation_report import write_report
 from experiments.distillation.augmentation import augment_problem
 from experiments.distillation.checks import check_stage
-from experiments.distillation.models import Network, make_model, make_student, open_network
+from experiments.distillation.models import Network, make_model, make_student
 from experiments.distillation.own_vocabulary import student_vocabulary, with_student_vocabulary
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import AblationConfig
 from experiments.distillation.tasks import Problem, load_problem
-from experiments.distillation.teachers import Teachers
+from experiments.distillation.teachers import Teachers, open_teachers
 from experiments.distillation.train import STUDENT_PREFIX, TEACHER, run_stage
 from experiments.distillation.variants import Compiled, Variant, compile_variants, parse_variant
 from jaxlab import distillation as kd
-from jaxlab import training
+from jaxlab import parallel, training
 from jaxlab.distillation.evaluate import Predictions, predict
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import (
-    top_features,
-)
+from jaxlab.distillation.objective import top_features
 from jaxlab.distillation.train import STUDENT
 from jaxlab.training.workdir import check_config, open_workdir, save_config
 
@@ -62,7 +60,7 @@ def main(config: AblationConfig, workdir: Path) -> None:
     problem = with_student_vocabulary(load_problem(config), config.student)
     problem.describe()
     variants = [parse_variant(line) for line in config.variants]
-    untuned = open_teacher(config, problem)
+    (untuned,) = open_teachers(config, problem)
     compiled = compile_students(config, problem, variants, untuned)  # tells what is wrong
     teacher = teach(config, problem, untuned, workdir, mesh)
     theirs = predictions_of(problem, teacher, mesh)
@@ -79,18 +77,6 @@ def main(config: AblationConfig, workdir: Path) -> None:
             write_runs(workdir / RUNS, rows)
     scores = {part: score(problem, part, found) for part, found in theirs.items()}
     write_report(workdir, config, rows, scores, time.monotonic() - started)
-
-
-def open_teacher(config: AblationConfig, problem: Problem) -> Network:
-    """The teacher as it is before it learns the task.
-
-    Args:
-      config: the settings of the ablation.
-      problem: its data.
-    """
-    head = {"task": problem.task, "num_labels": problem.num_labels}
-    network = open_network(config.teacher.weights, pooling=config.teacher.pooling, **head)
-    return problem.align(network)
 
 
 def teach(
@@ -188,6 +174,7 @@ def run_seed(
         make_batches=problem.training(stage),
         frozen={"teacher": teacher.params},
         mesh=mesh,
+        rules=getattr(parallel.ShardingRules, config.sharding)(),
         run_config=config,
     )  # fmt: skip
     params = jax.device_get(result.state.params[STUDENT])

@@ -29,9 +29,7 @@ from jaxlab.distillation.augment import (
 )
 from jaxlab.distillation.data import BUCKETS
 from jaxlab.distillation.masking import mask_rows
-from jaxlab.distillation.objective import (
-    top_features,
-)
+from jaxlab.distillation.objective import top_features
 from jaxlab.distillation.rows import TokenRows
 from jaxlab.text import load_tokenizer
 

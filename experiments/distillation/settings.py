@@ -338,6 +338,10 @@ class AblationConfig(NetworksConfig):
             problems.append(f"seeds={self.seeds}: give one at least, and every one once")
         if self.at_once < 0:
             problems.append(f"at_once={self.at_once} must be 0 (all) or more")
+        if len(self.teacher.all_weights) > 1:
+            problems.append(f"teacher.weights={self.teacher.weights!r}: give one teacher")
+        if self.cache_teacher:
+            problems.append("cache_teacher: one pass of the teacher feeds all students; set it off")
         problems += _of_labels_alone("teacher.stage", self.teacher.stage)
         if problems:
             raise ValueError("; ".join(problems))

@@ -23,9 +23,7 @@ from jaxlab.distillation.data import (
     steps_per_epoch,
 )
 from jaxlab.distillation.masking import MaskingConfig
-from jaxlab.distillation.objective import (
-    Task,
-)
+from jaxlab.distillation.objective import Task
 from jaxlab.distillation.rows import TokenRows, tokenize_tagged, tokenize_texts
 from jaxlab.distillation.vocabularies import map_labels
 from jaxlab.text import TextTokenizer, load_tokenizer

@@ -25,11 +25,7 @@ from jaxlab.distillation import (
     format_matches,
     parse_matches,
 )
-from jaxlab.distillation.objective import (
-    HARD,
-    RESPONSE,
-    Task,
-)
+from jaxlab.distillation.objective import HARD, RESPONSE, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +119,7 @@ def compile_variants(
     """One objective with the terms of all variants, and the factors of each.
 
     Args:
-      variants: at least one, of different names.
+      variants: at least one.
       response: settings of the loss between logits, but for weight and temperature.
       hard: settings of the loss against labels, but for its weight.
       student: sizes of the students.
@@ -131,12 +127,9 @@ def compile_variants(
       task: what the models put out.
 
     Raises:
-      ValueError: if names come twice, a match does not fit, or logits are to be learnt and the
-        settings have no loss between them.
+      ValueError: if a match does not fit, or logits are to be learnt and the settings have no loss
+        between them.
     """
-    names = [variant.name for variant in variants]
-    if len(set(names)) != len(names) or not names:
-        raise ValueError(f"variants {names}: give one at least, and every name once")
     if response.kind == "none" and (asking := [v.name for v in variants if v.response]):
         raise ValueError(
             f"variants {asking} learn logits, and stage.objective.response.kind is 'none'; set it "

@@ -53,9 +53,7 @@ from jaxlab.distillation.augment import (
     read_glove,
     scores_from_rows,
 )
-from jaxlab.distillation.cached_features import (
-    cached_features,
-)
+from jaxlab.distillation.cached_features import cached_features
 from jaxlab.distillation.data import (
     BUCKETS,
     BatchConfig,
@@ -120,9 +118,7 @@ from jaxlab.distillation.knowledge import (
     Knowledge,
     find_knowledge,
 )
-from jaxlab.distillation.masking import (
-    MaskingConfig,
-)
+from jaxlab.distillation.masking import MaskingConfig
 from jaxlab.distillation.matching import (
     STRATEGIES,
     match_layers,

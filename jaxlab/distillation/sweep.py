@@ -15,9 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxlab.distillation.objective import (
-    Objective,
-)
+from jaxlab.distillation.objective import Objective
 from jaxlab.distillation.train import (
     STUDENT,
     Parts,

@@ -25,9 +25,7 @@ from jaxlab.distillation.initializers import count_layers
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.matching import match_layers
 from jaxlab.distillation.model import TextModel
-from jaxlab.distillation.objective import (
-    Objective,
-)
+from jaxlab.distillation.objective import Objective
 from jaxlab.distillation.train import (
     STUDENT,
     TEACHER,

@@ -20,9 +20,7 @@ from jaxlab.distillation.fusion import (
     Scalars,
     Terms,
 )
-from jaxlab.distillation.objective import (
-    Losses,
-)
+from jaxlab.distillation.objective import Losses
 
 HEADS = ("head", "lm_head", "pooler")
 """Parts of a student that some terms do not reach: gradients are balanced on all others."""

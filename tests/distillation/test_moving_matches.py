@@ -8,9 +8,7 @@ import pytest
 
 from jaxlab.distillation.grammar import format_matches, parse_matches
 from jaxlab.distillation.hidden import hidden_mse
-from jaxlab.distillation.objective import (
-    compile_objective,
-)
+from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
     ObjectiveConfig,
     ResponseConfig,

@@ -9,9 +9,7 @@ import pytest
 
 from jaxlab.distillation import attentions, hidden, relations, responses
 from jaxlab.distillation.knowledge import CATALOGUE, Features
-from jaxlab.distillation.objective import (
-    compile_objective,
-)
+from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,

@@ -8,9 +8,7 @@ import pytest
 
 from jaxlab.distillation import theseus
 from jaxlab.distillation.model import TextModel, TextModelConfig, init_params
-from jaxlab.distillation.objective import (
-    compile_objective,
-)
+from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.common import run_config
 from experiments.distillation.models import start_layers
-from experiments.distillation.settings import AblationConfig, StageConfig
+from experiments.distillation.settings import AblationConfig, StageConfig, TeacherConfig
 from experiments.distillation.variants import compile_variants, parse_variant
 from jaxlab import distillation as kd
 from tests.experiments.distillation_runs import ablation_flags, run_flags
@@ -190,8 +190,10 @@ def test_the_students_of_the_shipped_comparisons_learn_what_they_say(kind):
         ({"variants": ("kd = response",)}, "baseline='hard' is none of the variants"),
         ({"seeds": (1, 1)}, r"seeds=\(1, 1\): give one at least, and every one once"),
         ({"at_once": -1}, "at_once=-1 must be 0"),
+        ({"teacher": TeacherConfig("minilm_l6,mpnet_base")}, "give one teacher"),
+        ({"cache_teacher": True}, "cache_teacher: one pass of the teacher feeds all"),
     ],
-    ids=["names", "baseline", "seeds", "at once"],
+    ids=["names", "baseline", "seeds", "at once", "teachers", "cache"],
 )
 def test_what_cannot_be_compared_is_told(changes, message):
     with pytest.raises(ValueError, match=message):

@@ -298,10 +298,11 @@ def test_students_of_an_ablation_have_a_vocabulary_of_their_own(tmp_path):
         student=StudentConfig(num_layers=1, vocabulary=str(own)),
         stage=stage(),
         variants=("hard = hard", "kd = response~2"),
+        sharding="fsdp",
     )
     problem = with_student_vocabulary(load_problem(config), config.student)
     mesh = parallel.make_mesh()
-    teacher = ablate.open_teacher(config, problem)
+    (teacher,) = open_teachers(config, problem)
     with pytest.raises(ValueError, match="hidden_mse have no common tokens"):
         hidden = parse_variant("hidden = last1:hidden_mse")
         ablate.compile_students(config, problem, [hidden], teacher)
@@ -333,7 +334,7 @@ def test_a_teacher_may_learn_from_more_texts_than_its_student(tmp_path, monkeypa
             run, data=few, teacher=dataclasses.replace(teacher, fraction=fraction)
         )
         problem = load_problem(config)
-        network = ablate.open_teacher(config, problem)
+        (network,) = open_teachers(config, problem)
         ablate.teach(config, problem, network, tmp_path, None)
         train_command.teach(config, problem, (network,), tmp_path, None)
         students = len(problem.examples("train"))
