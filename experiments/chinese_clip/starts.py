@@ -23,7 +23,7 @@ from jaxlab.chinese_clip.detection import model_name
 from jaxlab.chinese_clip.downloads import find_checkpoint
 from jaxlab.layers.vit import VisionTransformerConfig
 from jaxlab.training.resume import CHECKPOINTS
-from jaxlab.training.workdir import CONFIG, changed_settings, read_json
+from jaxlab.training.workdir import warn_of_other_settings
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,9 @@ def check_stages(
         _check_first_stage(resolve(stages["stage_1"]), workdir)
     for name, stage in stages.items():
         if stage is not None and _has_checkpoint(workdir / name):
-            _warn_of_other_settings(config, name, resolve(stage), workdir / name)
+            others = tuple(other for other in _STAGES if other != name)
+            if _has_ended(resolve(stage), workdir / name):
+                warn_of_other_settings(workdir / name, config, ignored=others)
 
 
 def _check_first_stage(stage: StageConfig, workdir: Path) -> None:
@@ -139,23 +141,6 @@ def _has_ended(stage: StageConfig, workdir: Path) -> bool:
     step, results = _newest_step(workdir), training.read_results(workdir)
     stopped = bool(stage.patience and results.get("stopped_early"))
     return step is not None and results.get("step") == step and (step == stage.num_steps or stopped)
-
-
-def _warn_of_other_settings(
-    config: RunConfig, name: str, stage: StageConfig, workdir: Path
-) -> None:
-    """Say what a stage that has ended was trained with, where that differs."""
-    before = read_json(workdir / CONFIG) if parallel.is_main_process() else None
-    if before is None or not _has_ended(stage, workdir):
-        return
-    others = tuple(other for other in _STAGES if other != name)
-    changed = [text for text in changed_settings(before, config) if not text.startswith(others)]
-    if changed:
-        logger.warning(
-            "%s has ended and is not trained again, though settings have changed since: %s; give "
-            "another --workdir to train with these",
-            workdir, "; ".join(changed),
-        )  # fmt: skip
 
 
 def whole_model(path: str, config: clip.ChineseClipConfig) -> PyTree:

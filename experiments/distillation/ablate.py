@@ -116,6 +116,8 @@ def compile_students(
     student = make_student(config, teacher, seed=0, vocabulary=vocabulary)
     sizes = student.shape, teacher.shape
     compiled = compile_variants(variants, response, hard, *sizes, problem.task)
+    if config.teacher.stage is not None:
+        teacher = teacher._replace(drawn=())  # it learns the task first
     check_stage(problem, config.stage, compiled.objective, student, Teachers((teacher,)))
     return compiled
 

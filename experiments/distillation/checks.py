@@ -35,7 +35,9 @@ def check_stage(
     Raises:
       ValueError: listing everything that does not go together.
     """
-    problems = [*_of_labels(problem, objective), *_of_teachers(objective, teacher)]
+    networks = (student, *(() if teacher is None else teacher.networks))
+    problems = [*_of_labels(problem, objective), *_of_lengths(problem, networks)]
+    problems += _of_teachers(objective, teacher)
     if teacher is not None:
         problems += _of_vocabularies(problem, objective, stage)
     if stage.method == "theseus":
@@ -67,8 +69,27 @@ def has_label(example: Any) -> bool:
     return any(value is not None for value in known) or bool(getattr(example, "answers", ()))
 
 
+def _of_lengths(problem: Problem, networks: Sequence[Network]) -> list[str]:
+    longest = min(network.config.encoder.max_tokens for network in networks)
+    if problem.max_length <= longest:
+        return []
+    return [
+        f"data.max_length={problem.max_length} is more than the {longest} tokens that a network "
+        f"has positions for; set data.max_length={longest} or less"
+    ]
+
+
 def _of_teachers(objective: kd.Objective, teacher: Teachers | None) -> list[str]:
-    if teacher is None or len(teacher.networks) == 1 or not objective.terms:
+    if teacher is None:
+        return []
+    drawn = dict.fromkeys(path for network in teacher.networks for path in network.drawn)
+    if drawn and objective.config.response.is_used:
+        return [
+            "the student is to learn the teacher's logits, and its weights have no head for this "
+            f"task ({', '.join(drawn)} would be drawn at random); set teacher.stage, so that it "
+            "learns the task first, or give weights that know it as teacher.weights"
+        ]
+    if len(teacher.networks) == 1 or not objective.terms:
         return []
     return [
         f"{len(teacher.networks)} teachers are averaged in their logits, and "

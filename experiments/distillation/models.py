@@ -37,11 +37,13 @@ class Network(NamedTuple):
       config: sizes, family, head.
       params: on the host.
       label_names: of its logits, where its file names them.
+      drawn: parameters that its file did not have; () once it has learnt.
     """
 
     config: kd.TextModelConfig
     params: PyTree
     label_names: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
 
     @property
     def shape(self) -> kd.Shape:
@@ -123,7 +125,7 @@ def open_network(
     )
     if found.loaded.fresh:
         logger.info("%s: a new head is drawn (%s)", weights, ", ".join(found.loaded.fresh))
-    return Network(found.config, found.params, found.label_names)
+    return Network(found.config, found.params, found.label_names, found.loaded.fresh)
 
 
 def make_student(

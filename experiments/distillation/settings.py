@@ -54,6 +54,11 @@ class TextsConfig:
         """
         if not 0.0 < self.fraction <= 1.0:
             raise ValueError(f"data.fraction={self.fraction} is not in (0, 1]")
+        if self.name == "tables" and not self.folder:
+            raise ValueError(
+                "data.name='tables' are files of your own; give the folder with train.csv, .tsv or "
+                ".jsonl as data.folder"
+            )
         if not 0.0 < self.masking < 1.0:
             raise ValueError(f"data.masking={self.masking} is not in (0, 1)")
         if self.max_length < 4:

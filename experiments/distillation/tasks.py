@@ -175,11 +175,16 @@ class Problem:
 
     def describe(self) -> None:
         """Say what there is to learn."""
-        parts = ", ".join(f"{len(self.examples(p))} {p}" for p in self.data.parts)
+        parts = ", ".join(self._describe_part(part) for part in self.data.parts)
         logger.info(
             "%s (%s): %s with %d outputs; %s texts",
             self.name, self.data.info.source, self.data.task, self.num_labels, parts,
         )  # fmt: skip
+
+    def _describe_part(self, part: str) -> str:
+        used, there = len(self.examples(part)), len(self.data.parts[part])
+        share = f" (of {there}: data.fraction={self.config.fraction:g})" if used < there else ""
+        return f"{used} {part}{share}"
 
     def align(self, network: Network) -> Network:
         """The network with its outputs in the order of the data's labels, by their names."""

@@ -37,13 +37,20 @@ from jaxlab import distillation as kd
 from jaxlab import parallel, training
 from jaxlab.distillation.evaluate import Predictions, predict
 from jaxlab.distillation.train import Forward
-from jaxlab.training.workdir import open_workdir
+from jaxlab.training.workdir import open_workdir, warn_of_other_settings
 
 logger = logging.getLogger(__name__)
 
 TEACHER, STAGE_1, STAGE_2, HARD = "teacher", "stage_1", "stage_2", "hard"
 TEACHER_MODEL, MODEL, HARD_MODEL = "teacher_model", "model", "hard_model"
 STUDENT_PREFIX = "student_"
+ELSEWHERE = {
+    TEACHER: ("stage_", "hard_stage", "student", "augmentation", "cache_teacher"),
+    STAGE_1: ("stage_2", "hard_stage"),
+    STAGE_2: ("hard_stage",),
+    HARD: ("stage_", "augmentation", "cache_teacher"),
+}
+"""Folder of a stage -> settings that do not concern it."""
 
 
 def main(config: RunConfig, workdir: Path) -> None:
@@ -163,6 +170,10 @@ def run_stage(
         task=problem.task,
     )
     check_stage(problem, stage, objective, student, teacher)
+    results = training.read_results(workdir)
+    if results.get("step") == stage.num_steps or results.get("stopped_early"):
+        ignored = ELSEWHERE.get(workdir.name, ELSEWHERE[TEACHER])  # a further teacher
+        warn_of_other_settings(workdir, config, ignored=ignored)
     make_batches = problem.training(stage)
     is_cached = config.cache_teacher and objective.needs_teacher
     if is_cached:
@@ -197,7 +208,7 @@ def run_stage(
         run_config=config,
     )
     params = course.export(parallel.to_host(training.evaluation_params(result.state)))
-    return student._replace(params=jax.device_get(params))
+    return student._replace(params=jax.device_get(params), drawn=())
 
 
 def report(

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -170,6 +170,28 @@ def check_config(workdir: Path, config: Any) -> None:
             f"{'; '.join(changes[:_TOLD])}{more}. Give another workdir, or go on with the "
             f"config in its {CONFIG}"
         )
+
+
+def warn_of_other_settings(workdir: Path, config: Any, *, ignored: Sequence[str] = ()) -> None:
+    """Says what a run that has ended was trained with, where that is not what is asked for now.
+
+    Args:
+      workdir: folder of the run, which is not trained again.
+      config: what is asked for, as `save_config` takes it.
+      ignored: beginnings of names that do not concern this run, such as those of later stages.
+    """
+    before = read_json(workdir / CONFIG) if is_main_process() else None
+    if before is None:
+        return
+    changed = [
+        text for text in changed_settings(before, config) if not text.startswith(tuple(ignored))
+    ]
+    if changed:
+        logger.warning(
+            "%s has ended and is not trained again, though settings have changed since: %s; give "
+            "another --workdir to train with these",
+            workdir, "; ".join(changed),
+        )  # fmt: skip
 
 
 def changed_settings(old: Any, new: Any) -> list[str]:

@@ -190,6 +190,38 @@ def test_the_student_of_one_run_is_the_teacher_of_the_next(tmp_path):
     assert kd.load_pretrained(tmp_path / "next" / "model").config.encoder.num_layers == 1
 
 
+def test_a_stage_that_has_ended_tells_of_other_settings(tmp_path, caplog):
+    config = settings(tmp_path, stage_2=stage())
+    train(tmp_path, config)
+    train(tmp_path, dataclasses.replace(config, hard_stage=None))
+    assert "settings have changed" not in caplog.text
+    train(tmp_path, dataclasses.replace(config, stage_2=stage(log_every_steps=1)))
+    assert "settings have changed since: stage_2.log_every_steps: 2 -> 1" in caplog.text
+
+
+def test_logits_of_a_head_that_nobody_taught_are_not_learnt(tmp_path):
+    config = settings(tmp_path)
+    bare = TeacherConfig(weights=str(write_teacher(tmp_path / "bare")))
+    with pytest.raises(
+        ValueError, match="no head for this task .head/out/bias, .* set teacher.sta"
+    ):
+        train(tmp_path, dataclasses.replace(config, teacher=bare))
+    problem = load_problem(config)
+    (network,) = open_teachers(dataclasses.replace(config, teacher=bare), problem)
+    hidden = ObjectiveConfig("last1:hidden_mse", ResponseConfig("none"), HardConfig(1.0))
+    for objective, drawn in ((hidden, network.drawn), (SOFT, ())):
+        compiled = kd.compile_objective(objective, network.shape, network.shape)
+        teachers = Teachers((network._replace(drawn=drawn),))
+        check_stage(problem, stage(objective), compiled, network, teachers)
+
+
+def test_texts_longer_than_the_positions_are_refused_before_training(tmp_path):
+    config = settings(tmp_path)
+    data = dataclasses.replace(config.data, max_length=33)
+    with pytest.raises(ValueError, match="max_length=33 is more than the 32 tokens that a network"):
+        train(tmp_path, dataclasses.replace(config, data=data))
+
+
 def test_learnt_weights_and_moving_matches_train_and_are_not_exported(tmp_path):
     objective = ObjectiveConfig(
         "random:hidden_mse[every=2],emd:hidden_mse", ResponseConfig("kl"), HardConfig(1.0),

@@ -41,7 +41,8 @@ def find_files(folder: str | Path, wanted: Mapping[str, Sequence[str]]) -> dict[
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder} is not a folder; wanted one with {', '.join(n[0] for n in wanted.values())}"
+            f"{folder} is not a folder; wanted one with "
+            f"{', '.join(' or '.join(names) for names in wanted.values())}"
         )
     found = {
         part: next((folder / name for name in names if (folder / name).is_file()), None)

@@ -15,6 +15,7 @@ def make_examples(
     label: str | None,
     label_names: Sequence[str],
     first_id: int,
+    may_lack_labels: bool = False,
 ) -> tuple[TextExample, ...]:
     """Examples of rows.
 
@@ -25,6 +26,7 @@ def make_examples(
       label: column of the label, or None if they are not known.
       label_names: of the classes; empty for a regression.
       first_id: of the first row; the next ones follow.
+      may_lack_labels: rows with an empty label are examples whose label is not known.
 
     Raises:
       ValueError: listing file, line and label of all that are no class or no number.
@@ -32,7 +34,7 @@ def make_examples(
     examples, problems = [], []
     for place, row in enumerate(rows):
         value: int | float | None = None
-        if label is not None:
+        if label is not None and not (may_lack_labels and is_blank(row.fields[label])):
             value = to_label(row.fields[label], label_names)
             if value is None:
                 problems.append(f"{row.place}: label {row.fields[label]!r}")
@@ -41,6 +43,15 @@ def make_examples(
     wanted = f"one of {list(label_names)[:20]}" if label_names else "a finite number"
     raise_problems(problems, f"wanted {wanted} as label")
     return tuple(examples)
+
+
+def is_blank(value: object) -> bool:
+    """Whether a field says nothing: it is empty, spaces alone, or the null of JSON.
+
+    Args:
+      value: as it stands in the file.
+    """
+    return value is None or not str(value).strip()
 
 
 def to_label(value: object, label_names: Sequence[str]) -> int | float | None:

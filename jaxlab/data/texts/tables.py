@@ -1,5 +1,6 @@
 """One's own texts from CSV, TSV and JSONL files with named columns."""
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ from jaxlab.data.texts.files import (
     read_jsonl,
     read_tsv,
 )
-from jaxlab.data.texts.labels import make_examples, to_label
+from jaxlab.data.texts.labels import is_blank, make_examples, to_label
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json")
 
@@ -59,8 +62,9 @@ def load_tables(
       folder: of the files, each `.tsv` (quotes are ordinary characters), `.csv` (quoted), or
         `.jsonl` (one object a line). Only the training file must be there: without a test file
         every tenth row is for the test, without a validation file a tenth of the training texts is
-        held out.
-      columns: names of the columns, None for those of `Columns`. A test file may lack the label.
+        held out; both are logged.
+      columns: names of the columns, None for those of `Columns`. A test file may lack the label. An
+        empty label is one that is not known; such rows and empty texts are counted in a warning.
       label_names: of the classes; None takes the sorted labels of the training file.
       is_regression: labels are numbers.
       name: of the data set; None takes the folder's.
@@ -80,17 +84,27 @@ def load_tables(
     rows = {part: read_table(path) for part, path in paths.items()}
     for part, path in paths.items():
         check_columns(rows[part], _needed(columns, rows[part]), path)
+        _warn_of_blanks(rows[part], columns, path)
     if is_regression or columns.label is None:
         label_names = ()
     elif label_names is None:
-        labels = {str(row.fields[columns.label]) for row in rows["train"]}
-        label_names = sorted(labels, key=_numbers_first)
+        labels = [row.fields[columns.label] for row in rows["train"]]
+        known = {str(label) for label in labels if not is_blank(label)}
+        if not known:
+            raise ValueError(
+                f"{paths['train']}: column {columns.label!r} is empty in all {len(labels)} rows; "
+                "give the labels of some, so that it is known which classes there are"
+            )
+        label_names = sorted(known, key=_numbers_first)
     parts = _to_parts(rows, columns, tuple(label_names))
     counts: dict[str, int] = {}
     if "test" not in parts:
         parts["train"], parts["test"], counts["also_in_test"] = split_every_tenth(parts["train"])
+        _say_held_out("test", len(parts["test"]), len(rows["train"]), folder)
     if "validation" not in parts:
+        whole = len(parts["train"])
         parts["train"], parts["validation"] = hold_out(parts["train"])
+        _say_held_out("validation", len(parts["validation"]), whole, folder)
     if label_names:
         check_classes(parts["train"], label_names, str(paths["train"]))
     info = TextInfo(str(folder), "", checksums(paths.values()), count_parts(parts, **counts))
@@ -115,6 +129,30 @@ def read_table(path: str | Path) -> list[Row]:
     return read_csv(path) if path.suffix == ".csv" else read_jsonl(path)
 
 
+def _warn_of_blanks(rows: Sequence[Row], columns: Columns, path: Path) -> None:
+    """Count what a file leaves empty, with the first place of each."""
+    named = (("text", columns.text), ("text", columns.pair), ("label", columns.label))
+    for kind, column in named:
+        empty = [row for row in rows if column in row.fields and is_blank(row.fields[column])]
+        if column is None or not empty:
+            continue
+        if kind == "label" and path.name.startswith("test") and len(empty) == len(rows):
+            continue  # a test set to predict
+        effect = "are kept as they are" if kind == "text" else "count as not known"
+        warnings.warn(
+            f"{path}: {len(empty)} of {len(rows)} fields of column {column!r} are empty, the first "
+            f"in {empty[0].place}; they {effect}",
+            stacklevel=3,
+        )
+
+
+def _say_held_out(part: str, number: int, total: int, folder: Path) -> None:
+    logger.info(
+        "%s has no file for %s: %d of %d training rows are held out for it",
+        folder, part, number, total,
+    )  # fmt: skip
+
+
 def _needed(columns: Columns, rows: Sequence[Row]) -> list[str]:
     """Columns that a file must have; files to test on may have no labels."""
     needed = [name for name in (columns.text, columns.pair, columns.id) if name is not None]
@@ -136,7 +174,7 @@ def _to_parts(
         parts[part] = make_examples(
             found, text=columns.text, pair=columns.pair,
             label=columns.label if has_label else None, label_names=label_names,
-            first_id=first_id,
+            first_id=first_id, may_lack_labels=True,
         )  # fmt: skip
         first_id += len(found)
     if columns.id is not None:

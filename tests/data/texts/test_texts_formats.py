@@ -294,6 +294,28 @@ def test_own_tables_as_regression_with_ids_and_a_test_file_without_labels(tmp_pa
         load_tables(tmp_path, Columns(), is_regression=True)
 
 
+def test_own_tables_say_what_is_empty_and_what_was_held_out(tmp_path, caplog):
+    caplog.set_level("INFO", logger="jaxlab.data.texts.tables")
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(19)]
+    rows[4], rows[6] = " ,a", "text 6,"
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    with (
+        pytest.warns(UserWarning, match="1 of 19 fields of column 'text' .*csv:6; they are kept"),
+        pytest.warns(UserWarning, match="1 of 19 fields of column 'label' .*csv:8.* not known"),
+    ):
+        data = load_tables(tmp_path)
+    assert data.label_names == ("a", "b")
+    assert [e.label for part in data.parts.values() for e in part].count(None) == 1
+    assert "has no file for test: 2 of 19 training rows" in caplog.text
+    assert "has no file for validation: 2 of 17 training rows" in caplog.text
+    (tmp_path / "train.csv").write_text("text,label\na,\nb,\n")
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match="column 'label' is empty in all 2 rows"),
+    ):
+        load_tables(tmp_path)
+
+
 def test_loading_by_name_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match="no text data set 'trek'; there are r8"):
         load_text_data("trek")
