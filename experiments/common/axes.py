@@ -21,6 +21,7 @@ class Axis:
       kind: how its numbers are written; shares of 1 for "percent".
       low: where it begins; by default where the data does, 0 if that is near on a linear axis.
       high: where it ends.
+      names: what is at 1, 2, ..., written in place of numbers; the axis shows just these places.
 
     Raises:
       ValueError: if the scale or kind is unknown, or an end is no number that the scale can show.
@@ -31,6 +32,7 @@ class Axis:
     kind: Kind = "number"
     low: float | None = None
     high: float | None = None
+    names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -74,6 +76,14 @@ def map_axis(axis: Axis, values: Sequence[float], named: str) -> MappedAxis:
     Raises:
       ValueError: if no value is left.
     """
+    if axis.names:
+        number = len(axis.names)
+        return MappedAxis(
+            [float(place) for place in range(1, number + 1)],
+            [],
+            lambda value: (value - 0.5) / number,
+            lambda tick: axis.names[round(tick) - 1],
+        )
     shown = [value for value in values if is_drawable(value, axis.scale)]
     if not shown:
         raise ValueError(

@@ -169,6 +169,12 @@ def unknown_key(path: str, valid: Sequence[str]) -> str:
     Returns:
       One sentence.
     """
+    parents = [other for other in valid if path.startswith(f"{other}.")]
+    if parents and not any(other.startswith(f"{parents[-1]}.") for other in valid):
+        return (
+            f"{path} does not exist: {parents[-1]} has no fields in this config, it is one value "
+            "or None; begin with a config file that gives it some"
+        )
     nearest = nearest_path(path, valid)
     if nearest is not None:
         return f"{path} does not exist; the nearest valid key is {nearest}"

@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from experiments.common.axes import Axis, MappedAxis, Scale, is_drawable, map_axis, spread
 from experiments.common.drawing import (
@@ -185,15 +185,17 @@ def _draw(
     half = math.ceil(max(small.getlength(x.write(x.ticks[-1])) / 2 - label_width, 0))
     left, right = TEXT + 2 * PADDING + ticks_width, label_width + half
     top = round(HEADING * 1.4) + PADDING if plot.title else PADDING
-    bottom = round(SMALL * 1.4 + TEXT * 1.4) + 2 * PADDING
+    lines = _tick_lines(plot.x, (width - left - right) / max(len(plot.x.names), 1), small)
+    bottom = round(lines * SMALL * 1.4 + TEXT * 1.4) + 2 * PADDING
     area = (width - left - right, height - top - bottom)
     page = Image.new("RGB", (width, height), PAGE)
     page.paste(_area(plot, looks, x, y, area), (left, top))
     draw = ImageDraw.Draw(page)
     if plot.title:
         page.paste(text_line(plot.title, HEADING, INK, width - left), (left, 0))
-    for tick in x.ticks:
-        place = (left + x.place(tick) * area[0], top + area[1] + PADDING)
+    for number, tick in enumerate(x.ticks):
+        line = round(number % lines * SMALL * 1.4)
+        place = (left + x.place(tick) * area[0], top + area[1] + PADDING + line)
         draw.text(place, x.write(tick), MUTED, small, anchor="ma")
     for tick in y.ticks:
         place = (left - PADDING, top + (1 - y.place(tick)) * area[1])
@@ -205,6 +207,12 @@ def _draw(
     if names:
         _name_ends(page, plot, looks, (left + area[0], top, area[1]), x, y)
     return page
+
+
+def _tick_lines(axis: Axis, room: float, font: ImageFont.FreeTypeFont) -> int:
+    """Lines that the names of an axis take in turn, so that neighbours do not touch."""
+    longest = max((font.getlength(clean_line(name)) for name in axis.names), default=0.0)
+    return min(max(math.ceil((longest + PADDING) / room), 1), 4) if axis.names else 1
 
 
 def _values(plot: Plot, axis: str) -> list[float]:

@@ -42,9 +42,9 @@ def run(main: Callable[..., int | None], *, workdir_help: str = WORKDIR_HELP) ->
 
     The parameters of `main` are what its command line takes: `config`, annotated with the dataclass
     that it wants, gives `--config` and `--print_config` (a static `adapt(config, given)` of it may
-    change the config dict first, told the settings of the command line); `workdir`, a `Path` (or
-    `Path | None` where it may be left out), gives `--workdir`. Flags of its own the program defines
-    with absl.
+    change the config dict first, told the settings of the command line); `workdir`, a `Path`, gives
+    `--workdir`. Either may be left out where its annotation has `| None`. Flags of its own the
+    program defines with absl.
 
     Exit codes: what `main` returns (None: 0); 2 for an error that the user can mend, told on one
     line (`--debug` shows where it comes from); 1 and a traceback for any other; 130 on Ctrl-C.
@@ -98,7 +98,15 @@ def config_class_of(main: Callable[..., int | None]) -> type | None:
     hints = typing.get_type_hints(main)
     if "config" in parameters and "config" not in hints:
         raise TypeError("main's config has no annotation; wanted the dataclass of its config")
-    return hints["config"] if "config" in parameters else None
+    if "config" not in parameters:
+        return None
+    arms = typing.get_args(hints["config"]) or (hints["config"],)
+    return next(arm for arm in arms if arm is not type(None))
+
+
+def _may_lack(main: Callable[..., int | None], parameter: str) -> bool:
+    """Whether a parameter of `main` may be None."""
+    return type(None) in typing.get_args(typing.get_type_hints(main).get(parameter))
 
 
 def start(data: int = -1, model: int = 1) -> "Mesh":
@@ -207,9 +215,11 @@ def _run_parsed(
     _quiet_other_loggers()
     arguments: dict[str, Any] = {}
     parameters = inspect.signature(main).parameters
-    if config_class is not None:
-        if FLAGS.config is None:
+    if config_class is not None and FLAGS.config is None:
+        if FLAGS.print_config or not _may_lack(main, "config"):
             raise ValueError(f"--config is missing; give {some_of(configs)}")
+        arguments["config"] = None
+    elif config_class is not None:
         adapt = getattr(config_class, "adapt", None)
         if adapt is not None:
             adapt(FLAGS.config, given_settings())
@@ -218,8 +228,7 @@ def _run_parsed(
             print(describe_config(arguments["config"]))
             return 0
     if "workdir" in parameters:
-        is_optional = type(None) in typing.get_args(typing.get_type_hints(main).get("workdir"))
-        if not FLAGS.workdir and not is_optional:
+        if not FLAGS.workdir and not _may_lack(main, "workdir"):
             raise ValueError("--workdir is missing; give a folder for the run, such as runs/tiny")
         arguments["workdir"] = Path(FLAGS.workdir) if FLAGS.workdir else None
     use_compilation_cache(FLAGS.compilation_cache)

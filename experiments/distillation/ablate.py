@@ -1,4 +1,4 @@
-"""Compare ways to distil: students of one shape beside one teacher, over several seeds.
+r"""Compare ways to distil: students of one shape beside one teacher, over several seeds.
 
     python -m experiments.distillation.ablate --config=configs/distillation/ablation.py \
         --workdir=DIR

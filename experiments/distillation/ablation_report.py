@@ -70,7 +70,9 @@ def summarize(rows: Rows, name: str, baseline: str, metric: str, part: str) -> d
     }
     for extra in ("agreement", "kl"):
         if (column := f"{part}/{extra}") in next(iter(own.values())):
-            found[extra] = float(np.mean([row[column] for row in own.values()]))
+            values = np.array([row[column] for row in own.values()])
+            found[extra] = float(values.mean())
+            found[f"{extra} std"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     seeds = sorted(own.keys() & other.keys())
     if name != baseline and len(seeds) > 1:
         first, second = ([side[seed][metric] for seed in seeds] for side in (own, other))
@@ -101,7 +103,7 @@ def markdown(table: Mapping[str, Mapping[str, float]], title: str) -> str:
 
 
 def draw(rows: Rows, names: Sequence[str], metric: str, teacher: float, title: str) -> Any:
-    """Every student as a point, variants side by side, the mean of each with its deviation.
+    """The mean of every variant over its seeds with its deviation, side by side.
 
     Args:
       rows: a line for every student.
@@ -110,17 +112,18 @@ def draw(rows: Rows, names: Sequence[str], metric: str, teacher: float, title: s
       teacher: its value for the teacher, a line.
       title: of the picture.
     """
-    series = []
-    for place, name in enumerate(names, start=1):
-        values = np.array([row[metric] for row in rows if row["variant"] == name])
-        mean, spread = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
-        series.append(
-            Series(
-                name, x=[float(place)], y=[float(mean)],
-                low=[float(mean - spread)], high=[float(mean + spread)],
-            )
-        )  # fmt: skip
-    places = [0.5, len(names) + 0.5]
-    series.append(Series("teacher", x=places, y=[teacher, teacher]))
-    plot = Plot(tuple(series), Axis("variant"), Axis(metric, kind="percent"))
-    return draw_plots([plot], title=title)
+    columns = [np.array([row[metric] for row in rows if row["variant"] == n]) for n in names]
+    means = [float(values.mean()) for values in columns]
+    spreads = [float(values.std(ddof=1)) if len(values) > 1 else 0.0 for values in columns]
+    students = Series(
+        "students",
+        x=[float(place) for place in range(1, len(names) + 1)],
+        y=means,
+        low=[mean - spread for mean, spread in zip(means, spreads, strict=True)],
+        high=[mean + spread for mean, spread in zip(means, spreads, strict=True)],
+        line=False,
+    )
+    ends = [0.5, len(names) + 0.5]
+    line = Series("teacher", x=ends, y=[teacher, teacher], markers=False, dashed=True)
+    plot = Plot((students, line), Axis("", names=tuple(names)), Axis(metric, kind="percent"))
+    return draw_plots([plot], title=title, subtitle="mean and deviation over seeds")

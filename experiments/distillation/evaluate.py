@@ -1,11 +1,11 @@
-"""Score a model of a run, or any folder in the form of Hugging Face, on a part of the data.
+r"""Score a model of a run, or any folder in the form of Hugging Face, on a part of the data.
 
-    python -m experiments.distillation.evaluate --config=configs/distillation/tiny.py --workdir=DIR
+    python -m experiments.distillation.evaluate --workdir=DIR
     python -m experiments.distillation.evaluate --config=configs/distillation/vanilla_kd.py:mnli \
         --workdir=DIR --config.data.folder=GLUE/MNLI --submission=DIR/submission
 
 Without `--model` it is the student of the run in DIR, compared with its teacher if DIR has that,
-each in the tokens of its own vocabulary.
+each in the tokens of its own vocabulary. Without `--config` the data are those of the run.
 DIR gets `evaluation.json` and `predictions.csv`, a line for every example; `--submission` writes
 the files that the server of GLUE takes. `--timing` measures, on this machine, the time of one text
 and the texts a second in batches of 32, with the tokenizer and without it.
@@ -22,20 +22,20 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from experiments.common import print_results, run, start
+from experiments.common import print_results, run, run_config, start
 from experiments.distillation.models import Network, open_network
 from experiments.distillation.own_vocabulary import in_words_of
 from experiments.distillation.predictions import write_predictions
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import RunConfig
 from experiments.distillation.tasks import Problem, load_problem
-from experiments.distillation.train import MODEL, TEACHER_MODEL
+from experiments.distillation.train import HARD, MODEL, STAGE_1, STAGE_2, TEACHER, TEACHER_MODEL
 from jaxlab import distillation as kd
 from jaxlab import parallel
 from jaxlab.data.texts import GLUE, write_glue_submission
 from jaxlab.distillation.data import BatchConfig, make_eval_batches
 from jaxlab.distillation.evaluate import Predictions, in_order, predict
-from jaxlab.training.workdir import open_workdir, write_json
+from jaxlab.training.workdir import CONFIG, open_workdir, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +56,16 @@ _SUBMISSION = flags.DEFINE_string(
 _TIMING = flags.DEFINE_bool("timing", False, "Measure latency and throughput on this machine.")
 
 
-def main(config: RunConfig, workdir: Path) -> None:
+def main(config: RunConfig | None, workdir: Path) -> None:
     """Load, predict, score, report."""
     mesh = start()
+    if not _MODEL.value and not (workdir / MODEL).is_dir():
+        raise FileNotFoundError(
+            f"--workdir={workdir} has no {MODEL}/ of a run; give the folder of one, or --model"
+        )
     workdir = open_workdir(workdir)
-    problem = load_problem(config)
+    problem = load_problem(settings_of_run(workdir) if config is None else config)
+    problem.describe()
     part = _PART.value or problem.reported_part
     if part not in problem.data.parts:
         raise ValueError(f"--part={part}: {problem.name} has {', '.join(problem.data.parts)}")
@@ -85,6 +90,24 @@ def main(config: RunConfig, workdir: Path) -> None:
     print_results(results, title=f"{folder}: {problem.name}, {part}")
     if _SUBMISSION.value:
         submit(own, folder, Path(_SUBMISSION.value), mesh)
+
+
+def settings_of_run(workdir: Path) -> RunConfig:
+    """The settings of a run, as the last of its stages has kept them.
+
+    Args:
+      workdir: folder of the run.
+
+    Raises:
+      FileNotFoundError: if no stage has begun there.
+    """
+    for name in (STAGE_2, STAGE_1, HARD, TEACHER):
+        if (found := read_json(workdir / name / CONFIG)) is not None:
+            return run_config(found, RunConfig)
+    raise FileNotFoundError(
+        f"{workdir} has no run of experiments.distillation.train; give --config to say what data "
+        "to evaluate on, and --model"
+    )
 
 
 def predictions_of(

@@ -10,17 +10,17 @@ the tokens has no class there: then it loads as the bare encoder). `stablehlo` a
 any length up to the longest, which JAX runs without this library's code.
 """
 
-import shutil
 from pathlib import Path
 
 import jax
 from absl import flags
 
 from experiments.common import run
-from experiments.distillation.tasks import TOKENIZER_FILES
 from experiments.distillation.train import MODEL
 from jaxlab import distillation as kd
+from jaxlab.distillation.configs import has_bare_encoder
 from jaxlab.distillation.programs import write_program
+from jaxlab.distillation.weights import tokenizer_files
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Folder of the model; by default the student of the run.", allow_override=True
@@ -47,13 +47,17 @@ def main(workdir: Path | None) -> None:
     output = Path(_OUTPUT.value).expanduser()
     found = kd.load_pretrained(folder)
     stored = jax.tree.map(lambda leaf: leaf.astype(PRECISIONS[_PRECISION.value]), found.params)
-    kd.save_pretrained(output, stored, found.config, label_names=found.label_names)
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file() and output.resolve() != folder.resolve():
-            shutil.copyfile(folder / name, output / name)
+    names, vocabulary = found.label_names, folder if tokenizer_files(folder) else None
+    kd.save_pretrained(output, stored, found.config, label_names=names, vocabulary=vocabulary)
     if _FORMAT.value == "stablehlo":
         print(f"Program: {write_program(output, found.params, found.config)}")
     print(f"Model: {output}, {kd.num_params(found.config):,} parameters")
+    if has_bare_encoder(found.config) and found.config.task != "none":
+        print(
+            "Its head is on the mean of the tokens, for which transformers has no class: there the "
+            "folder loads as the encoder alone. Train with --config.teacher.pooling=first for a "
+            "model that loads with its head."
+        )
 
 
 if __name__ == "__main__":

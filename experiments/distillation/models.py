@@ -159,6 +159,7 @@ def make_student(
     sizes = dataclasses.replace(
         source.config, encoder=student_sizes(student, source.config.encoder, vocabulary)
     )
+    check_sizes(student, sizes.encoder, source.config.encoder)
     drawn = kd.init_params(sizes, key)
     if student.weights == "random":
         return Network(sizes, jax.device_get(drawn), names)
@@ -183,11 +184,21 @@ def student_sizes(
       student: the settings.
       source: sizes of what it is cut from.
       vocabulary: of the student, if it has one of its own.
+
+    Raises:
+      ValueError: if the heads do not divide the width.
     """
-    width = student.width or source.width
+    width, heads = student.width or source.width, student.num_heads or source.num_heads
+    if width % heads:
+        divisors = [n for n in range(1, width + 1) if width % n == 0]
+        near = sorted(sorted(divisors, key=lambda n: abs(n - heads))[:3])
+        raise ValueError(
+            f"student.num_heads={heads} does not divide the width {width}; use such as "
+            f"{', '.join(map(str, near))}"
+        )
     sizes: dict[str, Any] = {
         "width": width,
-        "num_heads": student.num_heads or source.num_heads,
+        "num_heads": heads,
         "mlp_width": student.mlp_width
         or (source.mlp_width if width == source.width else 4 * width),
         "num_layers": student.num_layers or max(source.num_layers // 2, 1),
@@ -198,6 +209,27 @@ def student_sizes(
             # Positions begin behind the id of padding: as many tokens stay possible.
             sizes["max_positions"] = source.max_tokens + vocabulary.pad_id + 1
     return dataclasses.replace(source, **sizes)
+
+
+def check_sizes(student: StudentConfig, sizes: BertConfig, source: BertConfig) -> None:
+    """Refuse a student that is larger than what it is cut from.
+
+    Args:
+      student: the settings.
+      sizes: of the student.
+      source: of what it is cut from.
+
+    Raises:
+      ValueError: naming the settings.
+    """
+    problems = [
+        f"student.{name}={getattr(sizes, name)} is more than the {getattr(source, name)} of the "
+        "weights that the student is cut from; give as many at most, or student.weights='random'"
+        for name in ("num_layers", "width")
+        if getattr(sizes, name) > getattr(source, name)
+    ]
+    if problems and student.weights != "random":
+        raise ValueError("; ".join(problems))
 
 
 def start_layers(layers: str) -> str | tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.distillation.models import OwnVocabulary, weights_folder
 from experiments.distillation.settings import NetworksConfig, StudentConfig
-from experiments.distillation.tasks import TOKENIZER_FILES, Problem
+from experiments.distillation.tasks import Problem
 from jaxlab.distillation.data import (
     BatchConfig,
     make_eval_batches,
@@ -19,6 +19,7 @@ from jaxlab.distillation.data import (
 )
 from jaxlab.distillation.initializers import shared_vocabulary
 from jaxlab.distillation.rows import TokenRows
+from jaxlab.distillation.weights import tokenizer_files
 from jaxlab.text import TextTokenizer, load_tokenizer
 
 
@@ -161,7 +162,7 @@ def tokenizer_of(folder: Path) -> TextTokenizer | None:
     Args:
       folder: of the model.
     """
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not tokenizer_files(folder):
         return None
     return load_tokenizer(folder)
 

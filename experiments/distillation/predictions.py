@@ -28,19 +28,21 @@ def write_predictions(path: Path, problem: Problem, part: str, predictions: Pred
 def _example_lines(
     problem: Problem, part: str, predictions: Predictions
 ) -> Iterator[Sequence[object]]:
-    """The head and a line for every example, with its logits."""
+    """The head and a line for every example, with its logits and its text."""
     names = problem.data.label_names
-    labels = {example.id: example.label for example in problem.examples(part)}
-    yield ["id", "label", "prediction", *(names or ("value",))]
+    examples = {example.id: example for example in problem.examples(part)}
+    yield ["id", "label", "prediction", *(names or ("value",)), "text", "pair"]
     for example_id, logits in zip(*predictions, strict=True):
-        label = labels[int(example_id)]
+        example = examples[int(example_id)]
+        label = example.label
         flat = np.ravel(logits)
         if names:
             known = "" if label is None else names[int(label)]
             row = [known, names[int(flat.argmax())]]
         else:
             row = ["" if label is None else label, float(flat[0])]
-        yield [int(example_id), *row, *(f"{value:.6g}" for value in flat)]
+        texts = example.text, example.pair or ""
+        yield [int(example_id), *row, *(f"{value:.6g}" for value in flat), *texts]
 
 
 def _word_lines(

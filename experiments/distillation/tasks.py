@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,6 @@ from jaxlab.text import TextTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-TOKENIZER_FILES = (
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
 EVALUATION_BATCH = 128
 STRIDE = 128  # pieces between the beginnings of two windows over a context
 UNSCORED = ("mlm", "none")
@@ -255,7 +246,7 @@ def save_network(folder: Path, network: Network, problem: Problem) -> None:
       network: with parameters on the host.
       problem: gives vocabulary and names of labels.
     """
-    kd.save_pretrained(folder, network.params, network.config, label_names=problem.data.label_names)
-    for name in TOKENIZER_FILES:
-        if (problem.tokenizer_folder / name).is_file():
-            shutil.copyfile(problem.tokenizer_folder / name, folder / name)
+    names, vocabulary = problem.data.label_names, problem.tokenizer_folder
+    kd.save_pretrained(
+        folder, network.params, network.config, label_names=names, vocabulary=vocabulary
+    )

@@ -105,6 +105,11 @@ def _with_part(variant: Variant, part: str) -> Variant:
         )
     if word == HARD:
         return dataclasses.replace(variant, hard=float(weight) if weight else 1.0)
+    if ":" not in part:
+        raise ValueError(
+            f"write {RESPONSE}, {RESPONSE}@0.5~4, {HARD}, {HARD}@0.1, start:LAYERS, or a match of "
+            "layers such as gap:hidden_mse"
+        )
     return dataclasses.replace(variant, matches=(*variant.matches, *parse_matches(part)))
 
 

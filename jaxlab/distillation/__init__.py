@@ -5,9 +5,10 @@ of knowledge (`knowledge`), of which layer learns from which (`matching`), of a 
 (`responses`, `hidden`, `attentions`, `relations`) and of weights and temperatures over time
 (`schedules`). Around that: labels (`hard_losses`), weights of terms (`fusion`), a student's start
 (`initializers`), structure (`theseus`, `progressive`), matchings that move (`soft_matching`) and
-advice on them (`advisor`), teachers on disk (`teacher_cache`) and several of them (`ensembles`)::
-(`schedules`). `rows` and `data` make batches of texts, `augment` more texts, `answers` windows over
-passages, `vocabularies` bring labels and ids of two models together::
+advice on them (`advisor`), teachers on disk (`teacher_cache`) and several of them (`ensembles`).
+`rows` and `data` make batches of texts, `augment` more texts, `answers` windows over passages,
+`vocabularies` bring labels and ids of two models together; `load` makes a trained model ready for
+texts::
 
     import jax.numpy as jnp
 
@@ -34,6 +35,7 @@ from jaxlab.distillation.answers import (
     best_answers,
     make_windows,
 )
+from jaxlab.distillation.api import LoadedModel, TextPredictions, load
 from jaxlab.distillation.attentions import (
     attention_ce,
     attention_ce_mean,
@@ -284,6 +286,7 @@ __all__ = [
     "Kept",
     "Knowledge",
     "LayerWeights",
+    "LoadedModel",
     "LogVariances",
     "Losses",
     "MaskingConfig",
@@ -311,6 +314,7 @@ __all__ = [
     "Term",
     "TextModel",
     "TextModelConfig",
+    "TextPredictions",
     "TokenRows",
     "TopLogits",
     "TrainBatches",
@@ -367,6 +371,7 @@ __all__ = [
     "label_ce",
     "label_mse",
     "layer_attention",
+    "load",
     "load_mobilebert",
     "load_params",
     "load_pretrained",

@@ -81,6 +81,7 @@ _FIELDS: Mapping[str, tuple[Field, ...]] = MappingProxyType(
         ),
     }
 )
+_LABEL_BIASES = ("classifier.bias", "classifier.out_proj.bias")
 _CONVENTIONS: Mapping[str, Mapping[str, Any]] = {
     "roberta": {"positions": "after_pad"},
     "mpnet": {"positions": "after_pad", "num_types": 0},
@@ -245,6 +246,34 @@ def label_names_of(values: Mapping[str, Any], config: TextModelConfig) -> tuple[
     names = tuple(str(named[key]) for key in sorted(named, key=int))
     has_labels = config.task in ("classification", "regression", "tagging")
     return names if has_labels and len(names) == config.num_labels else ()
+
+
+def check_stored_labels(
+    values: Mapping[str, Any], config: TextModelConfig, shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """Refuse a head of the same task with another number of labels.
+
+    Args:
+      values: the entries of `config.json`.
+      config: that the tensors are to fit.
+      shapes: of the tensors, by names without prefixes.
+
+    Raises:
+      ValueError: naming the labels of the head.
+    """
+    biases = [shapes[name] for name in _LABEL_BIASES if name in shapes]
+    if config.task not in ("classification", "tagging") or not biases:
+        return
+    ((stored,),) = biases[:1]
+    if stored == config.num_labels:
+        return
+    named = values.get("id2label") or {}
+    names = [str(named[key]) for key in sorted(named, key=int)]
+    listed = f" ({', '.join(names[:10])})" if len(names) == stored else ""
+    raise ValueError(
+        f"its head tells {stored} labels apart{listed}, and {config.num_labels} are wanted; use "
+        "the data that it was trained on, or fresh_head=True to draw a new head"
+    )
 
 
 def _family(values: Mapping[str, Any], names: Collection[str]) -> str | None:

@@ -5,6 +5,7 @@ layers, what must be equal on both sides, and the function. `objective` looks no
 """
 
 import dataclasses
+import difflib
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -139,7 +140,9 @@ def find_knowledge(name: str) -> Knowledge:
     """
     found = CATALOGUE.get(OTHER_NAMES.get(name, name))
     if found is None:
+        close = difflib.get_close_matches(name, [*CATALOGUE, *OTHER_NAMES], n=1)
+        nearest = f"the nearest is {close[0]!r}, of " if close else "there are "
         raise ValueError(
-            f"{name!r} is no knowledge that can be matched; there are {', '.join(CATALOGUE)}"
+            f"{name!r} is no knowledge that can be matched; {nearest}{', '.join(CATALOGUE)}"
         )
     return found

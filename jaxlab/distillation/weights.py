@@ -6,6 +6,7 @@ wrote them. Nothing in a file is executed.
 """
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -35,6 +36,7 @@ from jaxlab.checkpoints.foreign.state_dicts import (
 from jaxlab.checkpoints.foreign.tensor_bundle import INDEX, read_tensor_bundle
 from jaxlab.distillation.configs import (
     Wishes,
+    check_stored_labels,
     config_from_huggingface,
     config_to_huggingface,
     has_bare_encoder,
@@ -65,6 +67,16 @@ _TABLES = MappingProxyType(
 BERT_CONFIG = "bert_config.json"
 """The config beside a checkpoint of Google's BERT, with Hugging Face's names of sizes."""
 
+TOKENIZER_FILES = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+"""Files of a vocabulary in Hugging Face's form."""
+
 _WORDS = "embeddings.word_embeddings.weight"
 _OUR_HEADS = ("pooler/", "head/", "lm_head/")
 
@@ -84,6 +96,10 @@ class Loaded(NamedTuple):
     fresh: tuple[str, ...]
     problems: Problems
 
+    def __repr__(self) -> str:
+        """All but the numbers."""
+        return f"Loaded(unused={self.unused}, fresh={self.fresh}, problems={self.problems!r})"
+
 
 class Pretrained(NamedTuple):
     """A model out of a file.
@@ -102,6 +118,10 @@ class Pretrained(NamedTuple):
     label_names: tuple[str, ...]
     fit_dense: tuple[dict[str, np.ndarray], ...]
     loaded: Loaded
+
+    def __repr__(self) -> str:
+        """All but the numbers."""
+        return f"Pretrained({self.config}, label_names={self.label_names}, loaded={self.loaded!r})"
 
 
 def load_pretrained(
@@ -150,6 +170,8 @@ def load_pretrained(
     wishes = Wishes(family, task, num_labels, pooling)
     with foreign_names.naming(path):
         config = config_from_huggingface(values, wishes, plain)
+        if strict and not fresh_head:
+            check_stored_labels(values, config, {n: array.shape for n, array in plain.items()})
         loaded = load_params(
             tensors, config, naming=naming, strict=strict, fresh_head=fresh_head, key=key
         )
@@ -223,8 +245,9 @@ def save_pretrained(
     config: TextModelConfig,
     *,
     label_names: Sequence[str] = (),
+    vocabulary: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Writes a folder that transformers loads: `config.json` and `model.safetensors`.
+    """Writes a folder that transformers loads: `config.json`, `model.safetensors`, the vocabulary.
 
     A head on the mean of the tokens has no class there: then the folder loads as the bare encoder,
     and here as it was. So does TinyBERT, whose code is not in transformers.
@@ -234,13 +257,30 @@ def save_pretrained(
       params: all parameters of the model.
       config: of the model.
       label_names: of the logits, in their order.
+      vocabulary: folder of the model's tokenizer, whose files are copied; None writes none.
 
     Raises:
+      FileNotFoundError: if the vocabulary has no files.
       ValueError: if the names do not fit the labels.
       NameMismatchError: (a ValueError) if the parameters are not those of the config.
     """
     document = config_to_huggingface(config, label_names)
+    files = [] if vocabulary is None else tokenizer_files(Path(vocabulary))
+    if vocabulary is not None and not files:
+        raise FileNotFoundError(f"{vocabulary} has none of {', '.join(TOKENIZER_FILES)}")
     write_model_folder(folder, document, huggingface_state_dict(params, config))
+    for path in files:
+        if path.parent.resolve() != Path(folder).expanduser().resolve():
+            shutil.copyfile(path, Path(folder).expanduser() / path.name)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a vocabulary that a folder has.
+
+    Args:
+      folder: of a model.
+    """
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
 
 
 def huggingface_state_dict(params: PyTree, config: TextModelConfig) -> dict[str, np.ndarray]:

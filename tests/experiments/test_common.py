@@ -20,7 +20,7 @@ from experiments.common import (
     run_config,
     to_config_dict,
 )
-from experiments.common.configs import field_paths, nearest_path
+from experiments.common.configs import field_paths, nearest_path, unknown_key
 from experiments.common.documentation import field_documentation
 from experiments.common.flags import config_files, name_flags
 from experiments.common.program import config_class_of, is_for_user
@@ -190,6 +190,12 @@ def test_only_dataclass_instances_become_config_dicts():
         to_config_dict(RunConfig)
 
 
+def test_fields_of_what_is_not_set_are_told_apart_from_mistyped_ones():
+    paths = ["config", "config.first", "config.second", "config.second.rate"]
+    assert "config.first has no fields in this config" in unknown_key("config.first.rate", paths)
+    assert "nearest valid key is config.second.rate" in unknown_key("config.second.rat", paths)
+
+
 def test_nearest_path_prefers_the_same_key_at_another_place():
     paths = field_paths(RunConfig)
     assert "config.teacher.kind" in paths
@@ -246,6 +252,9 @@ def test_main_parameters_decide_the_flags():
 
     def bare(config) -> None: ...
 
+    def free(config: RunConfig | None) -> None: ...
+
+    assert config_class_of(free) is RunConfig
     assert config_class_of(main) is RunConfig
     assert config_class_of(lambda: None) is None
     with pytest.raises(TypeError, match="main takes steps; it may take config and workdir"):

@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 
 from experiments.common import run_config
-from experiments.distillation.models import start_layers
-from experiments.distillation.settings import AblationConfig, StageConfig, TeacherConfig
+from experiments.distillation.models import check_sizes, start_layers, student_sizes
+from experiments.distillation.settings import (
+    AblationConfig,
+    StageConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 from experiments.distillation.variants import compile_variants, parse_variant
 from jaxlab import distillation as kd
+from jaxlab.layers import BertConfig
 from tests.experiments.distillation_runs import ablation_flags, run_flags
 
 SHIPPED = runpy.run_path(str(Path(__file__).parents[2] / "configs/distillation/ablation.py"))
@@ -73,13 +79,14 @@ def test_the_model_of_a_run_loads_with_its_labels(finished):
 
 
 def test_evaluation_scores_the_model_of_a_run(world, finished, run_program):
-    run_well(run_program, "evaluate", *run_flags(world))
+    run_well(run_program, "evaluate", f"--workdir={finished}")
     found = read_json(finished / "evaluation.json")
     results = read_json(finished / "results.json")
     assert found["accuracy"] == results["distilled/accuracy"]
     np.testing.assert_allclose(found["kl"], results["distilled/kl"], rtol=1e-5)
     rows = list(csv.DictReader((finished / "predictions.csv").open(encoding="utf-8")))
     assert len(rows) == 12
+    assert rows[0]["text"].split()[1] == "is"
     right = np.mean([row["label"] == row["prediction"] for row in rows])
     assert right == found["accuracy"]
 
@@ -95,6 +102,8 @@ def test_timing_and_what_evaluation_refuses(world, finished, run_program):
     ):
         code, _, errors = run_program("distillation.evaluate", *run_flags(world), flag)
         assert code == 2 and message in errors and "Traceback" not in errors
+    code, _, errors = run_program("distillation.evaluate", f"--workdir={world / 'mistyped'}")
+    assert code == 2 and "has no model/ of a run" in errors and not (world / "mistyped").exists()
 
 
 def logits_of(network, ids, mask):
@@ -155,9 +164,11 @@ def test_an_ablation_compares_variants_over_seeds(tmp_path, run_program):
         ("kd = ", "write NAME = PART"),
         ("kd = start:first", "learns nothing"),
         ("kd = gap:colour", "no knowledge that can be matched"),
+        ("kd = gap:hiden_mse", "the nearest is 'hidden_mse'"),
+        ("kd = respons~4", "part 'respons~4': write response, .*, start:LAYERS, or a match"),
         ("kd = response@x", "could not convert"),
     ],
-    ids=["name", "empty", "nothing", "knowledge", "weight"],
+    ids=["name", "empty", "nothing", "knowledge", "nearly", "word", "weight"],
 )
 def test_a_variant_that_cannot_be_read_is_told(line, message):
     with pytest.raises(ValueError, match=message):
@@ -203,6 +214,27 @@ def test_what_cannot_be_compared_is_told(changes, message):
 def test_students_of_logits_need_a_loss_between_them():
     with pytest.raises(ValueError, match=r"\['kd'\] learn logits, and .* is 'none'"):
         compile_for_minilm(["hard = hard", "kd = response"], kd.ResponseConfig("none"))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_layers": 9}, "student.num_layers=9 is more than the 6 of the weights"),
+        ({"width": 768}, "student.width=768 is more than the 384 of the weights"),
+        (
+            {"num_heads": 7},
+            "student.num_heads=7 does not divide the width 384; use such as 4, 6, 8",
+        ),
+    ],
+    ids=["layers", "width", "heads"],
+)
+def test_sizes_that_a_student_cannot_have_are_told_by_their_settings(changes, message):
+    teacher = BertConfig(100, 6, 384, 12, 1536)
+    student = StudentConfig(**changes)
+    with pytest.raises(ValueError, match=message):
+        check_sizes(student, student_sizes(student, teacher), teacher)
+    larger = StudentConfig(weights="random", num_layers=9, width=768)
+    check_sizes(larger, student_sizes(larger, teacher), teacher)
 
 
 def test_layers_of_the_start_by_name_and_number():

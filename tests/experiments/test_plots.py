@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.common import plots
-from experiments.common.axes import format_tick, linear_ticks, log_ticks, spread
+from experiments.common.axes import format_tick, linear_ticks, log_ticks, map_axis, spread
 from experiments.common.drawing import PAPER
 from experiments.common.pictures import save_png
 from experiments.common.plots import COLOURS, Axis, Plot, Series, draw_plots
@@ -25,6 +25,18 @@ def test_linear_ticks_are_few_round_and_cover_the_range(low, high):
     assert np.diff(ticks) == pytest.approx(step, rel=1e-3)
     digits = f"{step:.2e}"[:4]
     assert digits in ("1.00", "2.00", "2.50", "5.00")
+
+
+def test_names_take_the_place_of_numbers_on_lines_of_their_own():
+    students = Series("students", x=[1, 2, 3], y=[0.1, 0.5, 0.9], line=False)
+    axis = map_axis(Axis("", names=("hard", "kd", "attention")), [1, 2, 3], "plot")
+    assert [axis.write(tick) for tick in axis.ticks] == ["hard", "kd", "attention"]
+    assert [axis.place(tick) for tick in axis.ticks] == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+    short, long = (
+        draw_plots([Plot([students], Axis("", names=names), Axis("y"))])
+        for names in (("hard", "kd", "attention"), ("a very long name of a variant " * 2,) * 3)
+    )
+    assert short.size == long.size and pixels(short, COLOURS[0]) > pixels(long, COLOURS[0]) * 0.9
 
 
 @pytest.mark.parametrize(
