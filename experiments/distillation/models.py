@@ -48,8 +48,7 @@ class Network(NamedTuple):
     @property
     def shape(self) -> kd.Shape:
         """What an objective has to know of it."""
-        encoder = self.config.encoder
-        return kd.Shape(encoder.num_layers, encoder.width, encoder.num_heads)
+        return self.config.shape
 
 
 class OwnVocabulary(NamedTuple):

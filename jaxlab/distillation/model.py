@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxlab.checkpoints.foreign.names import flatten
 from jaxlab.distillation.knowledge import Features
+from jaxlab.distillation.terms import Shape
 from jaxlab.layers.activations import ACTIVATIONS
 from jaxlab.layers.attention import AttentionImplementation
 from jaxlab.layers.bert import BertConfig, BertEncoder, RunBlocks
@@ -87,6 +88,11 @@ class TextModelConfig:
             )
         if problems:
             raise ValueError("TextModelConfig: " + "; ".join(problems))
+
+    @property
+    def shape(self) -> Shape:
+        """What an objective has to know of the model."""
+        return Shape(self.encoder.num_layers, self.encoder.width, self.encoder.num_heads)
 
     @property
     def is_sentence_level(self) -> bool:

@@ -427,6 +427,13 @@ def _take(features: Features, term: Term, side: int) -> tuple[Array, ...]:
     for feature in features_of(term.match):
         values = getattr(features, feature)
         lower = 1 if feature == "hidden" else 0
+        if max(layers) + lower >= len(values):
+            raise ValueError(
+                f"{term.name} compares {feature} of layer {max(layers)} of the "
+                f"{('student', 'teacher')[side]}, which shows {len(values) - lower} layers of it; "
+                "compile the objective for the shapes of these models, and let them show what "
+                "`student_taps` and `teacher_taps` name"
+            )
         taken += [values[layer + lower] for layer in layers]
     return tuple(taken)
 

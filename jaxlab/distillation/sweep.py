@@ -202,11 +202,14 @@ def make_sweep_step(
 
 
 def student_of(state: TrainState, index: int) -> PyTree:
-    """The parameters of one student of a sweep.
+    """The parameters of one student of a sweep, without its projections.
 
     Args:
       state: of the sweep.
       index: its place.
+
+    Returns:
+      What `exported_params` gives of a single distillation.
     """
     return jax.tree.map(lambda leaf: leaf[index], state.params[STUDENT])
 

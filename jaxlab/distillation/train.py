@@ -137,13 +137,18 @@ def teach(parts: Parts, frozen: Mapping[str, PyTree], batch: Batch) -> Features 
       Its features without a gradient; `None` where the objective needs none.
 
     Raises:
-      ValueError: if it does not run and the batch has no outputs.
+      ValueError: if it is to run and has no parameters, or does not and the batch has no outputs.
     """
     objective = parts.objective
     if not objective.needs_teacher:
         return None
     if parts.teacher is None:
         return cached_features(batch, objective.teacher_layers, parts.num_classes)
+    if TEACHER not in frozen:
+        raise ValueError(
+            f"frozen has {sorted(frozen)}; it is to hold the parameters of the teacher as "
+            f"{TEACHER!r}"
+        )
     shown = parts.teacher(frozen[TEACHER], batch, taps=objective.teacher_taps)
     return jax.lax.stop_gradient(shown)
 
@@ -169,8 +174,14 @@ def losses_of(
       matchings: of the terms that move, see `moving_matches`.
 
     Raises:
-      ValueError: if the objective needs a teacher and there is none.
+      ValueError: if the objective needs a teacher and there is none, or params or batch lack what
+        every objective needs.
     """
+    if STUDENT not in params or "mask" not in batch:
+        raise ValueError(
+            f"params have {sorted(params)}, the batch {sorted(batch)}; wanted params made by "
+            "distillation_params, and the mask of real tokens in the batch"
+        )
     objective = parts.objective
     teacher = teach(parts, frozen, batch)
     first, second = (None, None) if key is None else jax.random.split(key)
@@ -204,7 +215,9 @@ def make_distillation_step(
 
     `state.params` are those of `distillation_params`, `state.extra` of `distillation_extra`,
     `frozen` holds the `teacher`. Metrics: `loss`, every term without its weight as `loss/<term>`,
-    its weight as `weight/<term>` unless the settings fix it, and `tokens`, how many are real.
+    its weight as `weight/<term>` unless the settings fix it, and `tokens`, how many are real. A
+    label outside the classes gives NaN, as no error can come from inside a jitted step: see
+    `check_labels`; `training.train_loop` stops at the first loss that is not finite.
 
     Args:
       parts: objective and networks.

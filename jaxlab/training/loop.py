@@ -217,6 +217,7 @@ class _Run:
         last = self.config.num_steps
         if start == last or self.patience.is_over:  # killed between last checkpoint and results
             return self._finish(start, self._record_of(start) or self._evaluate(start))
+        self.progress.say(f"compiling the first step, number {start + 1}")
         for step in range(start + 1, last + 1):
             self._dispatch(step, batches)
             # The device works on this step while the loss of the one before is read.

@@ -150,3 +150,23 @@ def test_progress_goes_from_the_first_step_to_the_last():
 def test_no_microbatches_are_refused():
     with pytest.raises(ValueError, match="num_microbatches=0 must be at least 1"):
         make_distillation_step(PARTS, TX, 10, num_microbatches=0)
+
+
+def test_what_a_step_lacks_is_told_by_name():
+    batch, params = make_batch(), new_state().params
+    progress = jnp.zeros(())
+    with pytest.raises(ValueError, match="frozen has .*is to hold the parameters of the teacher"):
+        losses_of(PARTS, params, {}, batch, progress, None)
+    with pytest.raises(ValueError, match="wanted params made by distillation_params"):
+        losses_of(PARTS, params["student"], FROZEN, batch, progress, None)
+    bare = {name: field for name, field in batch.items() if name != "mask"}
+    with pytest.raises(ValueError, match="the mask of real tokens in the batch"):
+        losses_of(PARTS, params, FROZEN, bare, progress, None)
+    deeper = compile_objective(
+        ObjectiveConfig("last1:hidden_mse->linear", ResponseConfig("kl")),
+        STUDENT, TEACHER._replace(num_layers=9),
+    )  # fmt: skip
+    wrong = PARTS._replace(objective=deeper)
+    params = distillation_params(deeper, random_params(STUDENT, 2), jax.random.key(3))
+    with pytest.raises(ValueError, match="of layer 8 of the teacher, which shows 2 layers of it"):
+        losses_of(wrong, params, FROZEN, batch, progress, None)
