@@ -115,9 +115,11 @@ def run(verb: str, *arguments: str) -> str:
 print(run("train", "--config=configs/distillation/smoke.py", f"--workdir={workdir}"))
 
 # %% [markdown]
-# The student is a folder that transformers reads, and so do we.
+# The student is a folder that transformers reads, and so do we: ready for texts, or in its parts.
 
 # %%
+texts = ["How tall is the Eiffel Tower ?", "Who wrote Dracula ?"]
+print(kd.load(workdir).predict(texts).labels)
 student = kd.load_pretrained(workdir / "model")
 print(student.label_names)
 saved = kd.num_params(student.config)
