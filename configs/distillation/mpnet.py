@@ -20,23 +20,22 @@ from experiments.distillation.settings import (
 )
 from jaxlab.training import OptimizerConfig
 
-# Texts -> epochs, longest text.
-TEXTS = {"r8": (5, 256), "r52": (10, 256), "20ng": (5, 512)}
+# Texts -> epochs.
+TEXTS = {"r8": 2, "r52": 3, "20ng": 3}
 KINDS = tuple(TEXTS)
 
 
 def get_config(arg: str = "r8"):
     if arg not in KINDS:
         raise ValueError(f"mpnet.py:{arg} is unknown; use one of {', '.join(KINDS)}")
-    epochs, length = TEXTS[arg]
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name=arg, max_length=length),
+            data=TextsConfig(name=arg, max_length=128),
             teacher=TeacherConfig(
                 weights="mpnet_base",
                 stage=StageConfig(
-                    num_epochs=epochs,
-                    global_batch_size=32,
+                    num_epochs=TEXTS[arg],
+                    global_batch_size=16,
                     warmup_share=0.1,
                     objective=LABELS_ALONE,
                     optimizer=OptimizerConfig(
