@@ -7,7 +7,7 @@ The teacher learns the task, then all variants train side by side in one program
 seed (a seed is an order of the texts, a new head and a dropout; variants of one seed share all
 three, so that their differences are paired). DIR gets `runs.jsonl`, a line for every student,
 `table.md` with means, deviations and tests against the baseline, `ablation.png` and `results.json`.
-Run again, it goes on behind the last seed that is complete.
+Run again, it goes on behind the last seed that is complete; further seeds may be asked for then.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ from jaxlab.distillation.evaluate import Predictions, predict
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.objective import top_features
 from jaxlab.distillation.train import STUDENT
-from jaxlab.training.workdir import check_config, open_workdir, save_config
+from jaxlab.training.workdir import CONFIG, check_config, open_workdir, read_json, save_config
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def main(config: AblationConfig, workdir: Path) -> None:
     mesh = start()
     workdir = open_workdir(workdir)
     with training.lock_workdir(workdir):
-        check_config(workdir, config)
+        check_config(workdir, with_kept_seeds(config, workdir))
         save_config(workdir, config)
     problem = with_student_vocabulary(load_problem(config), config.student)
     problem.describe()
@@ -76,7 +76,19 @@ def main(config: AblationConfig, workdir: Path) -> None:
             rows += measure(problem, variants, seed, found, theirs)
             write_runs(workdir / RUNS, rows)
     scores = {part: score(problem, part, found) for part, found in theirs.items()}
+    rows = [row for row in rows if row["seed"] in config.seeds]
     write_report(workdir, config, rows, scores, time.monotonic() - started)
+
+
+def with_kept_seeds(config: AblationConfig, workdir: Path) -> AblationConfig:
+    """The settings with the seeds that a folder was begun with: these may change, no others.
+
+    Args:
+      config: the settings of the ablation.
+      workdir: its folder.
+    """
+    kept = read_json(workdir / CONFIG)
+    return config if kept is None else dataclasses.replace(config, seeds=tuple(kept["seeds"]))
 
 
 def teach(

@@ -45,7 +45,7 @@ TEACHER, STAGE_1, STAGE_2, HARD = "teacher", "stage_1", "stage_2", "hard"
 TEACHER_MODEL, MODEL, HARD_MODEL = "teacher_model", "model", "hard_model"
 STUDENT_PREFIX = "student_"
 ELSEWHERE = {
-    TEACHER: ("stage_", "hard_stage", "student", "augmentation", "cache_teacher"),
+    TEACHER: ("stage_", "hard_stage", "student", "augmentation", "cache_teacher", "seeds"),
     STAGE_1: ("stage_2", "hard_stage"),
     STAGE_2: ("hard_stage",),
     HARD: ("stage_", "augmentation", "cache_teacher"),

@@ -71,8 +71,8 @@ def run_flags(tmp_path, workdir="run"):
     ]
 
 
-def ablation_flags(tmp_path):
-    """Flags of an ablation of three variants and two seeds."""
+def ablation_flags(tmp_path, seeds=(0, 1)):
+    """Flags of an ablation of three variants."""
     variants = ("hard = hard", "kd = response~4", "hidden = response + last1:hidden_mse[emb=no]")
     return [
         "--config=configs/distillation/ablation.py:trec_fine",
@@ -81,6 +81,6 @@ def ablation_flags(tmp_path):
         "--config.teacher.stage.num_steps=12",
         "--config.stage.num_steps=8",
         f"--config.variants={variants!r}",
-        "--config.seeds=(0, 1)",
+        f"--config.seeds={seeds}",
         "--config.student.untuned=False",
     ]

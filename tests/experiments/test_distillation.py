@@ -152,9 +152,15 @@ def test_an_ablation_compares_variants_over_seeds(tmp_path, run_program):
     table = (tmp_path / "run" / "table.md").read_text("utf-8")
     assert "| hidden |" in table and (tmp_path / "run" / "ablation.png").stat().st_size > 1000
     assert not (tmp_path / "run" / "seed_0" / "checkpoints").exists()
-    # Complete seeds are not trained again.
-    run_well(run_program, "ablate", *ablation_flags(tmp_path))
+    # Complete seeds are not trained again, and others may be asked for, but nothing else.
+    run_well(run_program, "ablate", *ablation_flags(tmp_path, seeds=(1,)))
     assert [json.loads(line) for line in runs.read_text("utf-8").splitlines()] == rows
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["kd/test/accuracy"] == own[1]
+    code, _, errors = run_program(
+        "distillation.ablate", *ablation_flags(tmp_path), "--config.stage.num_steps=9"
+    )
+    assert code == 2 and "stage.num_steps: 8 -> 9" in errors
 
 
 @pytest.mark.parametrize(
