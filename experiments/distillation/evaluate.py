@@ -29,10 +29,11 @@ from experiments.distillation.predictions import write_predictions
 from experiments.distillation.scores import compare, score
 from experiments.distillation.settings import RunConfig
 from experiments.distillation.tasks import Problem, load_problem
-from experiments.distillation.train import HARD, MODEL, STAGE_1, STAGE_2, TEACHER, TEACHER_MODEL
+from experiments.distillation.train import HARD, STAGE_1, STAGE_2, TEACHER, TEACHER_MODEL
 from jaxlab import distillation as kd
 from jaxlab import parallel
 from jaxlab.data.texts import GLUE, write_glue_submission
+from jaxlab.distillation.api import MODEL
 from jaxlab.distillation.data import BatchConfig, make_eval_batches
 from jaxlab.distillation.evaluate import Predictions, in_order, predict
 from jaxlab.training.workdir import CONFIG, open_workdir, read_json, write_json

@@ -16,8 +16,8 @@ import jax
 from absl import flags
 
 from experiments.common import run
-from experiments.distillation.train import MODEL
 from jaxlab import distillation as kd
+from jaxlab.distillation.api import MODEL
 from jaxlab.distillation.configs import has_bare_encoder
 from jaxlab.distillation.programs import write_program
 from jaxlab.distillation.weights import tokenizer_files

@@ -35,6 +35,7 @@ from experiments.distillation.tasks import Problem, load_problem, save_network
 from experiments.distillation.teachers import Teachers, open_teachers
 from jaxlab import distillation as kd
 from jaxlab import parallel, training
+from jaxlab.distillation.api import MODEL
 from jaxlab.distillation.evaluate import Predictions, predict
 from jaxlab.distillation.train import Forward
 from jaxlab.training.workdir import open_workdir, warn_of_other_settings
@@ -42,7 +43,7 @@ from jaxlab.training.workdir import open_workdir, warn_of_other_settings
 logger = logging.getLogger(__name__)
 
 TEACHER, STAGE_1, STAGE_2, HARD = "teacher", "stage_1", "stage_2", "hard"
-TEACHER_MODEL, MODEL, HARD_MODEL = "teacher_model", "model", "hard_model"
+TEACHER_MODEL, HARD_MODEL = "teacher_model", "hard_model"
 STUDENT_PREFIX = "student_"
 ELSEWHERE = {
     TEACHER: ("stage_", "hard_stage", "student", "augmentation", "cache_teacher", "seeds"),
