@@ -4,10 +4,11 @@
         --workdir=runs/mpnet_r52
 
 Weights and texts come out of packages. `r8` and `r52` are Reuters' news with 8 and 52 topics,
-`20ng` twenty newsgroups, in their standard splits; a tenth of the training texts is held out.
-Published
-for fine-tuned base-size models (BertGCN's report): BERT 97.8, 96.4 and 85.3 %, RoBERTa 97.8, 96.2
-and 83.8.
+`20ng` twenty newsgroups, in their standard splits; a tenth of the training texts is held out, texts
+are cut at 128 tokens, as in the published numbers for fine-tuned base-size models (BertGCN's
+report): BERT 97.8, 96.4 and 85.3 %, RoBERTa 97.8, 96.2 and 83.8.
+
+Measured: `r8` 97.9 % (75 minutes on two cores).
 """
 
 from experiments.common import to_config_dict
