@@ -8,7 +8,7 @@ Weights and texts come out of packages. `r8` and `r52` are Reuters' news with 8 
 are cut at 128 tokens, as in the published numbers for fine-tuned base-size models (BertGCN's
 report): BERT 97.8, 96.4 and 85.3 %, RoBERTa 97.8, 96.2 and 83.8.
 
-Measured: `r8` 97.9 % (75 minutes on two cores).
+Measured: `r8` 97.9 % (75 minutes on two cores that had other work beside it).
 """
 
 from experiments.common import to_config_dict
