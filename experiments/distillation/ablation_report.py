@@ -66,13 +66,13 @@ def summarize(rows: Rows, name: str, baseline: str, metric: str, part: str) -> d
     values = np.array([row[metric] for row in own.values()])
     found = {
         metric: float(values.mean()),
-        "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "std": deviation(values),
     }
     for extra in ("agreement", "kl"):
         if (column := f"{part}/{extra}") in next(iter(own.values())):
             values = np.array([row[column] for row in own.values()])
             found[extra] = float(values.mean())
-            found[f"{extra} std"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+            found[f"{extra} std"] = deviation(values)
     seeds = sorted(own.keys() & other.keys())
     if name != baseline and len(seeds) > 1:
         first, second = ([side[seed][metric] for seed in seeds] for side in (own, other))
@@ -84,6 +84,15 @@ def summarize(rows: Rows, name: str, baseline: str, metric: str, part: str) -> d
             "p": test.t_test,
         }
     return found
+
+
+def deviation(values: np.ndarray) -> float:
+    """The deviation with n - 1; 0 of a single number.
+
+    Args:
+      values: of the seeds.
+    """
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def markdown(table: Mapping[str, Mapping[str, float]], title: str) -> str:
@@ -114,7 +123,7 @@ def draw(rows: Rows, names: Sequence[str], metric: str, teacher: float, title: s
     """
     columns = [np.array([row[metric] for row in rows if row["variant"] == n]) for n in names]
     means = [float(values.mean()) for values in columns]
-    spreads = [float(values.std(ddof=1)) if len(values) > 1 else 0.0 for values in columns]
+    spreads = [deviation(values) for values in columns]
     students = Series(
         "students",
         x=[float(place) for place in range(1, len(names) + 1)],

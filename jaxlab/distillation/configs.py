@@ -242,8 +242,7 @@ def label_names_of(values: Mapping[str, Any], config: TextModelConfig) -> tuple[
       values: the entries of `config.json`.
       config: of the model.
     """
-    named = values.get("id2label") or {}
-    names = tuple(str(named[key]) for key in sorted(named, key=int))
+    names = _stored_names(values)
     has_labels = config.task in ("classification", "regression", "tagging")
     return names if has_labels and len(names) == config.num_labels else ()
 
@@ -267,8 +266,7 @@ def check_stored_labels(
     ((stored,),) = biases[:1]
     if stored == config.num_labels:
         return
-    named = values.get("id2label") or {}
-    names = [str(named[key]) for key in sorted(named, key=int)]
+    names = _stored_names(values)
     listed = f" ({', '.join(names[:10])})" if len(names) == stored else ""
     raise ValueError(
         f"its head tells {stored} labels apart{listed}, and {config.num_labels} are wanted; use "
@@ -294,6 +292,11 @@ def _task(values: Mapping[str, Any], names: Collection[str]) -> str:
             )
             return "regression" if task == "classification" and is_regression else task
     return "none"
+
+
+def _stored_names(values: Mapping[str, Any]) -> tuple[str, ...]:
+    named = values.get("id2label") or {}
+    return tuple(str(named[key]) for key in sorted(named, key=int))
 
 
 def _stored_labels(values: Mapping[str, Any]) -> int:
