@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.distillation.courses import make_course
-from experiments.distillation.models import Network, student_sizes
+from experiments.distillation.models import Network, student_config
 from experiments.distillation.settings import LABELS_ALONE
 from experiments.distillation.teachers import Teachers
 from jaxlab import distillation as kd
@@ -19,6 +19,7 @@ NETWORKS = {
     "bert-base-uncased": SIZES["bert_base"],
     "google/bert_uncased_L-4_H-512_A-8": SIZES["bert_small"],
     "General_TinyBERT_4L_312D": SIZES["tinybert4"],
+    "ib_bert": SIZES["ib_bert_large"],
     "distilroberta-base": dataclasses.replace(
         _ROBERTA, encoder=dataclasses.replace(_ROBERTA.encoder, num_layers=6)
     ),
@@ -62,7 +63,7 @@ def networks_of(config):
     if student.weights in NETWORKS and student.weights != "teacher":
         sizes = NETWORKS[student.weights]
     if student.weights in ("teacher", "random") or student.num_layers:
-        sizes = dataclasses.replace(sizes, encoder=student_sizes(student, sizes.encoder))
+        sizes = student_config(student, sizes)
     return Teachers(teachers), abstract_network(sizes, *task)
 
 

@@ -1,12 +1,14 @@
 """A student of 3 layers of 384 from MPNet's 12 of 768, in a vocabulary of its own.
 
-    python -m experiments.distillation.train --config=configs/distillation/mpnet_to_minilm.py:r52 \
-        --workdir=runs/mpnet_to_minilm
+    python -m experiments.distillation.train --workdir=runs/mpnet_to_minilm \
+        --config=configs/distillation/mpnet_to_minilm.py:trec_fine
 
-The teacher learns the task first. The student is the lower half of MiniLM, reads BERT's vocabulary
-and follows the teacher's logits and, through projections, every fourth of its layers: MPNet's ids
-are BERT's but for the special tokens, so that the tokens of single texts stand in the same places.
-Everything comes out of packages. `hard_stage` is the same student on labels alone.
+The teacher learns the task first. The student is the published MiniLM of 3 layers, reads BERT's
+vocabulary and follows the teacher's logits and, through projections, every fourth of its layers:
+MPNet's ids are BERT's but for the special tokens, so that the tokens of single texts stand in the
+same places. Everything comes out of packages. `hard_stage` is the same student on labels alone. The
+lower half of the MiniLM of 6 layers is `--config.student.weights=minilm_l6
+--config.student.layers=first --config.student.num_layers=3`.
 """
 
 from experiments.common import to_config_dict
@@ -22,7 +24,7 @@ from jaxlab.distillation import ObjectiveConfig, ResponseConfig
 from jaxlab.training import OptimizerConfig
 
 # Texts -> epochs of teacher and student, longest text.
-TEXTS = {"trec_fine": (3, 10, 64), "r8": (5, 10, 256), "r52": (10, 20, 256), "20ng": (5, 10, 512)}
+TEXTS = {"trec_fine": (3, 8, 32), "r8": (2, 4, 128), "r52": (3, 6, 128), "20ng": (3, 3, 128)}
 KINDS = tuple(TEXTS)
 
 
@@ -49,7 +51,7 @@ def get_config(arg: str = "trec_fine"):
         RunConfig(
             data=TextsConfig(name=arg, max_length=length),
             teacher=TeacherConfig(weights="mpnet_base", stage=stage(taught, 5e-5, LABELS_ALONE)),
-            student=StudentConfig(weights="minilm_l6", layers="first", num_layers=3),
+            student=StudentConfig(weights="minilm_l3"),
             stage_2=stage(epochs, 1e-4, distilled),
             hard_stage=stage(epochs, 1e-4, LABELS_ALONE),
         )

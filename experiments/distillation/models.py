@@ -13,8 +13,10 @@ from jaxtyping import PyTree
 from experiments.distillation.settings import NetworksConfig, StudentConfig
 from jaxlab import distillation as kd
 from jaxlab.distillation import published
+from jaxlab.distillation.model import EncoderConfig
 from jaxlab.distillation.weights import BERT_CONFIG
 from jaxlab.layers.bert import BertConfig
+from jaxlab.layers.mobilebert import MobileBertConfig
 
 logger = logging.getLogger(__name__)
 
@@ -155,9 +157,7 @@ def make_student(
         if all(size is None for size in sizes) and vocabulary is None:
             return source
         names = source.label_names
-    sizes = dataclasses.replace(
-        source.config, encoder=student_sizes(student, source.config.encoder, vocabulary)
-    )
+    sizes = student_config(student, source.config, vocabulary)
     check_sizes(student, sizes.encoder, source.config.encoder)
     drawn = kd.init_params(sizes, key)
     if student.weights == "random":
@@ -174,43 +174,75 @@ def make_student(
     return Network(sizes, jax.device_get(started.params), names)
 
 
+def student_config(
+    student: StudentConfig, source: kd.TextModelConfig, vocabulary: OwnVocabulary | None = None
+) -> kd.TextModelConfig:
+    """Sizes, family and head of a student.
+
+    Args:
+      student: the settings.
+      source: of its teacher, or of what else it is cut from.
+      vocabulary: of the student, if it has one of its own.
+
+    Raises:
+      ValueError: if the heads do not divide the width.
+    """
+    base = source
+    if student.sizes:
+        named, theirs = kd.SIZES[student.sizes], source.encoder
+        base = dataclasses.replace(
+            named,
+            encoder=dataclasses.replace(
+                named.encoder, vocab_size=theirs.vocab_size, pad_id=theirs.pad_id
+            ),
+            task=source.task,
+            num_labels=source.num_labels,
+            pooling=source.pooling,
+        )
+    return dataclasses.replace(base, encoder=student_sizes(student, base.encoder, vocabulary))
+
+
 def student_sizes(
-    student: StudentConfig, source: BertConfig, vocabulary: OwnVocabulary | None = None
-) -> BertConfig:
+    student: StudentConfig, source: EncoderConfig, vocabulary: OwnVocabulary | None = None
+) -> EncoderConfig:
     """The sizes of a student: those of the settings, else its teacher's with half of its layers.
 
     Args:
       student: the settings.
-      source: sizes of what it is cut from.
+      source: sizes of what it is cut from, or those that the settings name.
       vocabulary: of the student, if it has one of its own.
 
     Raises:
       ValueError: if the heads do not divide the width.
     """
     width, heads = student.width or source.width, student.num_heads or source.num_heads
-    if width % heads:
-        divisors = [n for n in range(1, width + 1) if width % n == 0]
+    split = source.bottleneck_width if isinstance(source, MobileBertConfig) else width
+    if split % heads:
+        divisors = [n for n in range(1, split + 1) if split % n == 0]
         near = sorted(sorted(divisors, key=lambda n: abs(n - heads))[:3])
         raise ValueError(
-            f"student.num_heads={heads} does not divide the width {width}; use such as "
+            f"student.num_heads={heads} does not divide the width {split}; use such as "
             f"{', '.join(map(str, near))}"
         )
+    layers = source.num_layers if student.sizes else max(source.num_layers // 2, 1)
     sizes: dict[str, Any] = {
         "width": width,
         "num_heads": heads,
         "mlp_width": student.mlp_width
-        or (source.mlp_width if width == source.width else 4 * width),
-        "num_layers": student.num_layers or max(source.num_layers // 2, 1),
+        or (source.mlp_width if split == source.width or width == source.width else 4 * width),
+        "num_layers": student.num_layers or layers,
     }
+    if isinstance(source, MobileBertConfig):
+        sizes["embedding_width"] = min(source.embedding_width, width)
     if vocabulary is not None:
         sizes |= {"vocab_size": vocabulary.size, "pad_id": vocabulary.pad_id}
-        if source.positions == "after_pad":
+        if isinstance(source, BertConfig) and source.positions == "after_pad":
             # Positions begin behind the id of padding: as many tokens stay possible.
             sizes["max_positions"] = source.max_tokens + vocabulary.pad_id + 1
     return dataclasses.replace(source, **sizes)
 
 
-def check_sizes(student: StudentConfig, sizes: BertConfig, source: BertConfig) -> None:
+def check_sizes(student: StudentConfig, sizes: EncoderConfig, source: EncoderConfig) -> None:
     """Refuse a student that is larger than what it is cut from.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from experiments.common.stages import EpochConfig
 from experiments.distillation.variants import parse_variant
-from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
+from jaxlab.distillation import SIZES, HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.layers.attention import AttentionImplementation
 from jaxlab.training import OptimizerConfig
 
@@ -31,6 +31,7 @@ class TextsConfig:
       seed: of that choice, and of masks.
       masking: share of the tokens of plain text that is masked, where words are to be predicted.
       masking_power: rare words are masked more often, by their count to the power of minus this.
+      whole_words: mask all pieces of a word together.
     """
 
     name: str = "trec"
@@ -45,6 +46,7 @@ class TextsConfig:
     seed: int = 0
     masking: float = 0.15
     masking_power: float = 0.0
+    whole_words: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -221,6 +223,8 @@ class StudentConfig:
     Attributes:
       weights: `teacher` for pieces of the (first) teacher, `random`, or weights as for the teacher;
         of these pieces are taken, too, where sizes are given.
+      sizes: of a `random` one, those of a published network by name (`bert_small`, `tinybert4`,
+        `mobilebert` ..., see `jaxlab.distillation.SIZES`); "" takes the teacher's.
       vocabulary: weights or a folder whose tokenizer is the student's; "" takes that of its
         weights, if they have one, or the teacher's.
       layers: which layers of the teacher it starts from: a strategy of matching (`first`, `last`,
@@ -228,13 +232,14 @@ class StudentConfig:
       untuned: take the pieces from the teacher as it was before it learnt the task.
       copy_head: take the teacher's head over, too.
       cut_heads: where attention heads differ in size, take the leading features of each.
-      num_layers: layers; None takes half of the teacher's, or all of other weights.
+      num_layers: layers; None takes half of the teacher's, or all of other weights or named sizes.
       width: of the hidden states; None takes the teacher's.
       num_heads: attention heads; None takes the teacher's.
       mlp_width: of the feed-forward layers; None takes four times the width.
     """
 
     weights: str = "teacher"
+    sizes: str = ""
     vocabulary: str = ""
     layers: str = "uniform_top"
     untuned: bool = False
@@ -244,6 +249,23 @@ class StudentConfig:
     width: int | None = None
     num_heads: int | None = None
     mlp_width: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the named sizes.
+
+        Raises:
+          ValueError: if there are none of this name, or the student is cut from other weights.
+        """
+        if self.sizes and self.sizes not in SIZES:
+            raise ValueError(
+                f"student.sizes={self.sizes!r} is unknown; use one of {', '.join(SIZES)}"
+            )
+        if self.sizes and self.weights != "random":
+            raise ValueError(
+                f"student.sizes={self.sizes!r} are of a new network, and student.weights="
+                f"{self.weights!r} has sizes of its own; set student.weights='random', or give "
+                "student.num_layers and student.width in place of student.sizes"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,10 @@ class Problem:
     def _masking(self) -> MaskingConfig | None:
         if self.task != "mlm":
             return None
-        return MaskingConfig(self.config.masking, smoothing=self.config.masking_power)
+        config = self.config
+        return MaskingConfig(
+            config.masking, smoothing=config.masking_power, whole_words=config.whole_words
+        )
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Batches of one pass over the training texts."""

@@ -130,10 +130,6 @@ from jaxlab.distillation.means import (
     masked_mean,
     pool,
 )
-from jaxlab.distillation.mobilebert import (
-    load_mobilebert,
-    save_mobilebert,
-)
 from jaxlab.distillation.model import (
     SIZES,
     TextModel,
@@ -372,7 +368,6 @@ __all__ = [
     "label_mse",
     "layer_attention",
     "load",
-    "load_mobilebert",
     "load_params",
     "load_pretrained",
     "load_seq2seq",
@@ -416,7 +411,6 @@ __all__ = [
     "rebuild_logits",
     "relation",
     "replacing_probability",
-    "save_mobilebert",
     "save_pretrained",
     "save_seq2seq",
     "scale_layer_gradients",

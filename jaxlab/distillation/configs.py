@@ -6,9 +6,11 @@ from types import MappingProxyType
 from typing import Any
 
 from jaxlab.checkpoints.foreign.configs import BERT_FIELDS, Field, read_fields
+from jaxlab.distillation.mobilebert import MOBILEBERT_FIELDS, mobilebert_entries, mobilebert_sizes
 from jaxlab.distillation.model import FAMILIES, POOLINGS, TASKS, TextModelConfig
 from jaxlab.distillation.tables import is_of_a_head
 from jaxlab.layers.bert import BertConfig
+from jaxlab.layers.mobilebert import MobileBertConfig
 
 _NO_HEADS = ("pooler.", "fit_dense")
 
@@ -27,6 +29,7 @@ _CLASSES = {
     "mpnet": "MPNet",
     "electra": "Electra",
     "distilbert": "DistilBert",
+    "mobilebert": "MobileBert",
 }
 _TASK_CLASSES = {
     "none": "Model",
@@ -38,6 +41,7 @@ _TASK_CLASSES = {
 }
 _MODEL_TYPES = {"bert": "bert", "roberta": "roberta", "mpnet": "mpnet", "electra": "electra"} | {
     "distilbert": "distilbert",
+    "mobilebert": "mobilebert",
     "xlm-roberta": "roberta",
     "camembert": "roberta",
     "tinybert": "tinybert",
@@ -79,6 +83,7 @@ _FIELDS: Mapping[str, tuple[Field, ...]] = MappingProxyType(
             Field("attention_dropout", "attention_dropout", 0.1),
             Field("initializer_range", "init_std", 0.02),
         ),
+        "mobilebert": MOBILEBERT_FIELDS,
     }
 )
 _LABEL_BIASES = ("classifier.bias", "classifier.out_proj.bias")
@@ -132,10 +137,13 @@ def config_from_huggingface(
             f"{', '.join(FAMILIES)}"
         )
     sizes = read_fields(values, _FIELDS[family], _FIXED, "", problems)
-    sizes |= _CONVENTIONS.get(family, {})
-    if sizes.get("embedding_width") == sizes["width"]:
-        sizes["embedding_width"] = None
-    sizes["embedding_init_std"] = own.get("embedding_init_std", sizes["init_std"])
+    if family == "mobilebert":
+        sizes |= mobilebert_sizes(values, problems)
+    else:
+        sizes |= _CONVENTIONS.get(family, {})
+        if sizes.get("embedding_width") == sizes["width"]:
+            sizes["embedding_width"] = None
+        sizes["embedding_init_std"] = own.get("embedding_init_std", sizes["init_std"])
     task = wishes.task or own.get("task") or _task(values, names)
     for what, got, known in (
         ("task", task, TASKS),
@@ -145,14 +153,14 @@ def config_from_huggingface(
             problems.append(f"{what}={got!r} is unknown; use one of {', '.join(known)}")
     if problems:
         raise ValueError("; ".join(problems))
-    pooled_on_first = task in ("classification", "regression")
+    encoder = MobileBertConfig(**sizes) if family == "mobilebert" else BertConfig(**sizes)
     return TextModelConfig(
-        BertConfig(**sizes),
+        encoder,
         family,
         task,
         _num_labels(values, task) if wishes.num_labels is None else wishes.num_labels,
         wishes.pooling or own.get("pooling", "first"),
-        with_pooler=pooled_on_first or any(name.startswith("pooler.") for name in names),
+        with_pooler=_with_pooler(values, family, task, names),
         head_dropout=own.get("head_dropout", _head_dropout(values, family, task)),
     )
 
@@ -176,7 +184,9 @@ def config_to_huggingface(
     }
     for field in _FIELDS[family]:
         values[field.theirs] = getattr(sizes, field.ours)
-    if family == "electra":
+    if isinstance(sizes, MobileBertConfig):
+        values |= mobilebert_entries(sizes) | {"classifier_activation": config.has_pooler}
+    elif family == "electra":
         values["embedding_size"] = sizes.embedding_dim
     if config.head_dropout is not None:
         values["seq_classif_dropout" if family == "distilbert" else "classifier_dropout"] = (
@@ -194,8 +204,9 @@ def config_to_huggingface(
         "task": config.task,
         "pooling": config.pooling,
         "head_dropout": config.head_dropout,
-        "embedding_init_std": sizes.embedding_init_std,
     }
+    if isinstance(sizes, BertConfig):
+        values[OWN_ENTRY]["embedding_init_std"] = sizes.embedding_init_std
     return values
 
 
@@ -279,6 +290,13 @@ def _family(values: Mapping[str, Any], names: Collection[str]) -> str | None:
     architectures = " ".join(map(str, values.get("architectures") or ()))
     is_tiny = "TinyBert" in architectures or any(name.startswith("fit_dense") for name in names)
     return "tinybert" if family == "bert" and is_tiny else family
+
+
+def _with_pooler(values: Mapping[str, Any], family: str, task: str, names: Collection[str]) -> bool:
+    has_tensors = any(name.startswith("pooler.") for name in names)
+    if family == "mobilebert" and not values.get("classifier_activation", True):
+        return False
+    return has_tensors or task in ("classification", "regression")
 
 
 def _task(values: Mapping[str, Any], names: Collection[str]) -> str:

@@ -315,13 +315,13 @@ def _fit(
 
 def _width(flat: Mapping[tuple[str, ...], Any]) -> int:
     """Width of the hidden states of an encoder."""
-    return flat["encoder", "layer_0", "mlp_out", "bias"].shape[0]
+    return flat["encoder", "layer_0", "output_norm", "scale"].shape[0]
 
 
 def _is_vocabulary(path: tuple[str, ...]) -> bool:
     """Whether a parameter has an entry for every piece of the vocabulary."""
     if path[0] == "lm_head":
-        return path[1:] == ("bias",) or path[1] == "decoder"
+        return path[1:] == ("bias",) or path[1] in ("decoder", "features")
     return path[-1] == "word_embeddings" or path[-2:] == ("word_embeddings", "embedding")
 
 

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +24,19 @@ from jaxlab.layers.activations import ACTIVATIONS
 from jaxlab.layers.attention import AttentionImplementation
 from jaxlab.layers.bert import BertConfig, BertEncoder, RunBlocks
 from jaxlab.layers.dense import Dense
+from jaxlab.layers.mobilebert import MobileBertConfig, MobileBertEncoder
 from jaxlab.layers.normalization import LayerNorm
 from jaxlab.layers.stacking import LAYER_PREFIX
 
-FAMILIES = ("bert", "tinybert", "roberta", "mpnet", "electra", "distilbert")
+FAMILIES = ("bert", "tinybert", "roberta", "mpnet", "electra", "distilbert", "mobilebert")
 TASKS = ("none", "classification", "regression", "tagging", "span", "mlm")
 POOLINGS = ("first", "mean")
 
 _SENTENCE_TASKS = ("none", "classification", "regression")
 _LEAST_LABELS = {"classification": 2, "regression": 1, "tagging": 2}
+_WITH_POOLER = ("bert", "tinybert")
+
+EncoderConfig = BertConfig | MobileBertConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ class TextModelConfig:
     Attributes:
       encoder: sizes and conventions of the encoder.
       family: whose head: `bert` (MiniLM, too), `tinybert` (ReLU before the classifier), `roberta`,
-        `mpnet`, `electra` or `distilbert`.
+        `mpnet`, `electra`, `distilbert`, or `mobilebert` where the encoder is one.
       task: `none` gives no logits, `classification` and `regression` one row a text, `tagging` one
         row a token, `span` (start, end) a token as SQuAD has it, `mlm` one number a word a token.
       num_labels: width of the logits of classification, regression and tagging; 2 for `span`,
@@ -50,12 +54,13 @@ class TextModelConfig:
       pooling: `first` takes the first token as the family's head does; `mean` the mean over the
         real tokens, as sentence-transformers do, and then dropout and one dense layer.
       with_pooler: `first` of BERT and TinyBERT goes through a dense layer and tanh; without a task
-        that of RoBERTa and MPNet does, too. Turn it off for checkpoints that lack it.
+        that of RoBERTa and MPNet does, too. Turn it off for checkpoints that lack it, as the
+        published MobileBERT.
       head_dropout: dropout rate before the dense layers of a head; `None` is that of the hidden
         states, or the 0.2 of DistilBERT's classifier.
     """
 
-    encoder: BertConfig
+    encoder: EncoderConfig
     family: str = "bert"
     task: str = "none"
     num_labels: int = 0
@@ -81,6 +86,18 @@ class TextModelConfig:
             problems.append(f"num_labels={self.num_labels}; task={self.task!r} takes {needs}")
         if self.head_dropout is not None and not 0.0 <= self.head_dropout < 1.0:
             problems.append(f"head_dropout={self.head_dropout} is a rate; use one in [0, 1)")
+        if isinstance(self.encoder, MobileBertConfig) != (self.family == "mobilebert"):
+            problems.append(
+                f"family={self.family!r} with a {type(self.encoder).__name__}; mobilebert has a "
+                "MobileBertConfig, every other family a BertConfig"
+            )
+        elif isinstance(self.encoder, MobileBertConfig) and self.task == "mlm":
+            sizes = self.encoder
+            if sizes.width < sizes.embedding_width:
+                problems.append(
+                    f"embedding_width={sizes.embedding_width} of a MobileBERT that puts out words "
+                    f"is more than its width={sizes.width}; use as much at most"
+                )
         if self._needs_pooler and not self.with_pooler:
             problems.append(
                 f"a {self.family} for {self.task} on its first token needs its pooler: set "
@@ -92,7 +109,8 @@ class TextModelConfig:
     @property
     def shape(self) -> Shape:
         """What an objective has to know of the model."""
-        return Shape(self.encoder.num_layers, self.encoder.width, self.encoder.num_heads)
+        inner = getattr(self.encoder, "bottleneck_width", None)
+        return Shape(self.encoder.num_layers, self.encoder.width, self.encoder.num_heads, inner)
 
     @property
     def is_sentence_level(self) -> bool:
@@ -105,7 +123,7 @@ class TextModelConfig:
         if not self.with_pooler or not self.is_sentence_level or self.pooling != "first":
             return False
         alone = self.family in ("roberta", "mpnet") and self.task == "none"
-        return self.family in ("bert", "tinybert") or alone
+        return self.family in (*_WITH_POOLER, "mobilebert") or alone
 
     @property
     def dropout_of_head(self) -> float:
@@ -120,7 +138,7 @@ class TextModelConfig:
     @property
     def _needs_pooler(self) -> bool:
         on_first = self.task in ("classification", "regression") and self.pooling == "first"
-        return on_first and self.family in ("bert", "tinybert")
+        return on_first and self.family in _WITH_POOLER
 
 
 class SentenceHead(nn.Module):
@@ -188,7 +206,10 @@ class TokenHead(nn.Module):
 class LanguageModelHead(nn.Module):
     """Logits over the vocabulary: dense, activation, norm, and the word embeddings transposed.
 
-    Parameters: `dense`, `norm`, `bias`.
+    MobileBERT's embeddings are narrower than what they are multiplied with: its output has further
+    features of every word, `features` (width - embedding width, vocabulary).
+
+    Parameters: `dense`, `norm`, `bias`, and `features` of MobileBERT.
 
     Attributes:
       config: family and sizes.
@@ -211,9 +232,14 @@ class LanguageModelHead(nn.Module):
         sizes = self.config.encoder
         own = sizes.activation if self.config.family not in ("roberta", "mpnet", "electra") else ""
         init = nn.initializers.normal(sizes.init_std)
-        x = Dense(sizes.embedding_dim, hidden.dtype, init, name="dense")(hidden)
+        is_mobile = isinstance(sizes, MobileBertConfig)
+        width = sizes.width if is_mobile else sizes.embedding_dim
+        x = Dense(width, hidden.dtype, init, name="dense")(hidden)
         x = LayerNorm(sizes.layer_norm_epsilon, name="norm")(ACTIVATIONS[own or "gelu"](x))
         bias = self.param("bias", nn.initializers.zeros, (sizes.vocab_size,))
+        if is_mobile and width > sizes.embedding_width:
+            shape = (width - sizes.embedding_width, sizes.vocab_size)
+            embeddings = jnp.concatenate([embeddings, self.param("features", init, shape).T], 1)
         logits = jnp.einsum(
             "btd,vd->btv", x, embeddings.astype(x.dtype), preferred_element_type=jnp.float32
         )
@@ -223,8 +249,8 @@ class LanguageModelHead(nn.Module):
 class TextModel(nn.Module):
     """Token ids to features: logits, pooled output, and what is tapped.
 
-    Parameters: `encoder` (see `BertEncoder`), and as the config has them `pooler`, `head` and
-    `lm_head`.
+    Parameters: `encoder` (see `BertEncoder` and `MobileBertEncoder`), and as the config has them
+    `pooler`, `head` and `lm_head`.
 
     Attributes:
       config: encoder, family, task.
@@ -271,13 +297,18 @@ class TextModel(nn.Module):
           ValueError: if a text is too long, or a tap does not exist.
         """
         config = self.config
-        encoder = BertEncoder(
-            config.encoder,
-            remat=self.remat,
-            scan=self.scan,
-            implementation=self.implementation,
-            dtype=self.dtype,
-            name="encoder",
+        options: dict[str, Any] = {
+            "remat": self.remat,
+            "scan": self.scan,
+            "implementation": self.implementation,
+            "dtype": self.dtype,
+            "name": "encoder",
+        }
+        sizes = config.encoder
+        encoder = (
+            MobileBertEncoder(sizes, **options)
+            if isinstance(sizes, MobileBertConfig)
+            else BertEncoder(sizes, **options)
         )
         mask = ids != config.encoder.pad_id if mask is None else mask
         only_first = config.is_sentence_level and config.pooling == "first"
@@ -382,8 +413,8 @@ def num_params(config: TextModelConfig, part: Literal["all", "layers"] = "all") 
 def flops(config: TextModelConfig, length: int) -> int:
     """Floating point operations of the blocks' matrix products on one text, forward.
 
-    `N (2 L (4 H^2 + 2 H I) + 4 L^2 H)`: two a multiply-add; embeddings, norms and heads do not
-    count, as in the published numbers.
+    `N (2 L (4 H^2 + 2 H I) + 4 L^2 H)` of a BERT: two a multiply-add; embeddings, norms and heads
+    do not count, as in the published numbers.
 
     Args:
       config: of the model.
@@ -394,12 +425,23 @@ def flops(config: TextModelConfig, length: int) -> int:
       22.35
     """
     sizes = config.encoder
-    products = 2 * length * (4 * sizes.width**2 + 2 * sizes.width * sizes.mlp_width)
-    return sizes.num_layers * (products + 4 * length**2 * sizes.width)
+    if isinstance(sizes, MobileBertConfig):
+        shapes = param_shapes(config).items()
+        inside = f"encoder/{LAYER_PREFIX}0/"
+        kernels = sum(math.prod(s) for path, s in shapes if path.startswith(inside) and len(s) > 1)
+        attended = sizes.bottleneck_width
+    else:
+        kernels = 4 * sizes.width**2 + 2 * sizes.width * sizes.mlp_width
+        attended = sizes.width
+    return sizes.num_layers * (2 * length * kernels + 4 * length**2 * attended)
 
 
 def _bert(num_layers: int, width: int, mlp_width: int, num_heads: int) -> TextModelConfig:
     return TextModelConfig(BertConfig(30522, num_layers, width, num_heads, mlp_width))
+
+
+def _mobilebert(*, with_pooler: bool = False, **sizes: Any) -> TextModelConfig:
+    return TextModelConfig(MobileBertConfig(**sizes), "mobilebert", with_pooler=with_pooler)
 
 
 _ROBERTA = BertConfig(
@@ -438,6 +480,18 @@ SIZES: Mapping[str, TextModelConfig] = MappingProxyType(
         "electra_small": TextModelConfig(
             BertConfig(30522, 12, 256, 4, 1024, embedding_width=128), "electra"
         ),
+        "mobilebert": _mobilebert(),
+        "mobilebert_tiny": _mobilebert(num_mlps=2, attention_inputs="narrow"),
+        "ib_bert_large": _mobilebert(
+            bottleneck_width=1024,
+            mlp_width=4096,
+            num_mlps=1,
+            attention_inputs="wide",
+            norm="layer",
+            activation="gelu",
+            hidden_dropout=0.1,
+            with_pooler=True,
+        ),
     }
 )
 """Models by name, without a task: `dataclasses.replace(SIZES["minilm_l6"], task=..., ...)`.
@@ -445,5 +499,6 @@ SIZES: Mapping[str, TextModelConfig] = MappingProxyType(
 `bert_6`, `bert_4` and `bert_3` are the shapes of BERT-PKD, DistilBERT and BERT-of-Theseus,
 `bert_12_nano` that of ELECTRA-small with BERT's embeddings, and those below `bert_medium` are of
 Turc et al. 2019, arXiv:1908.08962. TinyBERT4 is of Jiao et al. 2020, arXiv:1909.10351; MiniLM of
-Wang et al. 2020, arXiv:2002.10957.
+Wang et al. 2020, arXiv:2002.10957; MobileBERT and its teacher IB-BERT of Sun et al. 2020,
+arXiv:2004.02984, by the configs of its code.
 """

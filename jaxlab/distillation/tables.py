@@ -16,7 +16,9 @@ from jaxlab.checkpoints.foreign.rules import (
     dense_rules,
     joint_qkv_rules,
 )
+from jaxlab.distillation.mobilebert import UNUSED_NARROWING, mobilebert_rules
 from jaxlab.distillation.model import TextModelConfig
+from jaxlab.layers.mobilebert import MobileBertConfig
 
 BASES: Mapping[str, str] = MappingProxyType(
     {
@@ -26,6 +28,7 @@ BASES: Mapping[str, str] = MappingProxyType(
         "mpnet": "mpnet",
         "electra": "electra",
         "distilbert": "distilbert",
+        "mobilebert": "mobilebert",
     }
 )
 """Family -> what transformers puts before the names of an encoder under a head."""
@@ -76,15 +79,19 @@ def huggingface_table(config: TextModelConfig, prefix: str = "") -> NameTable:
       prefix: stands before the names of the encoder and the pooler when they are written. Read
         are all usual ones.
     """
-    rules = [*_ENCODERS.get(config.family, _bert_encoder)(prefix), *_head_rules(config)]
+    sizes = config.encoder
+    copies = rf"{re.escape(decoder_name(config.family))}|cls\.predictions\.decoder\.bias"
+    ignored = [BERT_BUFFERS, rf"{copies}|lm_head\.decoder\.bias"]
+    if isinstance(sizes, MobileBertConfig):
+        rules = mobilebert_rules(sizes, prefix, "encoder")
+        if sizes.attention_inputs == "narrow":
+            ignored.append(UNUSED_NARROWING)
+    else:
+        rules = _ENCODERS.get(config.family, _bert_encoder)(prefix)
+    rules += _head_rules(config)
     if config.has_pooler:
         rules += dense_rules(f"{prefix}pooler.dense", "pooler")
-    copies = rf"{re.escape(decoder_name(config.family))}|cls\.predictions\.decoder\.bias"
-    return NameTable(
-        rules=tuple(rules),
-        ignored=(BERT_BUFFERS, rf"{copies}|lm_head\.decoder\.bias"),
-        prefixes=PREFIXES,
-    )
+    return NameTable(tuple(rules), tuple(ignored), PREFIXES)
 
 
 def fairseq_table(config: TextModelConfig) -> NameTable:
@@ -254,11 +261,14 @@ def _language_model_rules(family: str) -> list[Rule]:
             "cls.predictions.bias",
         ),
     )
-    return [
+    rules = [
         *dense_rules(dense, "lm_head/dense"),
         *affine_rules(norm, "lm_head/norm"),
         Rule(bias, "lm_head/bias"),
     ]
+    if family == "mobilebert":
+        rules.append(Rule("cls.predictions.dense.weight", "lm_head/features"))
+    return rules
 
 
 def _roberta_language_model() -> list[Rule]:

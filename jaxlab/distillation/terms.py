@@ -17,11 +17,13 @@ class Shape(NamedTuple):
       num_layers: its layers, of an encoder-decoder by stack.
       width: of its hidden states.
       num_heads: attention heads.
+      attention_width: of its queries, keys and values; `None` is `width`.
     """
 
     num_layers: int
     width: int
     num_heads: int
+    attention_width: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,8 @@ def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
         )
     heads = (match.num_relation_heads or teacher.num_heads) if kind.is_relation else 0
     if kind.is_relation:
-        check_relation_heads(heads, student.width, teacher.width)
+        widths = [shape.attention_width or shape.width for shape in (student, teacher)]
+        check_relation_heads(heads, *widths)
     if match.strategy in MOVING:
         check_moving(match, teacher.num_layers, student.num_layers)
         every = LayerPair(tuple(range(teacher.num_layers)), tuple(range(student.num_layers)))

@@ -35,6 +35,7 @@ from jaxlab.distillation.train import (
     progress_at,
 )
 from jaxlab.layers.bert import BertLayer
+from jaxlab.layers.mobilebert import MobileBertConfig, MobileBertLayer
 from jaxlab.layers.stacking import LAYER_PREFIX, LayerOutput
 from jaxlab.training.state import TrainState
 from jaxlab.training.step import TrainStep
@@ -179,7 +180,7 @@ def theseus_features(
 
     def run_blocks(hidden: Array, bias: Array) -> Array:
         return mixed_stack(
-            bert_layer_runner(model),
+            layer_runner(model),
             _layers(frozen["encoder"], count_layers(teacher)),
             _layers(successors, len(successors)),
             hidden,
@@ -299,7 +300,7 @@ def extract_successor(teacher: Mapping[str, Any], successors: Mapping[str, Any])
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
-def bert_layer_runner(model: TextModel) -> RunLayer:
+def layer_runner(model: TextModel) -> RunLayer:
     """Runs layers of a text model; what they share is the additive bias of the scores.
 
     Args:
@@ -307,12 +308,17 @@ def bert_layer_runner(model: TextModel) -> RunLayer:
     """
 
     def run(params: PyTree, hidden: Array, shared: PyTree, key: Array | None) -> Array:
-        layer = BertLayer(
-            model.config.encoder,
-            train=key is not None,
-            implementation=model.implementation,
-            dtype=model.dtype,
-            parent=None,  # not a part of the network that is running
+        sizes = model.config.encoder
+        options: dict[str, Any] = {
+            "train": key is not None,
+            "implementation": model.implementation,
+            "dtype": model.dtype,
+            "parent": None,  # not a part of the network that is running
+        }
+        layer = (
+            MobileBertLayer(sizes, **options)
+            if isinstance(sizes, MobileBertConfig)
+            else BertLayer(sizes, **options)
         )
         rngs = {} if key is None else {"dropout": key}
         output = layer.apply({"params": params}, hidden, shared, rngs=rngs)

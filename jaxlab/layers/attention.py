@@ -226,6 +226,7 @@ class MultiHeadAttention(nn.Module):
     Attributes:
       num_heads: number of heads; must divide the width of the queries.
       out_features: width of the output; `None` keeps the queries' width.
+      qkv_features: width of queries, keys and values; `None` keeps that of the inputs.
       dropout_rate: dropout of the attention probabilities, drawn from the `dropout` stream.
       implementation: see `attention`.
       kernel_init: initialiser of the query, key and value kernels.
@@ -236,6 +237,7 @@ class MultiHeadAttention(nn.Module):
 
     num_heads: int
     out_features: int | None = None
+    qkv_features: int | None = None
     dropout_rate: float = 0.0
     implementation: AttentionImplementation = "einsum"
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
@@ -274,7 +276,7 @@ class MultiHeadAttention(nn.Module):
         Raises:
           ValueError: if the number of heads does not divide the width.
         """
-        width = inputs.shape[-1]
+        width = inputs.shape[-1] if self.qkv_features is None else self.qkv_features
         check_heads(width, self.num_heads)
         context = inputs if context is None else context
         value_context = context if value_context is None else value_context

@@ -1,7 +1,8 @@
 """MobileBERT's body: thin blocks between bottlenecks, with several feed-forward layers each.
 
 Sun et al. 2020, arXiv:2004.02984. A block narrows its input, attends and feeds forward there, and
-widens the result again. The student has no layer norms but scales and shifts (`norm="none"`).
+widens the result again. The student has no layer norms but scales and shifts (`norm="none"`). Its
+teacher, IB-BERT, has blocks that are wider than what is between them: an inverted bottleneck.
 """
 
 import dataclasses
@@ -13,13 +14,19 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlab.layers.activations import ACTIVATIONS, check_activation
-from jaxlab.layers.attention import AttentionImplementation, MultiHeadAttention, check_heads
-from jaxlab.layers.bert import padding_bias
+from jaxlab.layers.attention import (
+    AttentionImplementation,
+    MultiHeadAttention,
+    attention_of_some,
+    check_heads,
+)
+from jaxlab.layers.bert import RunBlocks, padding_bias
 from jaxlab.layers.dense import Dense
 from jaxlab.layers.normalization import LayerNorm, per_channel
 from jaxlab.layers.stacking import LayerOutput, Taps, check_taps, run_layers
 
 NORMS = ("none", "layer")
+ATTENTION_INPUTS = ("shared", "narrow", "wide")
 _TORCH_EPSILON = 1e-5
 """That of torch's layer norm, which two of transformers' norms have whatever the config says."""
 
@@ -32,14 +39,15 @@ class MobileBertConfig:
       vocab_size: number of token ids.
       num_layers: number of blocks.
       width: width of the hidden states between the blocks.
-      bottleneck_width: width inside the blocks.
+      bottleneck_width: width inside the blocks, attention included.
       num_heads: attention heads; must divide the width of the bottleneck.
       mlp_width: width of the feed-forward layers.
       num_mlps: feed-forward layers of a block.
       embedding_width: width of the word embeddings.
       trigrams: the embedding of a token is made of those of its neighbours, too.
-      narrow_values: values are made from the narrowed input, as queries and keys are then; else
-        queries and keys come from a narrowing of their own, values from the wide input.
+      attention_inputs: what queries, keys and values are made from: `shared` narrows once more for
+        queries and keys and takes values from the wide input, `narrow` (MobileBERT-tiny) takes all
+        from the narrowed input, `wide` (IB-BERT) all from the wide one.
       norm: `none` scales and shifts, `layer` is a layer norm.
       max_positions: the longest text in tokens.
       num_types: number of token types.
@@ -60,7 +68,7 @@ class MobileBertConfig:
     num_mlps: int = 4
     embedding_width: int = 128
     trigrams: bool = True
-    narrow_values: bool = False
+    attention_inputs: str = "shared"
     norm: str = "none"
     max_positions: int = 512
     num_types: int = 2
@@ -76,7 +84,7 @@ class MobileBertConfig:
 
         Raises:
           ValueError: if a size is not positive, a rate is outside [0, 1), the heads do not divide
-            the bottleneck, or the activation or the norm is unknown.
+            the bottleneck, or the activation, the norm or the inputs of attention are unknown.
         """
         sizes = ("vocab_size", "num_layers", "width", "mlp_width", "num_mlps", "embedding_width")
         for name in (*sizes, "max_positions", "num_types"):
@@ -87,10 +95,16 @@ class MobileBertConfig:
                 raise ValueError(
                     f"MobileBertConfig.{name}={getattr(self, name)} is a rate; use one in [0, 1)"
                 )
-        if self.norm not in NORMS:
-            raise ValueError(f"norm={self.norm!r} is unknown; use one of {NORMS}")
+        for name, known in (("norm", NORMS), ("attention_inputs", ATTENTION_INPUTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {known}")
         check_heads(self.bottleneck_width, self.num_heads)
         check_activation(self.activation)
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text, in tokens."""
+        return self.max_positions
 
 
 class NoNorm(nn.Module):
@@ -108,7 +122,7 @@ class NoNorm(nn.Module):
 class MobileBertLayer(nn.Module):
     """One block.
 
-    Parameters: `input`, `input_norm` and, unless the values are narrow, `shared`, `shared_norm`
+    Parameters: `input`, `input_norm` and, with shared inputs of attention, `shared`, `shared_norm`
     (the narrowings), `attention`, `attention_norm`, `mlp_{i}_in`, `mlp_{i}_out`, `mlp_{i}_norm`,
     `widen`, `output_norm`.
 
@@ -144,13 +158,14 @@ class MobileBertLayer(nn.Module):
         config, thin = self.config, self.config.bottleneck_width
         init = nn.initializers.normal(config.init_std)
         narrow = self._norm("input_norm")(self._dense(thin, "input")(x))
-        source, values = narrow, None
-        if not config.narrow_values:
+        source, values = (narrow if config.attention_inputs == "narrow" else x), None
+        if config.attention_inputs == "shared":
             source, values = self._norm("shared_norm")(self._dense(thin, "shared")(x)), x
         attended, taps = MultiHeadAttention(
             config.num_heads,
+            qkv_features=thin,
             dropout_rate=config.attention_dropout,
-            implementation="einsum" if self.num_outputs is not None else self.implementation,
+            implementation=attention_of_some(self.implementation, self.num_outputs),
             kernel_init=init,
             out_kernel_init=init,
             dtype=self.dtype,
@@ -228,6 +243,7 @@ class MobileBertEncoder(nn.Module):
         train: bool = False,
         num_outputs: int | None = None,
         taps: Collection[str] = (),
+        run_blocks: RunBlocks | None = None,
     ) -> tuple[Float[Array, "batch outputs width"], Taps]:
         """Encode token ids.
 
@@ -239,12 +255,15 @@ class MobileBertEncoder(nn.Module):
           train: apply dropout (needs the `dropout` stream).
           num_outputs: how many last hidden states are wanted; `None` is all.
           taps: the fields of `Taps` to return.
+          run_blocks: what runs in the place of the blocks, whose parameters are then left unread;
+            there are no taps of it.
 
         Returns:
           The last hidden states of the first tokens, and the taps.
 
         Raises:
-          ValueError: if a text is longer than the position table, or a tap does not exist.
+          ValueError: if a text is longer than the position table, a tap does not exist, or some are
+            wanted of `run_blocks`.
         """
         config = self.config
         if ids.shape[1] > config.max_positions:
@@ -255,6 +274,11 @@ class MobileBertEncoder(nn.Module):
         x = self._embed(ids, types)
         x = make_norm(config, "embeddings_norm", _TORCH_EPSILON)(x).astype(self.dtype)
         x = nn.Dropout(config.hidden_dropout, deterministic=not train)(x)
+        bias = padding_bias(ids != config.pad_id if mask is None else mask)
+        if run_blocks is not None:
+            if wanted:
+                raise ValueError(f"taps={sorted(wanted)} are of blocks, and run_blocks has none")
+            return run_blocks(x, bias)[:, :num_outputs], Taps()
         return run_layers(
             self,
             MobileBertLayer,
@@ -266,7 +290,7 @@ class MobileBertEncoder(nn.Module):
                 "dtype": self.dtype,
             },
             x,
-            padding_bias(ids != config.pad_id if mask is None else mask),
+            bias,
             num_layers=config.num_layers,
             remat=self.remat,
             scan=self.scan,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.distillation.mobilebert import load_mobilebert, save_mobilebert
-from jaxlab.layers.mobilebert import MobileBertEncoder
+from jaxlab.distillation.model import TextModel
+from jaxlab.distillation.weights import load_pretrained, save_pretrained
 
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
 
@@ -16,12 +16,18 @@ KINDS = {
     "published": {},
     "normed": {"normalization_type": "layer_norm", "layer_norm_eps": 1e-3},
     "narrow": {"use_bottleneck_attention": True, "trigram_input": False, "hidden_act": "gelu"},
-    "one_mlp": {"num_feedforward_networks": 1},
+    "one_mlp": {"num_feedforward_networks": 1, "classifier_activation": False},
+}
+HEADS = {
+    "classification": "ForSequenceClassification",
+    "tagging": "ForTokenClassification",
+    "span": "ForQuestionAnswering",
+    "mlm": "ForMaskedLM",
 }
 
 
 @functools.cache
-def theirs(kind):
+def theirs(kind, head="Model"):
     import torch
     import transformers
 
@@ -31,9 +37,9 @@ def theirs(kind):
         "intermediate_size": 20, "embedding_size": 12, "intra_bottleneck_size": 16,
         "max_position_embeddings": 16, "num_feedforward_networks": 3, "initializer_range": 0.2,
     }  # fmt: skip
-    config = transformers.MobileBertConfig(**sizes | KINDS[kind])
+    config = transformers.MobileBertConfig(**sizes | KINDS[kind], num_labels=3)
     config._attn_implementation = "eager"
-    model = transformers.MobileBertModel(config).eval()
+    model = getattr(transformers, f"MobileBert{head}")(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -62,24 +68,58 @@ def run_theirs(model):
         )
 
 
+def run_ours(found):
+    apply = functools.partial(TextModel(found.config).apply, taps=("hidden", "probabilities"))
+    ids, types = (jnp.asarray(x, jnp.int32) for x in inputs())
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(apply)({"params": found.params}, ids, types=types)
+
+
+def assert_near(got, wanted):
+    """Without norms the states grow from block to block: the tolerance goes with them."""
+    scale = max(1.0, float(np.abs(wanted).max()))
+    np.testing.assert_allclose(got / scale, wanted / scale, rtol=1e-5, atol=1e-5)
+
+
+def logits_of(output):
+    if "start_logits" in output:
+        return np.stack([output.start_logits.numpy(), output.end_logits.numpy()], axis=-1)
+    return output.logits.numpy()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_saved_there_gives_the_same_here(kind, tmp_path):
     theirs(kind).save_pretrained(tmp_path)
-    found, wanted = load_mobilebert(tmp_path), run_theirs(theirs(kind))
-    taps = ("hidden", "probabilities")
-    apply = functools.partial(MobileBertEncoder(found.config).apply, taps=taps)
-    ids, types = (jnp.asarray(x, jnp.int32) for x in inputs())
-    with jax.default_matmul_precision("highest"):
-        _, got = jax.jit(apply)({"params": found.params}, ids, types=types)
+    found, wanted = load_pretrained(tmp_path), run_theirs(theirs(kind))
+    got = run_ours(found)
     for ours, torchs in (
         (got.hidden, wanted.hidden_states),
         (got.probabilities, wanted.attentions),
+        ((got.pooled,), (wanted.pooler_output,)),
     ):
         assert len(ours) == len(torchs)
         for a, b in zip(ours, torchs, strict=True):
-            # Without norms the states grow from block to block: the tolerance goes with them.
-            scale = max(1.0, float(np.abs(b.numpy()).max()))
-            np.testing.assert_allclose(a / scale, b.numpy() / scale, rtol=1e-5, atol=1e-5)
+            assert_near(a, b.numpy())
+
+
+@pytest.mark.parametrize("task", HEADS)
+@pytest.mark.parametrize("kind", ["published", "one_mlp"])
+def test_every_head_gives_the_same_in_both_directions(kind, task, tmp_path):
+    import transformers
+
+    model = theirs(kind, HEADS[task])
+    model.save_pretrained(tmp_path / "theirs")
+    found = load_pretrained(tmp_path / "theirs", num_labels={"span": 2, "mlm": 0}.get(task, 3))
+    assert (found.config.family, found.config.task) == ("mobilebert", task)
+    assert (found.loaded.fresh, found.loaded.unused) == ((), ())
+    wanted = logits_of(run_theirs(model))
+    assert_near(run_ours(found).logits, wanted)
+    save_pretrained(tmp_path / "ours", found.params, found.config)
+    loaded, told = getattr(transformers, f"MobileBert{HEADS[task]}").from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not any(told.values()), told
+    np.testing.assert_allclose(logits_of(run_theirs(loaded.eval())), wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,8 +127,8 @@ def test_a_model_saved_here_loads_there_with_the_same_numbers(kind, tmp_path):
     import transformers
 
     theirs(kind).save_pretrained(tmp_path / "theirs")
-    found = load_mobilebert(tmp_path / "theirs")
-    save_mobilebert(tmp_path / "ours", found.params, found.config)
+    found = load_pretrained(tmp_path / "theirs")
+    save_pretrained(tmp_path / "ours", found.params, found.config)
     model, told = transformers.MobileBertModel.from_pretrained(
         tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
     )

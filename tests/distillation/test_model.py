@@ -20,8 +20,10 @@ from jaxlab.distillation.model import (
     param_shapes,
 )
 from jaxlab.layers.bert import BertConfig
+from jaxlab.layers.mobilebert import MobileBertConfig
 
 ENCODER = BertConfig(20, 1, 8, 2, 16, 12)
+MOBILE = MobileBertConfig(20, 1, 8, 4, 2, 6, 2, 6, max_positions=12, hidden_dropout=0.1)
 LABELS = {"none": 0, "classification": 3, "regression": 1, "tagging": 4, "span": 2, "mlm": 0}
 IDS = jnp.array([[1, 2, 3, 4], [5, 6, 0, 0]])
 TABLE = {
@@ -45,6 +47,10 @@ TABLE = {
     "roberta_base": (12, 768, 3072, 12, 124_645_632, 85_054_464, 22.35),
     "distilbert_base": (6, 768, 3072, 12, 66_362_880, 42_527_232, 11.17),
     "electra_small": (12, 256, 1024, 4, 13_483_008, 9_477_120, 2.62),
+    # Published: 25.3 M and 5.7 GFLOPs, 15.1 M and 3.1 GFLOPs, 293 M (arXiv:2004.02984).
+    "mobilebert": (24, 512, 512, 4, 24_581_888, 20_213_760, 5.34),
+    "mobilebert_tiny": (24, 512, 512, 4, 15_485_696, 11_117_568, 3.02),
+    "ib_bert_large": (24, 512, 4096, 4, 294_467_840, 289_837_056, None),
 }
 
 
@@ -64,7 +70,8 @@ def test_sizes_have_their_numbers_of_parameters_and_flops(name):
         assert flops(config, 128) / 1e9 == pytest.approx(gflops, abs=0.0051)
 
 
-def make(family="bert", task="classification", encoder=ENCODER, **options):
+def make(family="bert", task="classification", encoder=None, **options):
+    encoder = encoder or (MOBILE if family == "mobilebert" else ENCODER)
     return TextModelConfig(encoder, family, task, LABELS[task], **options)
 
 
@@ -101,7 +108,7 @@ def slow_logits(config, params, first):
     pooled = np.tanh(dense(params["pooler"], first)) if "pooler" in params else first
     head = params["head"]
     match config.family:
-        case "bert":
+        case "bert" | "mobilebert":
             x = pooled
         case "tinybert":
             x = np.maximum(pooled, 0)
@@ -162,15 +169,19 @@ def test_logits_have_the_shape_of_the_task(family, task):
     assert features.hidden == features.scores == features.queries == ()
 
 
-def test_the_language_model_is_tied_to_the_embeddings():
-    config = make(task="mlm")
+@pytest.mark.parametrize("family", ["bert", "mobilebert"])
+def test_the_language_model_is_tied_to_the_embeddings(family):
+    config = make(family, "mlm")
     params, features = drawn(config), applied(config)
     head = params["lm_head"]
     y = dense(head["dense"], np.asarray(features.hidden[-1], np.float64))
-    y = y * (1 + erf(y / np.sqrt(2))) / 2
+    y = y * (1 + erf(y / np.sqrt(2))) / 2 if family == "bert" else np.maximum(y, 0)
     y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-12)
     y = y * np.asarray(head["norm"]["scale"]) + np.asarray(head["norm"]["bias"])
-    wanted = y @ np.asarray(params["encoder"]["word_embeddings"]).T + np.asarray(head["bias"])
+    kernel = np.asarray(params["encoder"]["word_embeddings"]).T
+    if family == "mobilebert":
+        kernel = np.concatenate([kernel, head["features"]])
+    wanted = y @ kernel + np.asarray(head["bias"])
     np.testing.assert_allclose(features.logits, wanted, rtol=1e-4, atol=1e-5)
 
     def loss(params):
@@ -189,7 +200,8 @@ def test_dropout_of_the_head_is_that_of_the_family():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_head_drops_while_training(family):
-    still = dataclasses.replace(ENCODER, hidden_dropout=0.0, attention_dropout=0.0)
+    encoder = make(family).encoder
+    still = dataclasses.replace(encoder, hidden_dropout=0.0, attention_dropout=0.0)
     config = make(family, encoder=still, head_dropout=0.5)
     run = jax.jit(functools.partial(TextModel(config).apply, train=True))
     params = {"params": drawn(config)}
@@ -207,6 +219,20 @@ def test_the_head_drops_while_training(family):
         ({"task": "none"}, "num_labels=3; task='none' takes 0"),
         ({"head_dropout": 1.0}, "head_dropout=1.0 is a rate"),
         ({"with_pooler": False}, "needs its pooler: set with_pooler=True, or pooling='mean'"),
+        (
+            {"family": "mobilebert"},
+            "family='mobilebert' with a BertConfig; mobilebert has a Mobile",
+        ),
+        ({"encoder": MOBILE}, "family='bert' with a MobileBertConfig"),
+        (
+            {
+                "encoder": dataclasses.replace(MOBILE, embedding_width=9),
+                "family": "mobilebert",
+                "task": "mlm",
+                "num_labels": 0,
+            },
+            "embedding_width=9 of a MobileBERT that puts out words is more than its width=8",
+        ),
     ],
 )
 def test_impossible_choices_are_refused(options, message):

@@ -175,7 +175,7 @@ def test_successors_start_as_copies_and_become_a_network():
 
 def test_dropout_draws_by_the_key_in_both_networks():
     config = dataclasses.replace(ENCODER, hidden_dropout=0.5)
-    run = theseus.bert_layer_runner(TextModel(dataclasses.replace(CONFIG, encoder=config)))
+    run = theseus.layer_runner(TextModel(dataclasses.replace(CONFIG, encoder=config)))
     layers = [TEACHER["encoder"][f"layer_{i}"] for i in range(4)]
     own = [SUCCESSORS[f"layer_{i}"] for i in range(2)]
     hidden, shared = TEACHER["encoder"]["word_embeddings"][IDS], padding_bias(MASK)

@@ -21,6 +21,7 @@ from jaxlab.distillation.weights import (
     save_pretrained,
 )
 from jaxlab.layers.bert import BertConfig
+from jaxlab.layers.mobilebert import MobileBertConfig
 
 TENSORFLOW = Path(__file__).parents[1] / "golden/tensor_bundle"
 ENCODER = BertConfig(20, 2, 8, 2, 16, 12, activation="relu", layer_norm_epsilon=1e-6)
@@ -30,13 +31,17 @@ FIELDS = {
     "electra": {"embedding_width": 4},
     "distilbert": {"num_types": 0, "layer_norm_epsilon": 1e-12},
 }
+MOBILE = MobileBertConfig(20, 2, 8, 4, 2, 6, 3, 6, max_positions=12, layer_norm_epsilon=1e-6)
 LABELS = {"none": 0, "classification": 3, "regression": 1, "tagging": 4, "span": 2, "mlm": 0}
+TRANSFORMERS = tuple(family for family in FAMILIES if family != "tinybert")
 IDS = jnp.array([[2, 3, 4, 5, 6], [7, 8, 9, 1, 1]])
 MASK = jnp.array([[True] * 5, [True, True, True, False, False]])
 
 
 def make(family="bert", task="classification", **options):
-    encoder = dataclasses.replace(ENCODER, **FIELDS.get(family, {}))
+    encoder = MOBILE
+    if family != "mobilebert":
+        encoder = dataclasses.replace(ENCODER, **FIELDS.get(family, {}))
     return TextModelConfig(encoder, family, task, LABELS[task], **options)
 
 
@@ -172,7 +177,7 @@ def test_an_architecture_whose_head_is_not_in_the_file_is_an_encoder(tmp_path):
 
 
 @pytest.mark.parametrize("task", LABELS)
-@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "electra", "distilbert"])
+@pytest.mark.parametrize("family", TRANSFORMERS)
 def test_a_config_of_transformers_alone_tells_family_and_task(family, task, tmp_path):
     config = make(family, task)
     params = draw(config)
@@ -240,14 +245,14 @@ def test_what_fits_is_taken_if_not_strict(tmp_path):
         np.testing.assert_array_equal(got[path], wanted[path])
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "electra", "distilbert"])
+@pytest.mark.parametrize("family", TRANSFORMERS)
 def test_a_copy_of_the_embeddings_is_compared_and_may_stand_alone(family, tmp_path):
     config = make(family, "mlm")
     params = draw(config)
     tensors = huggingface_state_dict(params, config)
     words = f"{family}.embeddings.word_embeddings.weight"
     decoder = {
-        "bert": "cls.predictions.decoder.weight",
+        **dict.fromkeys(("bert", "mobilebert"), "cls.predictions.decoder.weight"),
         "electra": "generator_lm_head.weight",
         "distilbert": "vocab_projector.weight",
     }.get(family, "lm_head.decoder.weight")

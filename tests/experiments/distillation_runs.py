@@ -1,5 +1,6 @@
 """A small world for tests of the distillation commands: words, texts with labels, a teacher."""
 
+import dataclasses
 import json
 
 import jax
@@ -27,13 +28,19 @@ def write_texts(folder, number=60, seed=0):
     return folder
 
 
-def write_teacher(folder, *, task="none", num_labels=0, labels=(), num_layers=2, seed=0, length=32):
+def write_teacher(
+    folder, *, task="none", num_labels=0, labels=(), num_layers=2, seed=0, length=32, encoder=None
+):
     """A network of two layers that has learnt nothing, with its vocabulary."""
-    encoder = BertConfig(
-        vocab_size=len(SPECIAL) + len(WORDS), num_layers=num_layers, width=16, num_heads=2,
-        mlp_width=32, max_positions=length,
-    )  # fmt: skip
-    config = kd.TextModelConfig(encoder, task=task, num_labels=num_labels)
+    family, vocab_size = "bert", len(SPECIAL) + len(WORDS)
+    if encoder is None:
+        encoder = BertConfig(
+            num_layers=num_layers, width=16, num_heads=2, mlp_width=32, max_positions=length
+        )
+    else:
+        family = "mobilebert"
+    encoder = dataclasses.replace(encoder, vocab_size=vocab_size)
+    config = kd.TextModelConfig(encoder, family, task, num_labels)
     params = kd.init_params(config, jax.random.key(seed))
     kd.save_pretrained(folder, jax.device_get(params), config, label_names=labels)
     (folder / "vocab.txt").write_text("\n".join((*SPECIAL, *WORDS)) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ from experiments.distillation.settings import (
 from experiments.distillation.tasks import load_problem
 from jaxlab.distillation.evaluate import Predictions
 from jaxlab.distillation.rows import IGNORED
+from jaxlab.layers.mobilebert import MobileBertConfig
 from tests.experiments.distillation_runs import ANIMALS, COLOURS, WORDS, write_teacher
 
 RNG = np.random.default_rng(0)
@@ -97,6 +98,10 @@ SMALL = ["--config.student.width=8", "--config.student.mlp_width=16"]
 ONE, TWO = ([f"--config.student.num_layers={number}"] for number in (1, 2))
 NO_WARMUP = "--config.stage_2.optimizer.warmup_steps=0"
 MATCHES = "--config.stage_2.objective.matches"
+IB_BERT = MobileBertConfig(
+    num_layers=2, width=16, bottleneck_width=24, num_mlps=1, mlp_width=32, embedding_width=8,
+    max_positions=32, norm="layer", attention_inputs="wide",
+)  # fmt: skip
 CORPUS_RUNS = {
     "distilbert": (
         "mlm",
@@ -118,6 +123,11 @@ CORPUS_RUNS = {
         [*SMALL, *TWO, NO_WARMUP],
         {"hidden_mse", "attention_kl", "hard"},
     ),
+    "mobilebert.py:mobilebert_tiny": (
+        "mlm",
+        ["--config.student.width=16", *TWO, NO_WARMUP],
+        {"hidden_mse", "attention_kl", "response", "hard"},
+    ),
 }
 """Config -> what its models put out, flags that make it small, losses that it has."""
 
@@ -125,11 +135,12 @@ CORPUS_RUNS = {
 @pytest.mark.parametrize("config", CORPUS_RUNS)
 def test_pretraining_recipes_run_on_a_folder_of_text(config, tmp_path, run_program):
     task, flags, losses = CORPUS_RUNS[config]
-    teacher = write_teacher(tmp_path / "teacher", task="mlm")
+    encoder = IB_BERT if "mobilebert_tiny" in config else None
+    teacher = write_teacher(tmp_path / "teacher", task="mlm", encoder=encoder)
     run_well(
         run_program,
         "train",
-        f"--config=configs/distillation/{config}.py",
+        f"--config=configs/distillation/{config if '.py' in config else config + '.py'}",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.folder={write_corpus(tmp_path / 'corpus')}",
         f"--config.teacher.weights={teacher}",
@@ -163,6 +174,23 @@ def test_masked_texts_are_those_of_the_seed_and_the_step(tmp_path):
     ):
         np.testing.assert_array_equal(one["ids"], other["ids"])
         assert (one["label"] != IGNORED).any(axis=1)[one["has_label"]].all()
+
+
+def test_pieces_of_a_word_are_masked_together_where_the_settings_say_so(tmp_path):
+    folder = write_corpus(tmp_path / "corpus", number=120)
+    problem_of(tmp_path, "corpus", folder)  # writes the vocabulary
+    path = tmp_path / "teacher" / "vocab.txt"
+    path.write_text(path.read_text("utf-8").replace("green", "gre\n##en"), encoding="utf-8")
+    texts = TextsConfig("corpus", str(folder), max_length=16, masking=0.5, whole_words=True)
+    problem = load_problem(NetworksConfig(data=texts, teacher=TeacherConfig(str(path.parent))))
+    problem = dataclasses.replace(problem, task="mlm")
+    second = problem.tokenizer.vocabulary.index("##en")
+    batch = next(iter(problem.batches("train")))
+    truth = np.where(batch["label"] == IGNORED, batch["ids"], batch["label"])
+    rows, places = np.nonzero(truth == second)
+    hidden = batch["label"] != IGNORED
+    np.testing.assert_array_equal(hidden[rows, places], hidden[rows, places - 1])
+    assert hidden[rows, places].any() and not hidden[rows, places].all()
 
 
 def written(path, problem, predictions):

@@ -13,7 +13,10 @@ THIN = MobileBertConfig(
     vocab_size=20, num_layers=2, width=12, bottleneck_width=8, num_heads=2, mlp_width=10,
     num_mlps=2, embedding_width=6, max_positions=8, init_std=0.4,
 )  # fmt: skip
-NORMED = dataclasses.replace(THIN, norm="layer", narrow_values=True, trigrams=False)
+NORMED = dataclasses.replace(THIN, norm="layer", attention_inputs="narrow", trigrams=False)
+INVERTED = dataclasses.replace(
+    THIN, norm="layer", attention_inputs="wide", bottleneck_width=16, num_mlps=1
+)
 IDS = jnp.array([[2, 3, 4, 5, 6], [7, 8, 9, 0, 0]])
 
 
@@ -66,8 +69,13 @@ def test_one_token_alone_equals_the_first_of_all(scan):
 
 
 def test_parameters_are_those_that_the_config_has():
-    thin, normed = (started(config)["params"]["layer_0"] for config in (THIN, NORMED))
+    configs = (THIN, NORMED, INVERTED)
+    thin, normed, inverted = (started(config)["params"]["layer_0"] for config in configs)
     assert set(thin) - set(normed) == {"shared", "shared_norm"}
+    assert {n: leaf["kernel"].shape for n, leaf in inverted["attention"].items()} == {
+        **dict.fromkeys(("query", "key", "value"), (12, 16)),
+        "out": (16, 16),
+    }
     assert thin["attention"]["value"]["kernel"].shape == (12, 8)
     assert normed["attention"]["value"]["kernel"].shape == (8, 8)
     assert started(THIN)["params"]["embeddings_project"]["kernel"].shape == (18, 12)
@@ -93,6 +101,7 @@ def test_trigrams_see_their_neighbours_and_no_others():
         ("num_mlps", 0, "num_mlps=0 must be positive"),
         ("hidden_dropout", 1.0, "hidden_dropout=1.0 is a rate"),
         ("norm", "batch", "norm='batch' is unknown"),
+        ("attention_inputs", "all", "attention_inputs='all' is unknown"),
         ("num_heads", 3, "not divisible"),
         ("activation", "gelu2", "is unknown"),
     ],
