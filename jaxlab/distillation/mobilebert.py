@@ -33,7 +33,7 @@ UNUSED_NARROWING = r"encoder\.layer\.[0-9]+\.bottleneck\.attention\..*"
 
 _NORMS = {"no_norm": "none", "layer_norm": "layer"}
 # (use_bottleneck_attention, key_query_shared_bottleneck); the first one wins there.
-_INPUTS = {"narrow": (True, True), "shared": (False, True), "wide": (False, False)}
+_INPUTS = {"narrow": (True, False), "shared": (False, True), "wide": (False, False)}
 
 
 def mobilebert_sizes(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:

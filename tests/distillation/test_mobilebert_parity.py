@@ -37,7 +37,8 @@ def theirs(kind, head="Model"):
         "intermediate_size": 20, "embedding_size": 12, "intra_bottleneck_size": 16,
         "max_position_embeddings": 16, "num_feedforward_networks": 3, "initializer_range": 0.2,
     }  # fmt: skip
-    config = transformers.MobileBertConfig(**sizes | KINDS[kind], num_labels=3)
+    labels = 2 if head.endswith("QuestionAnswering") else 3
+    config = transformers.MobileBertConfig(**sizes | KINDS[kind], num_labels=labels)
     config._attn_implementation = "eager"
     model = getattr(transformers, f"MobileBert{head}")(config).eval()
     with torch.no_grad():
