@@ -28,6 +28,7 @@ from experiments.common import run, start
 from experiments.distillation.ablation_report import write_report
 from experiments.distillation.augmentation import augment_problem
 from experiments.distillation.checks import check_stage
+from experiments.distillation.courses import make_optimizer
 from experiments.distillation.models import Network, make_model, make_student
 from experiments.distillation.own_vocabulary import student_vocabulary, with_student_vocabulary
 from experiments.distillation.scores import compare, score
@@ -174,7 +175,7 @@ def run_seed(
         kd.make_forward(make_model(config, students[0]), prefix=STUDENT_PREFIX),
         kd.make_forward(make_model(config, teacher)),
     )
-    tx = training.make_optimizer(stage.resolved_optimizer, stage.num_steps)
+    tx = make_optimizer(stage, students[0])
     folder = workdir / f"seed_{seed}"
     state = sweep_state(compiled, students, tx, seed)
     result = training.train_loop(

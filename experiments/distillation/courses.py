@@ -91,7 +91,7 @@ def make_course(
 
 
 def make_optimizer(stage: StageConfig, student: Network) -> optax.GradientTransformation:
-    """The optimizer of a stage, in which lower layers may learn by less.
+    """The optimizer of a stage, in which lower layers may learn by less, and the head by more.
 
     Args:
       stage: with its number of steps.
@@ -102,6 +102,8 @@ def make_optimizer(stage: StageConfig, student: Network) -> optax.GradientTransf
         spared = (*config.no_decay, f"^{LOG_VARIANCES}/")
         config = dataclasses.replace(config, no_decay=spared)
     tx = training.make_optimizer(config, stage.num_steps)
+    if stage.head_factor != 1.0:
+        tx = optax.chain(tx, optax.masked(optax.scale(stage.head_factor), in_head))
     if stage.lower_factor == 1.0:
         return tx
     plan = kd.ProgressiveTransfer(
@@ -119,6 +121,17 @@ def in_encoder(params: PyTree) -> PyTree:
     Args:
       params: of a distillation.
     """
-    return jax.tree.map_with_path(
-        lambda path, _: path_name(path).startswith(f"{STUDENT}/encoder/"), params
-    )
+    return _under(f"{STUDENT}/encoder/", params)
+
+
+def in_head(params: PyTree) -> PyTree:
+    """Which of the trained parameters are of the student's head, a tree of booleans.
+
+    Args:
+      params: of a distillation.
+    """
+    return _under(f"{STUDENT}/head/", params)
+
+
+def _under(prefix: str, params: PyTree) -> PyTree:
+    return jax.tree.map_with_path(lambda path, _: path_name(path).startswith(prefix), params)

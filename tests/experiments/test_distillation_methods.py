@@ -259,6 +259,18 @@ def test_lower_layers_learn_by_less_than_the_one_whose_turn_it_is():
     np.testing.assert_array_equal(factors[:, 0], factors[:, 1])
 
 
+def test_the_head_learns_by_its_factor_of_the_rate():
+    params = {"student": {"encoder": {"layer_0": jnp.ones(3)}, "head": {"out": jnp.ones(3)}}}
+    network = Network(kd.TextModelConfig(BertConfig(11, 1, 8, 2, 16)), {})
+    tx = make_optimizer(stage(LABELS_ALONE, num_steps=8, head_factor=20.0), network)
+    updates = jax.jit(tx.update)(params, tx.init(params), params)[0]["student"]
+    np.testing.assert_allclose(updates["head"]["out"], 20 * updates["encoder"]["layer_0"])
+    with pytest.raises(ValueError, match=r"head_factor=0.0 must be more than 0"):
+        stage(LABELS_ALONE, head_factor=0.0)
+    with pytest.raises(ValueError, match=r"head_factor=2.0 changes updates that .*ema_decay=0.9"):
+        stage(LABELS_ALONE, head_factor=2.0, optimizer=OptimizerConfig(ema_decay=0.9))
+
+
 def write_shifted(folder, **changes):
     """A network whose vocabulary is that of the small world in another order."""
     write_tuned(folder, **changes)
