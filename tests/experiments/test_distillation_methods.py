@@ -13,7 +13,12 @@ from experiments.distillation import train as train_command
 from experiments.distillation.checks import check_stage
 from experiments.distillation.courses import make_optimizer
 from experiments.distillation.evaluate import predictions_of
-from experiments.distillation.models import Network, make_student, open_network
+from experiments.distillation.models import (
+    Network,
+    make_student,
+    open_network,
+    student_config,
+)
 from experiments.distillation.own_vocabulary import (
     TwoVocabularies,
     in_words_of,
@@ -257,6 +262,21 @@ def test_lower_layers_learn_by_less_than_the_one_whose_turn_it_is():
     # Two steps of the lower layer, two of the upper one, and then all alike.
     np.testing.assert_allclose(factors[:, 0], [1, 1, 0.1, 0.1, 1, 1, 1, 1], rtol=1e-5)
     np.testing.assert_array_equal(factors[:, 0], factors[:, 1])
+
+
+def test_a_new_student_may_have_the_sizes_of_a_published_network():
+    teacher = Network(kd.TextModelConfig(BertConfig(11, 4, 16, 2, 32), "bert", "mlm"), {})
+    sized = StudentConfig(weights="random", sizes="mobilebert_tiny", num_layers=2)
+    found = student_config(sized, teacher.config)
+    assert (found.family, found.task, found.has_pooler) == ("mobilebert", "mlm", False)
+    encoder = dataclasses.replace(kd.SIZES["mobilebert_tiny"].encoder, vocab_size=11, num_layers=2)
+    assert found.encoder == encoder
+    whole = student_config(dataclasses.replace(sized, num_layers=None), teacher.config)
+    assert whole.encoder.num_layers == 24
+    with pytest.raises(ValueError, match=r"student.sizes='bert_tinny' is unknown; use one of bert"):
+        StudentConfig(weights="random", sizes="bert_tinny")
+    with pytest.raises(ValueError, match=r"set student.weights='random', or give student.num_lay"):
+        StudentConfig(sizes="bert_tiny")
 
 
 def test_the_head_learns_by_its_factor_of_the_rate():
