@@ -7,7 +7,7 @@ so that published weights give the numbers that they give there. Sizes by name a
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -297,18 +297,15 @@ class TextModel(nn.Module):
           ValueError: if a text is too long, or a tap does not exist.
         """
         config = self.config
-        options: dict[str, Any] = {
-            "remat": self.remat,
-            "scan": self.scan,
-            "implementation": self.implementation,
-            "dtype": self.dtype,
-            "name": "encoder",
-        }
-        sizes = config.encoder
-        encoder = (
-            MobileBertEncoder(sizes, **options)
-            if isinstance(sizes, MobileBertConfig)
-            else BertEncoder(sizes, **options)
+        is_mobile = isinstance(config.encoder, MobileBertConfig)
+        make: Callable[..., Any] = MobileBertEncoder if is_mobile else BertEncoder
+        encoder = make(
+            config.encoder,
+            remat=self.remat,
+            scan=self.scan,
+            implementation=self.implementation,
+            dtype=self.dtype,
+            name="encoder",
         )
         mask = ids != config.encoder.pad_id if mask is None else mask
         only_first = config.is_sentence_level and config.pooling == "first"

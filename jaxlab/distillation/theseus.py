@@ -308,17 +308,14 @@ def layer_runner(model: TextModel) -> RunLayer:
     """
 
     def run(params: PyTree, hidden: Array, shared: PyTree, key: Array | None) -> Array:
-        sizes = model.config.encoder
-        options: dict[str, Any] = {
-            "train": key is not None,
-            "implementation": model.implementation,
-            "dtype": model.dtype,
-            "parent": None,  # not a part of the network that is running
-        }
-        layer = (
-            MobileBertLayer(sizes, **options)
-            if isinstance(sizes, MobileBertConfig)
-            else BertLayer(sizes, **options)
+        is_mobile = isinstance(model.config.encoder, MobileBertConfig)
+        make: Callable[..., Any] = MobileBertLayer if is_mobile else BertLayer
+        layer = make(
+            model.config.encoder,
+            train=key is not None,
+            implementation=model.implementation,
+            dtype=model.dtype,
+            parent=None,  # not a part of the network that is running
         )
         rngs = {} if key is None else {"dropout": key}
         output = layer.apply({"params": params}, hidden, shared, rngs=rngs)
