@@ -131,13 +131,10 @@ from jaxlab.distillation.means import (
     pool,
 )
 from jaxlab.distillation.model import (
-    SIZES,
     TextModel,
     TextModelConfig,
-    flops,
     init_params,
     mean_of_tokens,
-    num_params,
 )
 from jaxlab.distillation.objective import (
     Losses,
@@ -201,6 +198,11 @@ from jaxlab.distillation.schedules import (
 from jaxlab.distillation.seq2seq import (
     load_seq2seq,
     save_seq2seq,
+)
+from jaxlab.distillation.sizes import (
+    SIZES,
+    flops,
+    num_params,
 )
 from jaxlab.distillation.soft_matching import (
     EmdMatching,

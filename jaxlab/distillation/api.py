@@ -28,8 +28,9 @@ from jaxlab.data.texts import TextExample
 from jaxlab.distillation.configs import check_label_names
 from jaxlab.distillation.data import BUCKETS, BatchConfig, make_eval_batches
 from jaxlab.distillation.evaluate import in_order, predict
-from jaxlab.distillation.model import TextModel, TextModelConfig, num_params
+from jaxlab.distillation.model import TextModel, TextModelConfig
 from jaxlab.distillation.rows import tokenize_texts
+from jaxlab.distillation.sizes import num_params
 from jaxlab.distillation.train import Forward, make_forward
 from jaxlab.distillation.weights import load_pretrained
 from jaxlab.parallel import DATA_AXIS, make_mesh, place

@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 from jaxlab.checkpoints.foreign.onnx import linear_names, read_onnx
-from jaxlab.distillation.model import SIZES
+from jaxlab.distillation.sizes import SIZES
 from jaxlab.distillation.weights import load_params, save_pretrained
 from jaxlab.packages import cache_dir, check_sha256, pypi_file
 from jaxlab.packages.cache import build_in_cache

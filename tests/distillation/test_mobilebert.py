@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxlab.checkpoints.foreign.names import NameMismatchError, flatten, unflatten
-from jaxlab.distillation.model import SIZES, TextModelConfig, param_shapes
+from jaxlab.distillation.model import TextModelConfig, param_shapes
+from jaxlab.distillation.sizes import SIZES
 from jaxlab.distillation.weights import load_pretrained, save_pretrained
 from jaxlab.layers.mobilebert import MobileBertConfig
 

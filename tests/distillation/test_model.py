@@ -10,15 +10,13 @@ from scipy.special import erf
 from jaxlab.checkpoints.foreign.names import flatten, unflatten
 from jaxlab.distillation.model import (
     FAMILIES,
-    SIZES,
     TextModel,
     TextModelConfig,
-    flops,
     init_params,
     mean_of_tokens,
-    num_params,
     param_shapes,
 )
+from jaxlab.distillation.sizes import SIZES, flops, num_params
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.mobilebert import MobileBertConfig
 
