@@ -4,12 +4,12 @@
         --config=configs/distillation/minilm.py:6x384 --config.data.folder=books_and_wikipedia
 
 `12x384`, `6x384` and `6x768` learn the last layer's attention distribution and the relation of its
-values, with equal weights; 400,000 steps, batches of 1,024 (256 for 6x768) of 512 tokens, 4,000
-steps of warm-up, 5e-4 (3e-4 for 6x768), as commonly cited. No loss of masked words: it lowers the
-results, says the author. `v2_6x384`, `v2_12x384` and `v2_6x768` learn the relations of queries, of
-keys and of values in 48 heads, whatever heads the networks have; for a large teacher take 64 and an
-upper-middle layer: `--config.stage_2.objective.matches`. Batch and rate of v2 are not published:
-those of the first version stand here.
+values, with equal weights; texts of 512 tokens, 400,000 steps of which 4,000 warm up, batches of
+1,024 at 5e-4 for 6x768 and of 256 at 3e-4 for the narrow ones, as commonly cited. No loss of masked
+words: it lowers the results, says the author. `v2_6x384`, `v2_12x384` and `v2_6x768` learn the
+relations of queries, of keys and of values in 48 heads, whatever heads the networks have; for a
+large teacher take 64 and an upper-middle layer: `--config.stage_2.objective.matches`. Batch and rate
+of v2 are not published: those of the first version stand here.
 
 An assistant (teacher's depth, student's width) comes between where the student has half of the
 layers and half of the width at most, by the authors' advice: train `12x384` first and give its
@@ -50,13 +50,13 @@ def get_config(arg: str = "6x384"):
             ),
             stage_2=StageConfig(
                 num_steps=400_000,
-                global_batch_size=256 if is_wide else 1024,
+                global_batch_size=1024 if is_wide else 256,
                 save_every_steps=10_000,
                 objective=ObjectiveConfig(
                     SECOND if arg.startswith("v2_") else FIRST, ResponseConfig("none")
                 ),
                 optimizer=OptimizerConfig(
-                    learning_rate=3e-4 if is_wide else 5e-4,
+                    learning_rate=5e-4 if is_wide else 3e-4,
                     warmup_steps=4000,
                     schedule="linear",
                     weight_decay=0.01,

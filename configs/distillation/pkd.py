@@ -3,11 +3,12 @@
     python -m experiments.distillation.train --config=configs/distillation/pkd.py:mnli \
         --workdir=runs/pkd_mnli --config.data.folder=GLUE/MNLI --config.teacher.weights=bert-mnli
 
-A student of six layers that starts from the teacher's first six and follows its layers 2, 4, 6,
-XX
-features, as GLMKD's code has it. The loss here is a sum over features, 768 times larger: its weight
-is 100 / 768. The publication searches a in 0.2, 0.5, 0.7, the temperature in 5, 10, 20, b in 10 ...
-1,000 and the rate in 5e-5, 2e-5, 1e-5.
+A student of six layers that starts from the teacher's first six and follows its layers 2, 4, 6, 8
+and 10 at the first token, normalised; the last layer is left to the logits. Weights 1 - a for the
+labels, a for the teacher's logits at a temperature, b for the layers: a = 0.5, temperature 10 and
+b = 100 on a mean over features, as GLMKD's code has it. The loss here is a sum over features, 768
+times larger: its weight is 100 / 768. The publication searches a in 0.2, 0.5, 0.7, the temperature
+in 5, 10, 20, b in 10 ... 1,000 and the rate in 5e-5, 2e-5, 1e-5.
 
 References:
   Sun, Cheng, Gan, Liu 2019, arXiv:1908.09355; GLMKD.

@@ -34,10 +34,9 @@ from experiments.common.pictures import save_png
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
 from jaxlab.checkpoints.foreign.names import flatten
-from jaxlab.checkpoints.run import RunCheckpoints
 from jaxlab.chinese_clip.api import CALIBRATION_FILE
 from jaxlab.chinese_clip.train import Prepare
-from jaxlab.training.resume import CHECKPOINTS, place_frozen
+from jaxlab.training.resume import place_frozen
 from jaxlab.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -227,34 +226,6 @@ def resolve_steps(stage: StageConfig, task: Task) -> StageConfig:
       task: the data.
     """
     return stage.with_steps(task.steps_per_epoch(stage)) if stage.counts_epochs else stage
-
-
-def chosen_state(
-    stage: StageConfig, workdir: Path, last: training.TrainState
-) -> training.TrainState:
-    """The state that a stage ends with: the last one, or the best that was kept.
-
-    Args:
-      stage: the stage.
-      workdir: its folder.
-      last: the state after the last step.
-    """
-    if stage.result == "last":
-        return last
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), last
-    )
-    with RunCheckpoints(
-        workdir / CHECKPOINTS,
-        keep_best=stage.keep_best,
-        best_metric=stage.best_metric,
-        best_mode="min" if stage.best_mode == "min" else "max",
-        read_only=True,
-    ) as checkpoints:
-        best = checkpoints.best_step()
-        logger.info("%s: taking the model of step %s, the best by %s", workdir, best,
-                    stage.best_metric)  # fmt: skip
-        return checkpoints.restore_best(target)
 
 
 def load_teacher(config: RunConfig) -> clip.Weights | None:

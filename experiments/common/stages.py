@@ -1,10 +1,18 @@
 """Stages of training whose length is given in passes over the data."""
 
 import dataclasses
+import logging
 import math
+from pathlib import Path
 from typing import Literal, TypeVar
 
-from jaxlab.training import TrainConfig
+import jax
+
+from jaxlab.checkpoints.run import RunCheckpoints
+from jaxlab.training import TrainConfig, TrainState
+from jaxlab.training.resume import CHECKPOINTS
+
+logger = logging.getLogger(__name__)
 
 Stage = TypeVar("Stage", bound="EpochConfig")
 
@@ -79,6 +87,32 @@ class EpochConfig(TrainConfig):
         """Whether a length or an interval is given in epochs."""
         given = (self.num_epochs and not self.num_steps, self.eval_every_epochs)
         return any((*given, self.save_every_epochs))
+
+
+def chosen_state(stage: EpochConfig, workdir: Path, last: TrainState) -> TrainState:
+    """The state that a stage ends with: the last one, or the best that was kept.
+
+    Args:
+      stage: the stage.
+      workdir: its folder.
+      last: the state after the last step.
+    """
+    if stage.result == "last":
+        return last
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), last
+    )
+    with RunCheckpoints(
+        workdir / CHECKPOINTS,
+        keep_best=stage.keep_best,
+        best_metric=stage.best_metric,
+        best_mode="min" if stage.best_mode == "min" else "max",
+        read_only=True,
+    ) as checkpoints:
+        best = checkpoints.best_step()
+        logger.info("%s: taking the model of step %s, the best by %s", workdir, best,
+                    stage.best_metric)  # fmt: skip
+        return checkpoints.restore_best(target)
 
 
 def _steps_of(epochs: float, steps_per_epoch: int) -> int:

@@ -124,11 +124,10 @@ def compile_students(
     Raises:
       ValueError: if variants, data and networks do not go together.
     """
-    response, hard = config.stage.objective.response, config.stage.objective.hard
     vocabulary = student_vocabulary(config, problem)
     student = make_student(config, teacher, seed=0, vocabulary=vocabulary)
     sizes = student.shape, teacher.shape
-    compiled = compile_variants(variants, response, hard, *sizes, problem.task)
+    compiled = compile_variants(variants, config.stage.objective, *sizes, problem.task)
     if config.teacher.stage is not None:
         teacher = teacher._replace(drawn=())  # it learns the task first
     check_stage(problem, config.stage, compiled.objective, student, Teachers((teacher,)))

@@ -162,11 +162,13 @@ def make_student(
     drawn = kd.init_params(sizes, key)
     if student.weights == "random":
         return Network(sizes, jax.device_get(drawn), names)
-    parts = ("embeddings", "pooler", *(("head",) if student.copy_head else ()))
+    heads = ("head", "lm_head") if student.copy_head else ()
     started = kd.start_student(
         drawn,
         source.params,
-        kd.StudentStart(start_layers(student.layers), parts, student.cut_heads),
+        kd.StudentStart(
+            start_layers(student.layers), ("embeddings", "pooler", *heads), student.cut_heads
+        ),
         heads=kd.HeadCounts(source.config.encoder.num_heads, sizes.encoder.num_heads),
         vocabulary=None if vocabulary is None else vocabulary.teacher_ids,
         skipped_positions=source.config.encoder.max_positions - sizes.encoder.max_positions,
@@ -205,7 +207,9 @@ def student_config(
 def student_sizes(
     student: StudentConfig, source: EncoderConfig, vocabulary: OwnVocabulary | None = None
 ) -> EncoderConfig:
-    """The sizes of a student: those of the settings, else its teacher's with half of its layers.
+    """The sizes of a student: those of the settings, else of the source.
+
+    A student of its teacher gets half of the layers.
 
     Args:
       student: the settings.
@@ -224,7 +228,8 @@ def student_sizes(
             f"student.num_heads={heads} does not divide the width {split}; use such as "
             f"{', '.join(map(str, near))}"
         )
-    layers = source.num_layers if student.sizes else max(source.num_layers // 2, 1)
+    is_whole = student.sizes or student.weights not in ("teacher", "random")
+    layers = source.num_layers if is_whole else max(source.num_layers // 2, 1)
     sizes: dict[str, Any] = {
         "width": width,
         "num_heads": heads,

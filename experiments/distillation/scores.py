@@ -12,6 +12,7 @@ from jaxlab.distillation.answers import best_answers
 from jaxlab.distillation.evaluate import Predictions, in_order
 from jaxlab.distillation.rows import IGNORED
 
+COSTS = ("parameters", "gflops")
 NEVER = -1e9  # logit of a place that is no token
 
 
@@ -172,7 +173,8 @@ def headline(scores: Mapping[str, Mapping[str, float]], seconds: float) -> dict[
       seconds: what the run took.
 
     Returns:
-      For `results.json`; `distilled/retention` is the student's first metric over the teacher's.
+      For `results.json`; `distilled/retention` is the student's first metric over the teacher's,
+      where there is one.
     """
     results = {
         f"{name}/{metric}": value
@@ -180,7 +182,7 @@ def headline(scores: Mapping[str, Mapping[str, float]], seconds: float) -> dict[
         for metric, value in found.items()
     }
     teacher = scores.get("teacher", {})
-    main = next(iter(teacher), None)
+    main = next((metric for metric in teacher if metric not in COSTS), None)
     for name in scores.keys() - {"teacher"}:
         if main in scores[name] and teacher[main]:
             results[f"{name}/retention"] = scores[name][main] / teacher[main]

@@ -340,8 +340,8 @@ class AblationConfig(NetworksConfig):
     """Students of one shape that learn in different ways, beside one teacher.
 
     Attributes:
-      stage: how long and how they train; of its objective the kind of response, its reduction and
-        the label smoothing are those of all students.
+      stage: how long and how they train; of its objective all but matches, weights and temperature
+        is of all students.
       variants: what each of them learns, a line each, see `experiments.distillation.variants`.
       baseline: name of the variant that the others are tested against.
       seeds: every variant trains once for each.
@@ -375,9 +375,29 @@ class AblationConfig(NetworksConfig):
             problems.append(f"teacher.weights={self.teacher.weights!r}: give one teacher")
         if self.cache_teacher:
             problems.append("cache_teacher: one pass of the teacher feeds all students; set it off")
+        problems += _of_single_students(self.stage)
         problems += _of_labels_alone("teacher.stage", self.teacher.stage)
         if problems:
             raise ValueError("; ".join(problems))
+
+
+def _of_single_students(stage: StageConfig) -> list[str]:
+    """What a stage asks for that students side by side do not have."""
+    objective = stage.objective
+    asked = {
+        "microbatch_size": stage.num_microbatches > 1,
+        "best_metric": bool(stage.best_metric),
+        "method": stage.method != "distil",
+        "optimizer.ema_decay": bool(stage.optimizer.ema_decay),
+        "objective.matches": bool(objective.matches),
+        "objective.weighting": objective.weighting != "fixed",
+        "objective.hard.r_drop": bool(objective.hard.r_drop),
+    }
+    return [
+        f"stage.{name} is not for students side by side: leave it out here, or train one student "
+        "after the other with experiments.distillation.train"
+        for name in (name for name, is_asked in asked.items() if is_asked)
+    ]
 
 
 def _of_labels_alone(name: str, stage: StageConfig | None) -> list[str]:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from experiments.common import print_grid, run, start
+from experiments.common.stages import chosen_state
 from experiments.distillation.augmentation import augment_problem
 from experiments.distillation.caching import open_cache
 from experiments.distillation.checks import check_stage
@@ -208,7 +209,8 @@ def run_stage(
         rules=getattr(parallel.ShardingRules, config.sharding)(),
         run_config=config,
     )
-    params = course.export(parallel.to_host(training.evaluation_params(result.state)))
+    state = chosen_state(stage, workdir, result.state)
+    params = course.export(parallel.to_host(training.evaluation_params(state)))
     return student._replace(params=jax.device_get(params), drawn=())
 
 
@@ -290,8 +292,8 @@ def last_losses(workdir: Path) -> dict[str, dict[str, float]]:
     Args:
       workdir: folder of the run.
     """
-    folder = next(f for name in (STAGE_2, STAGE_1) if (f := workdir / name).is_dir())
-    results = training.read_results(folder)
+    folders = (workdir / name for name in (STAGE_2, STAGE_1))
+    results = next((found for f in folders if (found := training.read_results(f))), {})
     return {"distilled": {n: float(v) for n, v in results.items() if n.startswith("train/loss")}}
 
 

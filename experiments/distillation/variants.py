@@ -11,21 +11,21 @@ All variants are compiled into one objective, in which every student has factors
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxlab.distillation import (
-    HardConfig,
     Match,
     Objective,
     ObjectiveConfig,
-    ResponseConfig,
     Shape,
     compile_objective,
     format_matches,
     parse_matches,
 )
 from jaxlab.distillation.objective import HARD, RESPONSE, Task
+from jaxlab.distillation.responses import check_temperature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +100,11 @@ def _with_part(variant: Variant, part: str) -> Variant:
     word, _, weight = word.partition("@")
     if word == RESPONSE:
         tau = float(temperature) if temperature else None
-        return dataclasses.replace(
-            variant, response=float(weight) if weight else 1.0, temperature=tau
-        )
+        if tau is not None:
+            check_temperature(tau)
+        return dataclasses.replace(variant, response=_weight(weight), temperature=tau)
     if word == HARD:
-        return dataclasses.replace(variant, hard=float(weight) if weight else 1.0)
+        return dataclasses.replace(variant, hard=_weight(weight))
     if ":" not in part:
         raise ValueError(
             f"write {RESPONSE}, {RESPONSE}@0.5~4, {HARD}, {HARD}@0.1, start:LAYERS, or a match of "
@@ -113,10 +113,16 @@ def _with_part(variant: Variant, part: str) -> Variant:
     return dataclasses.replace(variant, matches=(*variant.matches, *parse_matches(part)))
 
 
+def _weight(text: str) -> float:
+    weight = float(text) if text else 1.0
+    if not 0.0 <= weight < math.inf:
+        raise ValueError(f"the weight {weight:g} must be a number of 0 or more")
+    return weight
+
+
 def compile_variants(
     variants: Sequence[Variant],
-    response: ResponseConfig,
-    hard: HardConfig,
+    base: ObjectiveConfig,
     student: Shape,
     teacher: Shape,
     task: Task,
@@ -125,8 +131,8 @@ def compile_variants(
 
     Args:
       variants: at least one.
-      response: settings of the loss between logits, but for weight and temperature.
-      hard: settings of the loss against labels, but for its weight.
+      base: what they share: the loss between logits but for weight and temperature, the loss
+        against labels but for its weight, how projections begin, the share of the transfer.
       student: sizes of the students.
       teacher: sizes of the teacher.
       task: what the models put out.
@@ -135,6 +141,7 @@ def compile_variants(
       ValueError: if a match does not fit, or logits are to be learnt and the settings have no loss
         between them.
     """
+    response = base.response
     if response.kind == "none" and (asking := [v.name for v in variants if v.response]):
         raise ValueError(
             f"variants {asking} learn logits, and stage.objective.response.kind is 'none'; set it "
@@ -142,10 +149,11 @@ def compile_variants(
         )
     # One match without its weight is one set of terms, whoever uses it.
     every = list(dict.fromkeys(_plain(match) for v in variants for match in v.matches))
-    config = ObjectiveConfig(
-        format_matches(every),
-        dataclasses.replace(response, weight=float(any(v.response for v in variants))),
-        dataclasses.replace(hard, weight=float(any(v.hard for v in variants))),
+    config = dataclasses.replace(
+        base,
+        matches=format_matches(every),
+        response=dataclasses.replace(response, weight=float(any(v.response for v in variants))),
+        hard=dataclasses.replace(base.hard, weight=float(any(v.hard for v in variants))),
     )
     objective = compile_objective(config, student, teacher, task=task)
     owners = {term.name: term.match for term in objective.terms}

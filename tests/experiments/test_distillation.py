@@ -173,8 +173,22 @@ def test_an_ablation_compares_variants_over_seeds(tmp_path, run_program):
         ("kd = gap:hiden_mse", "the nearest is 'hidden_mse'"),
         ("kd = respons~4", "part 'respons~4': write response, .*, start:LAYERS, or a match"),
         ("kd = response@x", "could not convert"),
+        ("kd = response@-1", "weight -1 must be a number of 0 or more"),
+        ("kd = hard@inf", "weight inf must be"),
+        ("kd = response~0", "temperature=0.0 divides logits"),
     ],
-    ids=["name", "empty", "nothing", "knowledge", "nearly", "word", "weight"],
+    ids=[
+        "name",
+        "empty",
+        "nothing",
+        "knowledge",
+        "nearly",
+        "word",
+        "weight",
+        "negative",
+        "infinite",
+        "temperature",
+    ],
 )
 def test_a_variant_that_cannot_be_read_is_told(line, message):
     with pytest.raises(ValueError, match=message):
@@ -184,7 +198,8 @@ def test_a_variant_that_cannot_be_read_is_told(line, message):
 def compile_for_minilm(lines, response):
     variants = [parse_variant(line) for line in lines]
     sizes = kd.Shape(3, 384, 12), kd.Shape(6, 384, 12)
-    return variants, compile_variants(variants, response, kd.HardConfig(), *sizes, "classification")
+    base = kd.ObjectiveConfig(response=response, hard=kd.HardConfig(1.0))
+    return variants, compile_variants(variants, base, *sizes, "classification")
 
 
 @pytest.mark.parametrize("kind", SHIPPED["KINDS"])
