@@ -6,9 +6,9 @@
 The student starts from the teacher's layers 0, 2, 4, 7, 9 and 11. Weights 5 for the teacher's
 distribution over words at temperature 2 (on all real tokens), 2 for the masked words themselves,
 1 for the cosine of the last hidden states. 15 % of the tokens are masked, rare ones more often
-(count ** -0.7). Adam at 5e-4 with epsilon 1e-6, 5 % warm-up, clipped at 5, three epochs, batches of
-250 in parts of 50. Its authors report 97 % of the score of BERT on the development sets of GLUE
-(77.0 of 79.5).
+(count ** -0.7). Adam at 5e-4 with betas .9 and .98 and epsilon 1e-6, 5 % warm-up, clipped at 5,
+three epochs, batches of 250 in parts of 50. Its authors report 97 % of the score of BERT on the
+development sets of GLUE (77.0 of 79.5).
 
 References:
   Sanh, Debut, Chaumond, Wolf 2019, arXiv:1910.01108; `examples/distillation` of transformers.
@@ -47,7 +47,7 @@ def get_config(arg: str = ""):
                     HardConfig(2.0),
                 ),
                 optimizer=OptimizerConfig(
-                    learning_rate=5e-4, schedule="linear", eps=1e-6, clip_norm=5.0
+                    learning_rate=5e-4, schedule="linear", b2=0.98, eps=1e-6, clip_norm=5.0
                 ),
             ),
         )

@@ -8,8 +8,8 @@ values, with equal weights; texts of 512 tokens, 400,000 steps of which 4,000 wa
 1,024 at 5e-4 for 6x768 and of 256 at 3e-4 for the narrow ones, as commonly cited. No loss of masked
 words: it lowers the results, says the author. `v2_6x384`, `v2_12x384` and `v2_6x768` learn the
 relations of queries, of keys and of values in 48 heads, whatever heads the networks have; for a
-large teacher take 64 and an upper-middle layer: `--config.stage_2.objective.matches`. Batch and rate
-of v2 are not published: those of the first version stand here.
+large teacher take 64 and an upper-middle layer: `--config.stage_2.objective.matches`. Batch and
+rate of v2 are not published: those of the first version stand here.
 
 An assistant (teacher's depth, student's width) comes between where the student has half of the
 layers and half of the width at most, by the authors' advice: train `12x384` first and give its

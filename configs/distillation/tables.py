@@ -5,10 +5,10 @@ r"""A teacher and a student of half its depth for one's own texts, from files wi
 
 FOLDER holds `train`, and `validation` and `test` if there are, each `.csv`, `.tsv` or `.jsonl` with
 columns `text` and `label` (`data.text`, `data.pair` and `data.label` name others; `data.regression`
-takes numbers, with `stage_2.objective.response.kind=mse`). MiniLM's six layers, or those of
-`teacher.weights`, learn the labels; the student begins with every other layer, follows attention
-and logits, and stands beside one of labels alone. Training texts without a label teach the student
-all the same.
+takes numbers, with `stage_2.objective.response.kind=mse` and `.temperature=1`, which divides them).
+MiniLM's six layers, or those of `teacher.weights`, learn the labels; the student begins with every
+other layer, follows attention and logits, and stands beside one of labels alone. Training texts
+without a label teach the student all the same.
 """
 
 from experiments.common import to_config_dict

@@ -5,8 +5,8 @@
 
 Hidden states and their token similarity (mmd) at evenly spaced layers, cross entropy at temperature
 8 without its square, no labels, all weights 1; 1e-4 with 10 % warm-up, batches of 32, 40 epochs as
-the script for MNLI has it (30 to 60 in the publication). Their development results on MNLI m/mm,
-teacher BERT-base-cased at 83.7/84.0: T6 83.5/84.0, T3 81.8/82.7, T3-small 81.3/81.7, T4-tiny
+for T3 in the scripts for MNLI (30 to 60 in the publication). Their development results on MNLI
+m/mm, teacher BERT-base-cased at 83.7/84.0: T6 83.5/84.0, T3 81.8/82.7, T3-small 81.3/81.7, T4-tiny
 82.0/82.6, T12-nano 83.2/83.9.
 
 References:

@@ -8,7 +8,7 @@ and hidden states with the embeddings, one projection for all layers, no loss be
 none of language modelling; three epochs in batches of 256 at 128 tokens. `4x312` and `6x768` are
 the sizes of the publication. Its author names losses to look for with 4x312 after two epochs:
 attention from 28.8 to 7.7, hidden from 2.0 to 1.1. The schedule's peak rate is not in the
-publication; 1e-4 is the default of BERT's own pre-training.
+publication; 5e-5 is the default of the authors' program.
 
 References:
   Jiao et al. 2020, arXiv:1909.10351; `general_distill.py` of TinyBERT.
@@ -49,7 +49,7 @@ def get_config(arg: str = "4x312"):
                     ResponseConfig("none"),
                 ),
                 optimizer=OptimizerConfig(
-                    learning_rate=1e-4, schedule="linear", weight_decay=0.01, clip_norm=1.0
+                    learning_rate=5e-5, schedule="linear", weight_decay=0.01, clip_norm=1.0
                 ),
             ),
         )

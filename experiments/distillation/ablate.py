@@ -43,6 +43,7 @@ from jaxlab.distillation.evaluate import Predictions, predict
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.objective import top_features
 from jaxlab.distillation.train import STUDENT
+from jaxlab.training.resume import CHECKPOINTS
 from jaxlab.training.workdir import CONFIG, check_config, open_workdir, read_json, save_config
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,9 @@ def main(config: AblationConfig, workdir: Path) -> None:
     mesh = start()
     workdir = open_workdir(workdir)
     with training.lock_workdir(workdir):
-        check_config(workdir, with_kept_seeds(config, workdir))
-        save_config(workdir, config)
+        check_config(workdir, with_free_settings(config, workdir))
+        if parallel.is_main_process():
+            save_config(workdir, config)
     problem = with_student_vocabulary(load_problem(config), config.student)
     problem.describe()
     variants = [parse_variant(line) for line in config.variants]
@@ -65,7 +67,7 @@ def main(config: AblationConfig, workdir: Path) -> None:
     compiled = compile_students(config, problem, variants, untuned)  # tells what is wrong
     teacher = teach(config, problem, untuned, workdir, mesh)
     theirs = predictions_of(problem, teacher, mesh)
-    varied = augment_problem(config, problem)
+    varied = augment_problem(config, problem, workdir)
     rows = read_runs(workdir / RUNS)
     for seed in config.seeds:
         if sum(row["seed"] == seed for row in rows) < len(variants):
@@ -75,21 +77,25 @@ def main(config: AblationConfig, workdir: Path) -> None:
             )
             rows = [row for row in rows if row["seed"] != seed]
             rows += measure(problem, variants, seed, found, theirs)
-            write_runs(workdir / RUNS, rows)
+            if parallel.is_main_process():
+                write_runs(workdir / RUNS, rows)
     scores = {part: score(problem, part, found) for part, found in theirs.items()}
     rows = [row for row in rows if row["seed"] in config.seeds]
-    write_report(workdir, config, rows, scores, time.monotonic() - started)
+    if parallel.is_main_process():
+        write_report(workdir, config, rows, scores, time.monotonic() - started)
 
 
-def with_kept_seeds(config: AblationConfig, workdir: Path) -> AblationConfig:
-    """The settings with the seeds that a folder was begun with: these may change, no others.
+def with_free_settings(config: AblationConfig, workdir: Path) -> AblationConfig:
+    """The settings with what may change as a folder was begun with it: seeds, students at once.
 
     Args:
       config: the settings of the ablation.
       workdir: its folder.
     """
     kept = read_json(workdir / CONFIG)
-    return config if kept is None else dataclasses.replace(config, seeds=tuple(kept["seeds"]))
+    if kept is None:
+        return config
+    return dataclasses.replace(config, seeds=tuple(kept["seeds"]), at_once=kept["at_once"])
 
 
 def teach(
@@ -191,8 +197,9 @@ def run_seed(
         rules=getattr(parallel.ShardingRules, config.sharding)(),
         run_config=config,
     )  # fmt: skip
-    params = jax.device_get(result.state.params[STUDENT])
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # all students, with their moments
+    params = parallel.to_host(result.state.params[STUDENT])
+    if parallel.is_main_process():  # all students, with their moments
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return students[0], params
 
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +16,8 @@ from experiments.distillation.models import weights_folder
 from experiments.distillation.settings import AugmentationConfig, NetworksConfig
 from experiments.distillation.tasks import Problem
 from jaxlab import distillation as kd
+from jaxlab import parallel
+from jaxlab.data.texts import TextExample
 from jaxlab.distillation.augment import (
     AugmentConfig,
     Candidates,
@@ -36,6 +41,7 @@ from jaxlab.text import load_tokenizer
 logger = logging.getLogger(__name__)
 
 VARIED = ("classification", "regression")
+KEPT = "augmentation.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,14 +66,16 @@ class MaskedProblem(Problem):
         return mask_rows(rows, which, settings.probability, seed=settings.seed)
 
 
-def augment_problem(config: NetworksConfig, problem: Problem) -> Problem:
+def augment_problem(config: NetworksConfig, problem: Problem, workdir: Path) -> Problem:
     """The data with variants among the training texts; the data itself where none are asked for.
 
-    Variants have ids above those of all parts, the same ones at every call.
+    Variants have ids above those of all parts, the same ones at every call. They are kept in
+    `augmentation.jsonl`: a model that is asked for words takes its time.
 
     Args:
       config: the settings of the run.
       problem: its data.
+      workdir: folder of the run.
 
     Raises:
       FileNotFoundError: if weights or vectors are not there.
@@ -88,13 +96,19 @@ def augment_problem(config: NetworksConfig, problem: Problem) -> Problem:
         )
     examples = problem.examples("train")
     first_id = 1 + max(e.id for part in problem.data.parts.values() for e in part)
-    made = augment(
-        examples,
-        make_vary(settings, config.teacher.weights.partition(",")[0]),
-        seed=settings.seed,
-        keep_labels=settings.keep_labels,
-        first_id=first_id,
-    )
+    weights = config.teacher.weights.partition(",")[0]
+    path, identity = workdir / KEPT, _identity(settings, weights, examples, first_id)
+    made = _read_kept(path, identity)
+    if not made:
+        made = augment(
+            examples,
+            make_vary(settings, weights),
+            seed=settings.seed,
+            keep_labels=settings.keep_labels,
+            first_id=first_id,
+        )
+        if parallel.is_main_process():
+            _keep(path, identity, made)
     logger.info(
         "%d training texts and %d variants of them (%s)",
         len(examples), len(made) - len(examples), settings.candidates,
@@ -106,6 +120,35 @@ def augment_problem(config: NetworksConfig, problem: Problem) -> Problem:
         return found
     fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
     return MaskedProblem(**fields, first_masked=first_id, augmentation=settings)
+
+
+def _identity(
+    settings: AugmentationConfig, weights: str, examples: Sequence[TextExample], first_id: int
+) -> str:
+    """What variants depend on: settings, weights by name and size of files, texts."""
+    folder = weights_folder(settings.model or weights)
+    files = [(path.name, path.stat().st_size) for path in sorted(folder.iterdir())]
+    seen = (settings, str(folder), files, first_id, *examples)
+    return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+
+def _read_kept(path: Path, identity: str) -> tuple[TextExample, ...]:
+    """The texts of an earlier start of the run; none if there was none, or of other texts."""
+    if not path.is_file():
+        return ()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if json.loads(lines[0]) != {"identity": identity}:
+        return ()
+    return tuple(TextExample(**json.loads(line)) for line in lines[1:])
+
+
+def _keep(path: Path, identity: str, examples: Sequence[TextExample]) -> None:
+    """Write all lines, and then put the file in its place."""
+    rows = [{"identity": identity}, *(dataclasses.asdict(example) for example in examples)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".new")
+    scratch.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    scratch.replace(path)
 
 
 def make_vary(settings: AugmentationConfig, teacher: str) -> Vary:

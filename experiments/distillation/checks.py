@@ -22,6 +22,8 @@ def check_stage(
     objective: kd.Objective,
     student: Network,
     teacher: Teachers | None,
+    *,
+    is_cached: bool = False,
 ) -> None:
     """Refuse a stage that cannot be trained.
 
@@ -31,13 +33,16 @@ def check_stage(
       objective: what is learnt.
       student: the network that learns.
       teacher: what it learns from.
+      is_cached: the teacher's outputs are to be kept.
 
     Raises:
       ValueError: listing everything that does not go together.
     """
     networks = (student, *(() if teacher is None else teacher.networks))
     problems = [*_of_labels(problem, objective), *_of_lengths(problem, networks)]
-    problems += _of_teachers(objective, teacher)
+    problems += [*_of_teachers(objective, teacher, stage), *_of_measuring(problem, stage)]
+    if is_cached and objective.needs_teacher:
+        problems += _of_cache(problem)
     if teacher is not None:
         problems += _of_vocabularies(problem, objective, stage)
     if stage.method == "theseus":
@@ -79,13 +84,16 @@ def _of_lengths(problem: Problem, networks: Sequence[Network]) -> list[str]:
     ]
 
 
-def _of_teachers(objective: kd.Objective, teacher: Teachers | None) -> list[str]:
+def _of_teachers(
+    objective: kd.Objective, teacher: Teachers | None, stage: StageConfig
+) -> list[str]:
     if teacher is None:
         return []
     drawn = dict.fromkeys(path for network in teacher.networks for path in network.drawn)
-    if drawn and objective.config.response.is_used:
+    if drawn and (objective.config.response.is_used or stage.method == "theseus"):
+        taken = "learn the teacher's logits" if stage.method == "distil" else "keep its head"
         return [
-            "the student is to learn the teacher's logits, and its weights have no head for this "
+            f"the student is to {taken}, and the teacher's weights have no head for this "
             f"task ({', '.join(drawn)} would be drawn at random); set teacher.stage, so that it "
             "learns the task first, or give weights that know it as teacher.weights"
         ]
@@ -115,6 +123,26 @@ def _of_vocabularies(problem: Problem, objective: kd.Objective, stage: StageConf
         f"{sizes}, and they cut the texts differently, so that {_listed(common)} have no common "
         f"tokens to compare; match {' or '.join(OF_TEXTS)} or logits, or give the student a "
         "vocabulary whose pieces are the teacher's"
+    ]
+
+
+def _of_measuring(problem: Problem, stage: StageConfig) -> list[str]:
+    asked = ("eval_every_steps", "eval_every_epochs", "best_metric")
+    asked = [f"{name}={value}" for name in asked if (value := getattr(stage, name))]
+    if problem.is_scored or not asked:
+        return []
+    return [
+        f"{', '.join(asked)} measure predictions, and plain text has none to compare with; leave "
+        "them out: the losses are in metrics.jsonl"
+    ]
+
+
+def _of_cache(problem: Problem) -> list[str]:
+    if problem.task != "mlm":
+        return []
+    return [
+        "cache_teacher=True keeps what the teacher says of a text, and other tokens of it are "
+        "masked at every step; set cache_teacher=False"
     ]
 
 

@@ -91,7 +91,7 @@ def make_course(
 
 
 def make_optimizer(stage: StageConfig, student: Network) -> optax.GradientTransformation:
-    """The optimizer of a stage, in which lower layers may learn by less, and the head by more.
+    """The optimizer of a stage, in which parts may learn at rates of their own.
 
     Args:
       stage: with its number of steps.
@@ -102,8 +102,12 @@ def make_optimizer(stage: StageConfig, student: Network) -> optax.GradientTransf
         spared = (*config.no_decay, f"^{LOG_VARIANCES}/")
         config = dataclasses.replace(config, no_decay=spared)
     tx = training.make_optimizer(config, stage.num_steps)
-    if stage.head_factor != 1.0:
-        tx = optax.chain(tx, optax.masked(optax.scale(stage.head_factor), in_head))
+    for factor, part in (
+        (stage.head_factor, in_head),
+        (stage.projection_factor, in_projections),
+    ):
+        if factor != 1.0:
+            tx = optax.chain(tx, optax.masked(optax.scale(factor), part))
     if stage.lower_factor == 1.0:
         return tx
     plan = kd.ProgressiveTransfer(
@@ -131,6 +135,15 @@ def in_head(params: PyTree) -> PyTree:
       params: of a distillation.
     """
     return _under(f"{STUDENT}/head/", params)
+
+
+def in_projections(params: PyTree) -> PyTree:
+    """Which of the trained parameters are of projections, a tree of booleans.
+
+    Args:
+      params: of a distillation.
+    """
+    return _under("projections/", params)
 
 
 def _under(prefix: str, params: PyTree) -> PyTree:

@@ -129,6 +129,7 @@ class StageConfig(EpochConfig):
       replacing_start: of `theseus`, the probability of a block to be replaced at the beginning.
       head_factor: by which the rate of the head is multiplied: one that is drawn anew, above all on
         a mean of tokens, may learn too slowly at a rate that is right for the layers below it.
+      projection_factor: likewise of the projections to the teacher's width.
       lower_factor: by which layers below the one whose turn it is learn, where matches have
         `schedule=progressive`; 1 lets all learn alike.
     """
@@ -139,6 +140,7 @@ class StageConfig(EpochConfig):
     method: Literal["distil", "theseus"] = "distil"
     replacing_start: float = 0.3
     head_factor: float = 1.0
+    projection_factor: float = 1.0
     lower_factor: float = 1.0
 
     def _problems(self) -> list[str]:
@@ -148,12 +150,16 @@ class StageConfig(EpochConfig):
                 problems.append(f"{name}={getattr(self, name)} is not in [0, 1)")
         if not 0.0 <= self.lower_factor <= 1.0:
             problems.append(f"lower_factor={self.lower_factor} is not in [0, 1]")
-        if not self.head_factor > 0.0:
-            problems.append(f"head_factor={self.head_factor} must be more than 0")
+        factors = ("head_factor", "projection_factor")
+        problems += [
+            f"{name}={getattr(self, name)} must be more than 0"
+            for name in factors
+            if not getattr(self, name) > 0.0
+        ]
         problems += [
             f"{name}={getattr(self, name)} changes updates that optimizer.ema_decay="
             f"{self.optimizer.ema_decay} averages before; switch one of them off"
-            for name in ("lower_factor", "head_factor")
+            for name in ("lower_factor", *factors)
             if getattr(self, name) != 1.0 and self.optimizer.ema_decay
         ]
         if self.method == "theseus" and self.compares:

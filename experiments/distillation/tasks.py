@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.distillation.models import Network, weights_folder
@@ -130,12 +131,13 @@ class Problem:
         )
 
     def _config(self, batch_size: int) -> BatchConfig:
+        devices = jax.device_count()  # over which the rows of a batch have to divide
         lower = (length for length in self.config.buckets if length < self.max_length)
         return BatchConfig(
             self.max_length,
             (*sorted(set(lower)), self.max_length),
             global_batch_size=batch_size,
-            eval_batch_size=EVALUATION_BATCH,
+            eval_batch_size=-(-EVALUATION_BATCH // devices) * devices,
         )
 
     @property

@@ -83,14 +83,16 @@ def train_networks(
       What was learnt from; `distilled`, `hard` -> network, parameters on the host.
     """
     untuned = open_teachers(config, problem)
-    teachers = teach(config, problem, untuned, workdir, mesh)
+    check_stages(config, problem, untuned)
     stages = [(STAGE_1, config.stage_1), (STAGE_2, config.stage_2)]
+    is_varied = any(stage for _, stage in stages)
+    varied = augment_problem(config, problem, workdir) if is_varied else problem
+    teachers = teach(config, problem, untuned, workdir, mesh)
     seed = next((stage.seed for _, stage in stages if stage is not None), 0)
     source = untuned[0] if config.student.untuned else teachers.first
     vocabulary = student_vocabulary(config, problem)
     begin = problem.align(make_student(config, source, seed=seed, vocabulary=vocabulary))
     students, student = {}, begin
-    varied = augment_problem(config, problem) if any(stage for _, stage in stages) else problem
     for name, stage in stages:
         if stage is not None:
             student = run_stage(config, stage, varied, workdir / name, mesh, student, teachers)
@@ -103,6 +105,58 @@ def train_networks(
         if name in students:
             keep(in_student_words(problem), students[name], workdir / folder)
     return teachers, students
+
+
+def check_stages(config: RunConfig, problem: Problem, untuned: tuple[Network, ...]) -> None:
+    """Tell what does not go together in any of the stages, before the first one trains.
+
+    Args:
+      config: the settings of the run.
+      problem: its data.
+      untuned: the teachers before they learn.
+
+    Raises:
+      ValueError: if settings, data and networks do not go together.
+    """
+    if config.teacher.stage is not None:
+        compile_stage(config, config.teacher.stage, problem, untuned[0])
+    stages = [config.stage_1, config.stage_2, config.hard_stage]
+    if not any(stages):
+        return
+    taught = (
+        untuned if config.teacher.stage is None else tuple(n._replace(drawn=()) for n in untuned)
+    )
+    teachers = Teachers(taught, config.teacher.mixing)
+    vocabulary = student_vocabulary(config, problem)
+    student = problem.align(make_student(config, untuned[0], seed=0, vocabulary=vocabulary))
+    for stage, teacher in zip(stages, (teachers, teachers, None), strict=True):
+        if stage is not None:
+            compile_stage(config, stage, problem, student, teacher)
+
+
+def compile_stage(
+    config: NetworksConfig,
+    stage: StageConfig,
+    problem: Problem,
+    student: Network,
+    teacher: Teachers | None = None,
+) -> kd.Objective:
+    """The objective of a stage, checked against data and networks.
+
+    Args:
+      config: the settings of the run.
+      stage: those of the stage.
+      problem: the data.
+      student: what learns.
+      teacher: what it learns from; None for labels alone.
+
+    Raises:
+      ValueError: if they do not go together.
+    """
+    shape = None if teacher is None else teacher.shape
+    objective = kd.compile_objective(stage.objective, student.shape, shape, task=problem.task)
+    check_stage(problem, stage, objective, student, teacher, is_cached=config.cache_teacher)
+    return objective
 
 
 def teach(
@@ -165,15 +219,13 @@ def run_stage(
       ValueError: if settings, data and networks do not go together.
     """
     stage = stage.with_steps(problem.steps_per_epoch(stage.global_batch_size))
-    objective = kd.compile_objective(
-        stage.objective,
-        student.shape,
-        None if teacher is None else teacher.shape,
-        task=problem.task,
-    )
-    check_stage(problem, stage, objective, student, teacher)
-    results = training.read_results(workdir)
-    if results.get("step") == stage.num_steps or results.get("stopped_early"):
+    objective = compile_stage(config, stage, problem, student, teacher)
+    if results := training.read_results(workdir):
+        if results["step"] != stage.num_steps and not results.get("stopped_early"):
+            raise ValueError(
+                f"{workdir} has ended after {results['step']} steps, and the settings have "
+                f"{stage.num_steps} now: its schedule was for the former; give another --workdir"
+            )
         ignored = ELSEWHERE.get(workdir.name, ELSEWHERE[TEACHER])  # a further teacher
         warn_of_other_settings(workdir, config, ignored=ignored)
     make_batches = problem.training(stage)

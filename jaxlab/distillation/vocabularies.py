@@ -11,6 +11,8 @@ from jaxlab.text import TextTokenizer
 def map_labels(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[int, ...]:
     """The model's place of every label of the data, found by its name.
 
+    Capitals do not count where no two labels differ in them alone.
+
     Teachers order the same labels differently; a model read in another's order is wrong for most
     examples and nothing says so.
 
@@ -28,10 +30,16 @@ def map_labels(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[i
       >>> map_labels(("contradiction", "entailment", "neutral"),
       ...            ("entailment", "neutral", "contradiction"))
       (2, 0, 1)
+      >>> map_labels(("no", "yes"), ("YES", "NO"))
+      (1, 0)
     """
     for whose, names in (("data", data_names), ("model", model_names)):
         if len(set(names)) < len(names):
             raise ValueError(f"labels of the {whose} occur twice: {sorted(names)}")
+    if set(data_names) != set(model_names):  # perhaps in capitals on one side alone
+        folded = [tuple(name.casefold() for name in names) for names in (data_names, model_names)]
+        if set(folded[0]) == set(folded[1]) and len(set(folded[0])) == len(data_names):
+            return map_labels(*folded)
     only_data = sorted(set(data_names) - set(model_names))
     only_model = sorted(set(model_names) - set(data_names))
     if only_data or only_model:

@@ -6,12 +6,27 @@ import json
 import jax
 import numpy as np
 
+from experiments.distillation.own_vocabulary import with_student_vocabulary
+from experiments.distillation.settings import (
+    RunConfig,
+    StageConfig,
+    StudentConfig,
+    TeacherConfig,
+    TextsConfig,
+)
+from experiments.distillation.tasks import load_problem
+from experiments.distillation.train import train_networks
 from jaxlab import distillation as kd
+from jaxlab import parallel
+from jaxlab.distillation import ObjectiveConfig, ResponseConfig
 from jaxlab.layers import BertConfig
+from jaxlab.training import OptimizerConfig
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("red", "green", "blue", "sun", "moon", "star", "cat", "dog", "fox", "is", "a", "the")
 COLOURS, SKIES, ANIMALS = WORDS[:3], WORDS[3:6], WORDS[6:9]
+LABELS = ("colour", "sky")
+SOFT = ObjectiveConfig(response=ResponseConfig("kl", temperature=2.0))
 
 
 def write_texts(folder, number=60, seed=0):
@@ -91,3 +106,38 @@ def ablation_flags(tmp_path, seeds=(0, 1)):
         f"--config.seeds={seeds}",
         "--config.student.untuned=False",
     ]
+
+
+def stage(objective=SOFT, **changes):
+    settings = {
+        "num_steps": 4, "global_batch_size": 8, "log_every_steps": 2, "objective": objective,
+        "optimizer": OptimizerConfig(learning_rate=3e-3, schedule="constant"),
+    }  # fmt: skip
+    return StageConfig(**{**settings, **changes})
+
+
+def write_tuned(folder, labels=LABELS, **changes):
+    return write_teacher(folder, task="classification", num_labels=2, labels=labels, **changes)
+
+
+def settings(tmp_path, **changes):
+    """A run in a small world: texts, and a teacher with a head."""
+    texts, teacher = tmp_path / "texts", tmp_path / "tuned"
+    if not texts.exists():
+        write_texts(texts)
+        write_tuned(teacher)
+    given = {
+        "data": TextsConfig(name="tables", folder=str(texts), max_length=16, buckets=()),
+        "teacher": TeacherConfig(weights=str(teacher)),
+        "student": StudentConfig(num_layers=1),
+    }  # fmt: skip
+    if "stage_1" not in changes:
+        given["stage_2"] = stage()
+    return RunConfig(**{**given, **changes})
+
+
+def train(tmp_path, config, workdir="run"):
+    """Teachers and students of a run; the loop itself is that of any run."""
+    problem = load_problem(config, (config.stage_1, config.stage_2))
+    problem = with_student_vocabulary(problem, config.student)
+    return train_networks(config, problem, tmp_path / workdir, parallel.make_mesh())

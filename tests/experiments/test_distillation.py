@@ -21,6 +21,7 @@ from experiments.distillation.settings import (
 from experiments.distillation.variants import compile_variants, parse_variant
 from jaxlab import distillation as kd
 from jaxlab.layers import BertConfig
+from jaxlab.training import OptimizerConfig
 from tests.experiments.distillation_runs import ablation_flags, run_flags
 
 SHIPPED = runpy.run_path(str(Path(__file__).parents[2] / "configs/distillation/ablation.py"))
@@ -230,6 +231,24 @@ def test_the_students_of_the_shipped_comparisons_learn_what_they_say(kind):
 def test_what_cannot_be_compared_is_told(changes, message):
     with pytest.raises(ValueError, match=message):
         AblationConfig(stage=StageConfig(num_steps=1, global_batch_size=8), **changes)
+
+
+R_DROP = kd.ObjectiveConfig(hard=kd.HardConfig(1.0, r_drop=1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("microbatch_size", {"microbatch_size": 4}),
+        ("best_metric", {"best_metric": "validation/accuracy", "patience": 1}),
+        ("optimizer.ema_decay", {"optimizer": OptimizerConfig(ema_decay=0.9)}),
+        ("objective.matches", {"objective": kd.ObjectiveConfig("last1:cos")}),
+        ("objective.hard.r_drop", {"objective": R_DROP}),
+    ],
+)
+def test_what_students_side_by_side_do_not_have_is_refused(name, changes):
+    with pytest.raises(ValueError, match=f"stage.{name} is not for students side by side"):
+        AblationConfig(stage=StageConfig(num_steps=1, global_batch_size=8, **changes))
 
 
 def test_students_of_logits_need_a_loss_between_them():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.distillation import train
+from experiments.distillation import augmentation, train
 from experiments.distillation.augmentation import augment_problem, make_candidates
 from experiments.distillation.settings import (
     LABELS_ALONE,
@@ -51,7 +51,7 @@ def settings(world, **augmentation):
 def varied(world, **augmentation):
     config = settings(world, **augmentation)
     problem = load_problem(config)
-    return problem, augment_problem(config, problem)
+    return problem, augment_problem(config, problem, world / "run")
 
 
 @pytest.mark.parametrize("kind", ["neighbours", "glove", "delete", "swap", "mask"])
@@ -106,7 +106,7 @@ def test_variants_of_a_share_are_of_that_share(world):
     config = settings(world)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, fraction=0.5))
     problem = load_problem(config)
-    found = augment_problem(config, problem).examples("train")
+    found = augment_problem(config, problem, world / "run").examples("train")
     ids = {e.id for e in problem.examples("train")}
     assert {e.id for e in found if e.label is not None} == ids and len(ids) == TEXTS // 2
 
@@ -138,6 +138,23 @@ def test_only_the_stages_of_the_student_see_variants(world, tmp_path, monkeypatc
     assert seen["stage_1"] == seen["stage_2"] > 2 * TEXTS
 
 
+def test_variants_are_kept_and_made_anew_only_for_other_settings(world, tmp_path, monkeypatch):
+    calls = []
+
+    def count(*given):
+        calls.append(given)
+        return make_vary(*given)
+
+    make_vary = augmentation.make_vary
+    monkeypatch.setattr(augmentation, "make_vary", count)
+    config = settings(world, candidates="delete")
+    problem = load_problem(config)
+    found = [augment_problem(config, problem, tmp_path).examples("train") for _ in range(2)]
+    assert found[0] == found[1] and len(found[0]) > TEXTS and len(calls) == 1
+    other = augment_problem(settings(world, candidates="delete", seed=1), problem, tmp_path)
+    assert other.examples("train") != found[0] and len(calls) == 2
+
+
 def test_a_model_without_the_head_is_refused_with_what_to_do(world):
     config = AugmentationConfig(num_copies=1, candidates="model")
     with pytest.raises(ValueError, match=r"no head of a language model \(lm_head.*augmentation"):
@@ -148,18 +165,18 @@ def test_other_data_and_settings_are_refused(world):
     config = settings(world)
     problem = dataclasses.replace(load_problem(config), task="tagging")
     with pytest.raises(ValueError, match="texts is of tagging; set augmentation.num_copies=0"):
-        augment_problem(config, problem)
+        augment_problem(config, problem, world)
     with pytest.raises(ValueError, match="needs the file of the vectors"):
         AugmentationConfig(candidates="glove")
     with pytest.raises(ValueError, match=r"num_copies=-1 .*probability=1.5"):
         AugmentationConfig(num_copies=-1, probability=1.5)
-    assert augment_problem(settings(world, num_copies=0), problem) is problem
+    assert augment_problem(settings(world, num_copies=0), problem, world) is problem
 
     class Other(type(problem)):
         """Data with a second vocabulary, say."""
 
     fields = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
     other = Other(**{**fields, "task": "classification"})
-    assert type(augment_problem(config, other)) is Other
+    assert type(augment_problem(config, other, world)) is Other
     with pytest.raises(ValueError, match="tokens of one vocabulary"):
         augment_problem(settings(world, candidates="mask"), other)

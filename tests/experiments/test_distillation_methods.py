@@ -27,15 +27,12 @@ from experiments.distillation.own_vocabulary import (
 from experiments.distillation.settings import (
     LABELS_ALONE,
     AblationConfig,
-    RunConfig,
-    StageConfig,
     StudentConfig,
     TeacherConfig,
     TextsConfig,
 )
 from experiments.distillation.tasks import load_problem
 from experiments.distillation.teachers import Teachers, open_teachers
-from experiments.distillation.train import train_networks
 from experiments.distillation.variants import parse_variant
 from jaxlab import distillation as kd
 from jaxlab import parallel
@@ -43,45 +40,17 @@ from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.evaluate import in_order, predict
 from jaxlab.layers import BertConfig
 from jaxlab.training import OptimizerConfig
-from tests.experiments.distillation_runs import SPECIAL, WORDS, write_teacher, write_texts
-
-LABELS = ("colour", "sky")
-SOFT = ObjectiveConfig(response=ResponseConfig("kl", temperature=2.0))
-
-
-def stage(objective=SOFT, **changes):
-    settings = {
-        "num_steps": 4, "global_batch_size": 8, "log_every_steps": 2, "objective": objective,
-        "optimizer": OptimizerConfig(learning_rate=3e-3, schedule="constant"),
-    }  # fmt: skip
-    return StageConfig(**{**settings, **changes})
-
-
-def write_tuned(folder, labels=LABELS, **changes):
-    return write_teacher(folder, task="classification", num_labels=2, labels=labels, **changes)
-
-
-def settings(tmp_path, **changes):
-    """A run in a small world: texts, and a teacher with a head."""
-    texts, teacher = tmp_path / "texts", tmp_path / "tuned"
-    if not texts.exists():
-        write_texts(texts)
-        write_tuned(teacher)
-    given = {
-        "data": TextsConfig(name="tables", folder=str(texts), max_length=16, buckets=()),
-        "teacher": TeacherConfig(weights=str(teacher)),
-        "student": StudentConfig(num_layers=1),
-    }  # fmt: skip
-    if "stage_1" not in changes:
-        given["stage_2"] = stage()
-    return RunConfig(**{**given, **changes})
-
-
-def train(tmp_path, config, workdir="run"):
-    """Teachers and students of a run; the loop itself is that of any run."""
-    problem = load_problem(config, (config.stage_1, config.stage_2))
-    problem = with_student_vocabulary(problem, config.student)
-    return train_networks(config, problem, tmp_path / workdir, parallel.make_mesh())
+from tests.experiments.distillation_runs import (
+    LABELS,
+    SOFT,
+    SPECIAL,
+    WORDS,
+    settings,
+    stage,
+    train,
+    write_teacher,
+    write_tuned,
+)
 
 
 def metrics_of(folder):
@@ -285,6 +254,11 @@ def test_the_head_learns_by_its_factor_of_the_rate():
     tx = make_optimizer(stage(LABELS_ALONE, num_steps=8, head_factor=20.0), network)
     updates = jax.jit(tx.update)(params, tx.init(params), params)[0]["student"]
     np.testing.assert_allclose(updates["head"]["out"], 20 * updates["encoder"]["layer_0"])
+    tx = make_optimizer(stage(LABELS_ALONE, num_steps=8, projection_factor=2.0), network)
+    params["projections"] = {"hidden_mse/1-0": jnp.ones(3)}
+    updates = jax.jit(tx.update)(params, tx.init(params), params)[0]
+    projected = updates["projections"]["hidden_mse/1-0"]
+    np.testing.assert_allclose(projected, 2 * updates["student"]["head"]["out"])
     with pytest.raises(ValueError, match=r"head_factor=0.0 must be more than 0"):
         stage(LABELS_ALONE, head_factor=0.0)
     with pytest.raises(ValueError, match=r"head_factor=2.0 changes updates that .*ema_decay=0.9"):
