@@ -31,6 +31,7 @@ from experiments.chinese_clip.starts import (
 from experiments.chinese_clip.tasks import Evaluation, Floors, Task, make_task
 from experiments.common import print_results, run, start
 from experiments.common.pictures import save_png
+from experiments.common.stages import chosen_state
 from jaxlab import chinese_clip as clip
 from jaxlab import parallel, training
 from jaxlab.checkpoints.foreign.names import flatten
