@@ -46,7 +46,8 @@ class GlueTask:
       columns: of files without a head line (train and dev of CoLA).
       parts: part -> file.
       submission: part -> file that is handed in.
-      skip_malformed: leave broken rows out, which the official files of QQP have.
+      skip_malformed: leave broken rows out, which the official files of QQP have; never of a test
+        part, whose predictions are handed in by the number of the row.
     """
 
     folder: str
@@ -140,7 +141,7 @@ def load_glue(name: str, folder: str | Path) -> TextData:
 def _read_rows(task: GlueTask, part: str, path: Path) -> list[Row]:
     is_test = part.startswith("test")
     columns = None if is_test else task.columns
-    rows = read_tsv(path, columns, skip_malformed=task.skip_malformed)
+    rows = read_tsv(path, columns, skip_malformed=task.skip_malformed and not is_test)
     names = [task.text, *([task.pair] if task.pair else []), *([] if is_test else [task.label])]
     check_columns(rows, names, path)
     return rows

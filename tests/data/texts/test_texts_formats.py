@@ -134,6 +134,13 @@ def test_broken_rows_of_qqp_are_left_out_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"1 rows left out.*train.tsv:32: 4 fields"):
         data = load_glue("qqp", tmp_path)
     assert len(data.train) == 30
+    with (target / "test.tsv").open("a") as file:
+        file.write("31\tone question\n")
+    with (
+        pytest.warns(UserWarning, match="1 rows left out"),  # of the training file
+        pytest.raises(ValueError, match=r"1 mistake.*\n.*test.tsv:32: 2 fields"),
+    ):
+        load_glue("qqp", tmp_path)
 
 
 def test_one_class_only_is_refused(tmp_path):
