@@ -20,7 +20,7 @@ from jaxlab.data.texts.files import (
     raise_problems,
     read_jsonl,
 )
-from jaxlab.data.texts.labels import make_examples
+from jaxlab.data.texts.labels import make_examples, to_text
 
 _PARTS = {"train": ("train.json",), "validation": ("dev.json",), "test": ("test.json",)}
 
@@ -132,7 +132,7 @@ def _with_texts(rows: Sequence[Row], task: ClueTask) -> list[Row]:
     for row in rows:
         try:
             if task.to_texts is None:
-                texts = tuple(str(row.fields[column]) for column in task.columns)
+                texts = tuple(to_text(row.fields[column]) for column in task.columns)
             else:
                 texts = task.to_texts(row.fields)
         except (KeyError, TypeError) as error:

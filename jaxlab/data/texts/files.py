@@ -66,12 +66,12 @@ def checksums(paths: Iterable[Path]) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in paths}
 
 
-def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
-    """The text of a file that is not empty; bytes that are no UTF-8 are read as Latin-1.
+def read_text(path: Path, *, may_be_latin_1: bool = False) -> str:
+    """The text of a file that is not empty; see `decode` for bytes that are no UTF-8.
 
     Args:
       path: the file.
-      encoding: tried first.
+      may_be_latin_1: see `decode`.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -82,19 +82,28 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
     data = path.read_bytes()
     if not data.strip():
         raise ValueError(f"{path} is empty ({len(data)} bytes); wanted one example a line")
-    return decode(data, encoding)
+    return decode(data, str(path), may_be_latin_1=may_be_latin_1)
 
 
-def decode(data: bytes, encoding: str = "utf-8-sig") -> str:
-    """Bytes as text; Latin-1, which always fits, if they are not of the encoding.
+def decode(data: bytes, source: str, *, may_be_latin_1: bool = False) -> str:
+    """UTF-8 as text; Latin-1, which always fits, with a warning if one byte is no UTF-8.
 
     Args:
       data: the bytes.
-      encoding: tried first.
+      source: name of the file, for the warning.
+      may_be_latin_1: the files of this set are known to be Latin-1: no warning.
     """
     try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if not may_be_latin_1:
+            place = len(data) - len(error.object) + error.start  # the object lacks a mark of UTF-8
+            line = data.count(b"\n", 0, place) + 1
+            warnings.warn(
+                f"{source}:{line}: the byte {data[place]:#04x} at offset {place} is no UTF-8, so "
+                "that the whole file is read as Latin-1; save it as UTF-8 if it is something else",
+                stacklevel=3,
+            )
         return data.decode("latin-1")
 
 
@@ -141,21 +150,37 @@ def read_csv(path: Path, delimiter: str = ",") -> list[Row]:
       delimiter: between fields.
 
     Raises:
-      ValueError: listing lines with other numbers of fields.
+      ValueError: listing lines with other numbers of fields, or naming one that is no CSV.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
-    columns = next(reader)
+    (_, columns), *numbered = _csv_lines(path, delimiter)
     rows, problems = [], []
-    for fields in reader:
+    for number, fields in numbered:
         if not fields:
             continue
-        place = f"{path}:{reader.line_num}"
+        place = f"{path}:{number}"
         if len(fields) != len(columns):
             problems.append(f"{place}: {len(fields)} fields")
         else:
             rows.append(Row(place, dict(zip(columns, fields, strict=True))))
     raise_problems(problems, f"wanted {len(columns)} fields ({', '.join(columns)})")
     return rows
+
+
+def _csv_lines(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
+    """The number of the line on which every row ends, and its fields of any length."""
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    before = csv.field_size_limit()  # 131,072 characters: less than a long document
+    csv.field_size_limit(max(before, len(text)))
+    try:
+        return [(reader.line_num, fields) for fields in reader]
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}:{reader.line_num}: {error}; wanted fields separated by {delimiter!r}, those "
+            "with quotes or line breaks in double quotes"
+        ) from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def read_jsonl(path: Path) -> list[Row]:

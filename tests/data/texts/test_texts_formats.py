@@ -1,7 +1,9 @@
 """Official file formats: read, held out, handed in, and refused with file and line."""
 
+import csv
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from jaxlab.data.texts import (
     load_squad,
     load_tables,
     load_text_data,
+    read_table,
     write_clue_submission,
     write_glue_submission,
 )
@@ -323,6 +326,41 @@ def test_own_tables_say_what_is_empty_and_what_was_held_out(tmp_path, caplog):
         load_tables(tmp_path)
 
 
+def test_documents_of_any_length_are_read_from_csv(tmp_path, monkeypatch):
+    long, limit = "word " * 40_000, csv.field_size_limit()
+    rows = "".join(f'"{long if i == 3 else i}",{"ab"[i % 2]}\n' for i in range(12))
+    (tmp_path / "train.csv").write_text("text,label\n" + rows)
+    data = load_tables(tmp_path)
+    assert [e.text for part in data.parts.values() for e in part].count(long) == 1
+    assert csv.field_size_limit() == limit
+    monkeypatch.setattr(csv, "field_size_limit", lambda *_: limit)
+    with pytest.raises(ValueError, match=r"train.csv:5: field larger .*; wanted fields separated"):
+        load_tables(tmp_path)
+
+
+def test_null_is_no_word(tmp_path):
+    rows = [{"text": None if i == 4 else f"text {i}", "label": "ab"[i % 2]} for i in range(12)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning, match="1 of 12 fields of column 'text' are empty.*jsonl:5"):
+        data = load_tables(tmp_path)
+    texts = {e.text for part in data.parts.values() for e in part}
+    assert texts == {"", *(f"text {i}" for i in range(12) if i != 4)}
+    write_clue("afqmc", tmp_path, [{**CLUE_ROWS["afqmc"], "sentence2": None}])
+    assert load_clue("afqmc", tmp_path).train[2].pair == ""
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_that_is_no_utf_8_is_told_with_the_place(mark, tmp_path):
+    rows = "".join(f"caf\xe9 {i},{'ab'[i % 2]}\n" for i in range(12))
+    (tmp_path / "train.csv").write_bytes(mark + b"text,label\n" + rows.encode())
+    with warnings.catch_warnings(action="error"):
+        assert load_tables(tmp_path).train[0].text.startswith("caf\xe9")
+    (tmp_path / "train.csv").write_bytes(mark + b"text,label\n" + rows.encode("latin-1"))
+    with pytest.warns(UserWarning, match=rf"csv:2: .* 0xe9 at offset {14 + len(mark)} is no UTF-8"):
+        rows = read_table(tmp_path / "train.csv")
+    assert "caf\xe9 1" in rows[1].fields.values()
+
+
 def test_loading_by_name_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match="no text data set 'trek'; there are r8"):
         load_text_data("trek")
@@ -356,7 +394,8 @@ def test_collections_of_sentences_have_their_published_sizes(name, sizes, classe
 def test_sentences_are_labels_and_texts(tmp_path):
     lines = "".join(f"{i % 2} sentence {i}\n" for i in range(20))
     (tmp_path / "subj.all").write_text(lines + "1 \n0 caf\xe9\n", "latin-1")
-    data = load_sentences("sentences_subj", tmp_path)
+    with warnings.catch_warnings(action="error"):  # the sets are known to be Latin-1
+        data = load_sentences("sentences_subj", tmp_path)
     assert data.test[2].text == "caf\xe9" and data.test[2].id == 20
     assert [len(part) for part in data.parts.values()] == [16, 2, 3]
     (tmp_path / "subj.all").write_text("positive\n")
