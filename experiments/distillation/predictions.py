@@ -52,7 +52,7 @@ def _word_lines(
     yield ["id", "word", "label", "prediction"]
     found = find_tags(problem, part, predictions)
     for example, (known, guessed) in zip(problem.examples(part), found, strict=True):
-        for line in zip(example.words, known, guessed, strict=False):  # long sentences are cut
+        for line in zip(example.words, known, guessed, strict=True):
             yield [example.id, *line]
 
 

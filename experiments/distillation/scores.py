@@ -13,6 +13,7 @@ from jaxlab.distillation.evaluate import Predictions, in_order
 from jaxlab.distillation.rows import IGNORED
 
 COSTS = ("parameters", "gflops")
+OUTSIDE = "O"
 NEVER = -1e9  # logit of a place that is no token
 
 
@@ -88,17 +89,19 @@ def find_tags(
       predictions: of a network, for all sentences.
 
     Returns:
-      For every sentence its tags and the predicted ones, of the words that are not cut off.
+      For every sentence its tags and the predicted ones. Words that are cut off at `max_length`
+      are predicted to be outside, so that their entities count as missed.
     """
     rows, names = problem.rows(part), problem.data.label_names
     logits = in_order(predictions, rows.example_id).logits
     found = []
-    for row in range(len(rows)):
+    for row, example in enumerate(problem.examples(part)):
+        tags = example.tags or ()
         labels = rows.label[rows.begin(row) : rows.ends[row]]
-        words = labels != IGNORED
-        chosen = logits[row, : len(labels)].argmax(axis=1)[words]
-        known, guessed = ([names[tag] for tag in tags] for tags in (labels[words], chosen))
-        found.append((known, guessed))
+        chosen = logits[row, : len(labels)].argmax(axis=1)[labels != IGNORED]
+        guessed = [names[tag] for tag in chosen]
+        guessed += [OUTSIDE] * (len(tags) - len(guessed))
+        found.append(([names[tag] for tag in tags], guessed))
     return found
 
 

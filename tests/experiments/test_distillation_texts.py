@@ -237,6 +237,26 @@ def test_tags_are_scored_by_whole_entities(tmp_path):
     np.testing.assert_allclose(agreed["agreement"], 95 / 96)
 
 
+def test_words_behind_the_cut_count_as_outside(tmp_path):
+    folder = write_tagged(tmp_path / "tagged", number=1)
+    (folder / "test.txt").write_text(
+        "the DT O O\nred JJ O B-A\ncat NN O I-A\nis VBZ O O\nblue JJ O B-A\nfox NN O I-A\n"
+        "\nthe DT O O\nred JJ O B-A\ncat NN O I-A\nis VBZ O O\n",
+        encoding="utf-8",
+    )
+    problem = problem_of(tmp_path, "conll2003", folder, max_length=6)
+    rows = problem.rows("test")
+    right = Predictions(rows.example_id, one_hot_tags(rows, 3, 6))
+    # Of three entities one is behind the cut: two words of ten are wrong.
+    assert score(problem, "test", right) == {
+        "precision": 1.0, "recall": 2 / 3, "f1": 0.8, "accuracy": 0.8
+    }  # fmt: skip
+    lines = written(tmp_path / "predictions.csv", problem, right)
+    assert [line["word"] for line in lines[1:6]] == ["red", "cat", "is", "blue", "fox"]
+    assert [line["prediction"] for line in lines[:6]] == ["O", "B-A", "I-A", "O", "O", "O"]
+    assert [line["label"] for line in lines[:6]] == ["O", "B-A", "I-A", "O", "B-A", "I-A"]
+
+
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
 def test_answers_come_back_from_the_windows_of_long_contexts(tmp_path, version):
     folder = write_questions(tmp_path / "squad", version)
