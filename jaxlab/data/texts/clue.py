@@ -1,7 +1,8 @@
-"""Chinese tasks of CLUE from JSON lines: AFQMC, TNEWS, IFLYTEK, CMNLI, CLUEWSC2020 and CSL.
+"""Chinese tasks of CLUE from JSON lines: AFQMC, TNEWS, IFLYTEK, CMNLI, OCNLI, CLUEWSC2020, CSL.
 
 References:
-  Xu et al. 2020, arXiv:2004.05986; the markers of WSC are those of CLUE's own baselines.
+  Xu et al. 2020, arXiv:2004.05986; Hu et al. 2020, arXiv:2010.05444; the markers of WSC are those
+  of CLUE's own baselines.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from jaxlab.data.texts.files import (
 )
 from jaxlab.data.texts.labels import make_examples, to_text
 
-_PARTS = {"train": ("train.json",), "validation": ("dev.json",), "test": ("test.json",)}
+_PARTS = {"validation": ("dev.json",), "test": ("test.json",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +34,19 @@ class ClueTask:
       folder: of its files, inside the folder of CLUE.
       columns: that its rows need, without the label.
       label_names: as they stand in the files.
+      submission: name of the file that is handed in, of CLUE 1.1.
       has_pair: it has two texts.
       to_texts: fields of a row -> its text and, if it has one, the second; None takes the columns.
+      train: names that the training file may have.
     """
 
     folder: str
     columns: tuple[str, ...]
     label_names: tuple[str, ...]
+    submission: str
     has_pair: bool = False
     to_texts: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
+    train: tuple[str, ...] = ("train.json",)
 
 
 def mark_spans(fields: Mapping[str, Any]) -> tuple[str, ...]:
@@ -67,29 +72,39 @@ def _keywords_and_abstract(fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 _SENTENCES = ("sentence1", "sentence2")
+_ENTAILMENT = ("contradiction", "entailment", "neutral")
 
 CLUE: dict[str, ClueTask] = {
-    "afqmc": ClueTask("afqmc", _SENTENCES, ("0", "1"), has_pair=True),
+    "afqmc": ClueTask("afqmc", _SENTENCES, ("0", "1"), "afqmc_predict.json", has_pair=True),
     "tnews": ClueTask(
-        "tnews", ("sentence",), tuple(str(n) for n in range(100, 117) if n not in (105, 111))
+        "tnews", ("sentence",), tuple(str(n) for n in range(100, 117) if n not in (105, 111)),
+        "tnews11_predict.json",
     ),
-    "iflytek": ClueTask("iflytek", ("sentence",), tuple(map(str, range(119)))),
-    "cmnli": ClueTask(
-        "cmnli", _SENTENCES, ("contradiction", "entailment", "neutral"), has_pair=True
+    "iflytek": ClueTask(
+        "iflytek", ("sentence",), tuple(map(str, range(119))), "iflytek_predict.json"
     ),
-    "wsc": ClueTask("cluewsc2020", ("text", "target"), ("false", "true"), to_texts=mark_spans),
+    "cmnli": ClueTask("cmnli", _SENTENCES, _ENTAILMENT, "cmnli_predict.json", has_pair=True),
+    "ocnli": ClueTask(
+        "ocnli", _SENTENCES, _ENTAILMENT, "ocnli_50k_predict.json", has_pair=True,
+        train=("train.50k.json", "train.json"),
+    ),
+    "wsc": ClueTask(
+        "cluewsc2020", ("text", "target"), ("false", "true"), "cluewsc11_predict.json",
+        to_texts=mark_spans,
+    ),
     "csl": ClueTask(
-        "csl", ("keyword", "abst"), ("0", "1"), has_pair=True, to_texts=_keywords_and_abstract
+        "csl", ("keyword", "abst"), ("0", "1"), "csl_predict.json", has_pair=True,
+        to_texts=_keywords_and_abstract,
     ),
-}
+}  # fmt: skip
 """Name -> task. Labels are the texts of the files; TNEWS and IFLYTEK name them by numbers."""
 
 
 def load_clue(name: str, folder: str | Path) -> TextData:
     """A task of CLUE from its official files.
 
-    Rows without a label that counts (`-` in CMNLI) are left out and counted. Test parts have no
-    labels.
+    Rows without a label that counts (`-` in CMNLI and OCNLI) are left out and counted. Test parts
+    have no labels.
 
     Args:
       name: one of `CLUE`.
@@ -107,7 +122,7 @@ def load_clue(name: str, folder: str | Path) -> TextData:
     task = CLUE[name]
     folder = Path(folder).expanduser()
     inner = folder / task.folder
-    paths = find_files(inner if inner.is_dir() else folder, _PARTS)
+    paths = find_files(inner if inner.is_dir() else folder, {"train": task.train, **_PARTS})
     parts, first_id, unlabelled = {}, 0, 0
     for part, path in paths.items():
         read = read_jsonl(path)
@@ -155,7 +170,7 @@ def write_clue_submission(
 
     Args:
       name: of the task.
-      path: of the file, `<task>_predict.json` officially.
+      path: of the file, officially named as in `CLUE`; its folder is made.
       predictions: the place of a class for every row of the test file, in its order.
       label_names: what the places mean; None takes the task's own names.
 
@@ -175,6 +190,7 @@ def write_clue_submission(
     if not predictions:
         warnings.warn(f"no predictions for {name}: {path} will be empty", stacklevel=2)
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps({"id": i, "label": names[p]}) for i, p in enumerate(predictions))
     path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
     return path

@@ -177,6 +177,10 @@ CLUE_ROWS = {
     "tnews": {"label": "116", "label_desc": "news_game", "sentence": "甲", "keywords": ""},
     "iflytek": {"label": "118", "label_des": "其他", "sentence": "甲"},
     "cmnli": {"sentence1": "甲", "sentence2": "乙", "label": "entailment"},
+    "ocnli": {
+        "level": "easy", "sentence1": "甲", "sentence2": "乙", "label": "neutral",
+        "label0": "neutral", "genre": "tv", "prem_id": "tv_1", "id": 7,
+    },
     "wsc": {
         "target": {"span2_index": 3, "span1_index": 0, "span1_text": "小明", "span2_text": "他"},
         "idx": 0, "label": "true", "text": "小明说他饿了",
@@ -185,7 +189,7 @@ CLUE_ROWS = {
 }  # fmt: skip
 CLUE_TEXTS = {
     "afqmc": ("甲", "乙"), "tnews": ("甲", None), "iflytek": ("甲", None), "cmnli": ("甲", "乙"),
-    "wsc": ("_小明_说[他]饿了", None), "csl": ("词 语", "摘要"),
+    "ocnli": ("甲", "乙"), "wsc": ("_小明_说[他]饿了", None), "csl": ("词 语", "摘要"),
 }  # fmt: skip
 
 
@@ -193,7 +197,7 @@ def write_clue(name, folder, extra=()):
     row = CLUE_ROWS[name]
     other = {**row, "label": CLUE[name].label_names[0]}
     lines = [json.dumps(r, ensure_ascii=False) for r in (row, other, *extra)]
-    for file in ("train.json", "dev.json"):
+    for file in (CLUE[name].train[0], "dev.json"):
         (folder / file).write_text("\n".join(lines), "utf-8")
     test = {key: value for key, value in row.items() if key != "label"}
     (folder / "test.json").write_text(json.dumps(test), "utf-8")
@@ -208,7 +212,7 @@ def test_every_task_of_clue(name, tmp_path):
     assert (first.text, first.pair) == CLUE_TEXTS[name]
     assert data.label_names[first.label] == CLUE_ROWS[name]["label"]
     assert data.test[0].label is None and data.test[0].text == first.text
-    path = write_clue_submission(name, tmp_path / "out.json", [first.label])
+    path = write_clue_submission(name, tmp_path / "out" / CLUE[name].submission, [first.label])
     assert json.loads(path.read_text()) == {"id": 0, "label": CLUE_ROWS[name]["label"]}
 
 
@@ -218,14 +222,15 @@ def test_a_pronoun_before_its_noun_is_marked_as_well(tmp_path):
     assert load_clue("wsc", tmp_path).train[2].text == "[他]说，_小明_饿"
 
 
+@pytest.mark.parametrize("name", ["cmnli", "ocnli"])
 @pytest.mark.filterwarnings("ignore:.*have no example to train on")
-def test_rows_without_a_label_that_counts_are_left_out_and_counted(tmp_path):
-    write_clue("cmnli", tmp_path, [{**CLUE_ROWS["cmnli"], "label": "-"}])
-    data = load_clue("cmnli", tmp_path)
+def test_rows_without_a_label_that_counts_are_left_out_and_counted(name, tmp_path):
+    write_clue(name, tmp_path, [{**CLUE_ROWS[name], "label": "-"}])
+    data = load_clue(name, tmp_path)
     assert len(data.train) == 2 and data.info.counts["unlabelled"] == 2
     (tmp_path / "dev.json").write_text('{"a": 1}\nno json\n[1]\n')
     with pytest.raises(ValueError, match=r"(?s)2 mistakes.*dev.json:2:.*dev.json:3: a list"):
-        load_clue("cmnli", tmp_path)
+        load_clue(name, tmp_path)
 
 
 def write_squad(path, articles, *, shift=0, impossible=False):
