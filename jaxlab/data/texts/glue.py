@@ -1,4 +1,6 @@
-"""The nine tasks of GLUE, from the official files that the user has placed, and what is handed in.
+"""The tasks of GLUE and its diagnostic set, from the official files that the user has placed.
+
+What is handed in is written, too.
 
 References:
   Wang et al. 2019, arXiv:1804.07461.
@@ -31,6 +33,8 @@ _MNLI_PARTS = {
     "validation_mismatched": ("dev_mismatched.tsv",),
     "test_mismatched": ("test_mismatched.tsv",),
 }
+DIAGNOSTIC = "test_diagnostic"
+_AX = ("diagnostic.tsv", "../AX/diagnostic.tsv", "../diagnostic/diagnostic.tsv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,7 @@ class GlueTask:
       label_names: of the classes; empty for a regression.
       columns: of files without a head line (train and dev of CoLA).
       parts: part -> file.
+      optional: part -> places that its file may have beside the others; such parts may lack.
       submission: part -> file that is handed in.
       skip_malformed: leave broken rows out, which the official files of QQP have; never of a test
         part, whose predictions are handed in by the number of the row.
@@ -59,6 +64,7 @@ class GlueTask:
     parts: Mapping[str, tuple[str, ...]] = dataclasses.field(
         default_factory=lambda: types.MappingProxyType(_PARTS)
     )
+    optional: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     submission: Mapping[str, str] = dataclasses.field(default_factory=dict)
     skip_malformed: bool = False
 
@@ -81,8 +87,8 @@ GLUE: dict[str, GlueTask] = {
     ),
     "mnli": GlueTask(
         "MNLI", "sentence1", "sentence2", "gold_label", ("contradiction", "entailment", "neutral"),
-        parts=types.MappingProxyType(_MNLI_PARTS),
-        submission={"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"},
+        parts=types.MappingProxyType(_MNLI_PARTS), optional={DIAGNOSTIC: _AX},
+        submission={"test": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv", DIAGNOSTIC: "AX.tsv"},
     ),
     "qnli": GlueTask(
         "QNLI", "question", "sentence", "label", _ENTAILMENT, submission={"test": "QNLI.tsv"}
@@ -107,7 +113,9 @@ def load_glue(name: str, folder: str | Path) -> TextData:
       folder: of the task, or the one above it.
 
     Returns:
-      The data set; ids count the rows of all files. MNLI has the mismatched parts in `others`.
+      The data set; ids count the rows of all files. MNLI has the mismatched parts in `others`, and
+      the diagnostic set, which is handed in as AX, where its file is there: `diagnostic.tsv` beside
+      MNLI's files, or in the folder `AX` or `diagnostic` beside theirs.
 
     Raises:
       FileNotFoundError: naming all files that are missing.
@@ -118,7 +126,11 @@ def load_glue(name: str, folder: str | Path) -> TextData:
     task = GLUE[name]
     folder = Path(folder).expanduser()
     inner = folder / task.folder
-    paths = find_files(inner if inner.is_dir() else folder, task.parts)
+    own = inner if inner.is_dir() else folder
+    paths = find_files(own, task.parts)
+    for part, names in task.optional.items():
+        if found := [own / name for name in names if (own / name).is_file()]:
+            paths[part] = found[0]
     parts: dict[str, tuple[TextExample, ...]] = {}
     first_id = 0
     for part, path in paths.items():
@@ -158,8 +170,9 @@ def write_glue_submission(
     Args:
       name: of the task.
       folder: to write to; it is made.
-      predictions: part (`test`, for MNLI also `test_mismatched`) -> one prediction for every row of
-        the official file, in its order: the place of a class, or the number of a regression.
+      predictions: part (`test`, for MNLI also `test_mismatched` and `test_diagnostic`) -> one
+        prediction for every row of the official file, in its order: the place of a class, or the
+        number of a regression.
       label_names: what the places mean; None takes the task's own names.
 
     Returns:

@@ -103,6 +103,22 @@ def test_every_task_of_glue_takes_the_columns_of_the_baselines(name, tmp_path):
         assert set(data.others) == {"validation_mismatched", "test_mismatched"}
 
 
+@pytest.mark.parametrize("place", ["MNLI/diagnostic.tsv", "AX/diagnostic.tsv"])
+def test_the_diagnostic_set_is_a_part_of_mnli_where_it_is_there(place, tmp_path):
+    inner = write_glue("mnli", tmp_path)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    lines = "".join(f"{i}\tthe cat {i}\tno cat\n" for i in range(3))
+    (tmp_path / place).write_text("index\tsentence1\tsentence2\n" + lines)
+    for folder in (tmp_path, inner):
+        data = load_glue("mnli", folder)
+        found = data.parts["test_diagnostic"]
+        assert [(e.text, e.pair, e.label) for e in found] == [
+            (f"the cat {i}", "no cat", None) for i in range(3)
+        ]
+        assert [e.id for e in found] == [40, 41, 42]
+        assert data.info.counts["test_diagnostic"] == 3
+
+
 def test_all_missing_files_are_named_at_once(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a folder; wanted one with train.tsv"):
         load_glue("rte", tmp_path / "nowhere")
@@ -156,15 +172,19 @@ def test_one_class_only_is_refused(tmp_path):
 def test_what_is_handed_in_has_the_names_of_the_task_in_any_order(tmp_path):
     names = ("neutral", "contradiction", "entailment")
     paths = write_glue_submission(
-        "mnli", tmp_path, {"test": [0, 2], "test_mismatched": [1]}, label_names=names
+        "mnli",
+        tmp_path,
+        {"test": [0, 2], "test_mismatched": [1], "test_diagnostic": [0]},
+        label_names=names,
     )
-    assert [path.name for path in paths] == ["MNLI-m.tsv", "MNLI-mm.tsv"]
+    assert [path.name for path in paths] == ["MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"]
+    assert paths[2].read_text() == "index\tprediction\n0\tneutral\n"
     assert paths[0].read_text() == "index\tprediction\n0\tneutral\n1\tentailment\n"
     (path,) = write_glue_submission("stsb", tmp_path, {"test": [1.23456, 7.0, -1.0]})
     assert path.read_text() == "index\tprediction\n0\t1.235\n1\t5.000\n2\t0.000\n"
     (path,) = write_glue_submission("cola", tmp_path, {"test": [1, 0]})
     assert path.read_text() == "index\tprediction\n0\t1\n1\t0\n"
-    with pytest.warns(UserWarning, match="also hands in .'test_mismatched'"):
+    with pytest.warns(UserWarning, match="also hands in .'test_diagnostic', 'test_mismatched'"):
         write_glue_submission("mnli", tmp_path, {"test": [0]})
     with pytest.raises(ValueError, match="prediction 3 of row 1 is not one of 3 classes"):
         write_glue_submission("mnli", tmp_path, {"test": [0, 3]})
