@@ -2,18 +2,22 @@ r"""Score a model of a run, or any folder in the form of Hugging Face, on a part
 
     python -m experiments.distillation.evaluate --workdir=DIR
     python -m experiments.distillation.evaluate --config=configs/distillation/vanilla_kd.py:mnli \
-        --workdir=DIR --config.data.folder=GLUE/MNLI --submission=DIR/submission
+        --workdir=DIR --config.data.folder=GLUE --submission=DIR/submission
 
 Without `--model` it is the student of the run in DIR, compared with its teacher if DIR has that,
 each in the tokens of its own vocabulary. Without `--config` the data are those of the run.
-DIR gets `evaluation.json` and `predictions.csv`, a line for every example; `--submission` writes
-the files that the server of GLUE takes. `--timing` measures, on this machine, the time of one text
-and the texts a second in batches of 32, with the tokenizer and without it.
+The part is the test set, or the validation set where no label of the former is known, as in GLUE;
+`--part` names another: `train`, `validation`, `test`. The mismatched part of MNLI is scored beside
+the matched one. DIR gets `evaluation.json` and `predictions.csv`, a line for every example of the
+part; `experiments.distillation.glue` averages over tasks. `--submission` writes the files that the
+servers of GLUE and CLUE take, with AX where `diagnostic.tsv` is beside MNLI's files. `--timing`
+measures, on this machine, the time of one text and the texts a second in batches of 32, with the
+tokenizer and without it.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,7 @@ from experiments.distillation.tasks import Problem, load_problem
 from experiments.distillation.train import HARD, STAGE_1, STAGE_2, TEACHER, TEACHER_MODEL
 from jaxlab import distillation as kd
 from jaxlab import parallel
-from jaxlab.data.texts import GLUE, write_glue_submission
+from jaxlab.data.texts import CLUE, GLUE, write_clue_submission, write_glue_submission
 from jaxlab.distillation.api import MODEL
 from jaxlab.distillation.data import BatchConfig, make_eval_batches
 from jaxlab.distillation.evaluate import Predictions, in_order, predict
@@ -42,17 +46,19 @@ logger = logging.getLogger(__name__)
 
 NUMBERS, PREDICTIONS = "evaluation.json", "predictions.csv"
 PER_TOKEN = ("tagging", "span")
+MISMATCHED = "_mismatched"
 TIMED_TEXTS, TIMED_BATCH, TIMED_LENGTH = 64, 32, 128
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Folder of the model; by default the student of the run.", allow_override=True
 )
 _PART = flags.DEFINE_string(
-    "part", None, "Part of the data; by default the test set, or the validation set where no label "
-    "of the former is known.", allow_override=True,
+    "part", None, "Part of the data: train, validation, test, of MNLI also validation_mismatched, "
+    "which is scored beside validation; by default the test set, or the validation set where no "
+    "label of the former is known.", allow_override=True,
 )  # fmt: skip
 _SUBMISSION = flags.DEFINE_string(
-    "submission", None, "Folder for the files that the server of GLUE takes."
+    "submission", None, "Folder for the files that the servers of GLUE and CLUE take."
 )
 _TIMING = flags.DEFINE_bool("timing", False, "Measure latency and throughput on this machine.")
 
@@ -65,17 +71,26 @@ def main(config: RunConfig | None, workdir: Path) -> None:
             f"--workdir={workdir} has no {MODEL}/ of a run; give the folder of one, or --model"
         )
     workdir = open_workdir(workdir)
-    problem = load_problem(settings_of_run(workdir) if config is None else config)
+    settings = settings_of_run(workdir) if config is None else config
+    problem = load_problem(settings, (settings.stage_1, settings.stage_2))
     problem.describe()
-    part = _PART.value or problem.reported_part
-    if part not in problem.data.parts:
-        raise ValueError(f"--part={part}: {problem.name} has {', '.join(problem.data.parts)}")
+    check_flags(problem)
     folder = Path(_MODEL.value) if _MODEL.value else workdir / MODEL
     own = in_words_of(problem, folder)
-    network, found = predictions_of(own, folder, part, mesh)
-    results = score(own, part, found)
+    network, say = open_model(own, folder, mesh)
+    results: dict[str, Any] = {}
+    found = part = None
+    if own.is_scored:
+        part = _PART.value or problem.reported_part
+        found = say(part)
+        results = score(own, part, found)
+        if not results:
+            logger.warning("no label of the part %s is known: it is predicted, not scored", part)
+        if (beside := part + MISMATCHED) in problem.data.parts:
+            scores = score(own, beside, say(beside))
+            results |= {f"mismatched/{name}": value for name, value in scores.items()}
     teacher = workdir / TEACHER_MODEL
-    if teacher.is_dir() and teacher.resolve() != folder.resolve():
+    if found and part and teacher.is_dir() and teacher.resolve() != folder.resolve():
         other = in_words_of(problem, teacher)
         _, theirs = predictions_of(other, teacher, part, mesh)
         if problem.task in PER_TOKEN and other is not own:
@@ -84,13 +99,39 @@ def main(config: RunConfig | None, workdir: Path) -> None:
             results |= compare(own, part, found, theirs)
     if _TIMING.value:
         results |= measure(own, network)
+    # Predictions are of all processes together: what is handed in, too, before they part.
+    choices = choose(own, say) if _SUBMISSION.value else {}
     if not parallel.is_main_process():
         return
-    write_json(workdir / NUMBERS, {"model": str(folder), "part": part, **results})
-    write_predictions(workdir / PREDICTIONS, own, part, found)
-    print_results(results, title=f"{folder}: {problem.name}, {part}")
+    written = {"model": str(folder), "data": problem.name, "part": part, **results}
+    write_json(workdir / NUMBERS, written)
+    if found and part:
+        write_predictions(workdir / PREDICTIONS, own, part, found)
+    print_results(results, title=", ".join(filter(None, (f"{folder}: {problem.name}", part))))
     if _SUBMISSION.value:
-        submit(own, folder, Path(_SUBMISSION.value), mesh)
+        submit(own, choices, Path(_SUBMISSION.value))
+
+
+def check_flags(problem: Problem) -> None:
+    """Refuse what the data cannot give, before anything is computed.
+
+    Args:
+      problem: the data.
+
+    Raises:
+      ValueError: naming the flag, or saying that there is nothing to score.
+    """
+    if not problem.is_scored and not _TIMING.value:
+        raise ValueError(
+            f"{problem.name} is plain text without labels, on which nothing is scored; see the "
+            "losses in the run's results.json, measure the model by --timing, or give --config "
+            "and --model to score it on a task"
+        )
+    if _PART.value is not None and not problem.data.parts.get(_PART.value):
+        there = (part for part, examples in problem.data.parts.items() if examples)
+        raise ValueError(f"--part={_PART.value}: {problem.name} has {', '.join(there)}")
+    if _SUBMISSION.value and problem.name not in (*GLUE, *CLUE):
+        raise ValueError(f"--submission: {problem.name} is no task of GLUE or CLUE")
 
 
 def settings_of_run(workdir: Path) -> RunConfig:
@@ -111,10 +152,31 @@ def settings_of_run(workdir: Path) -> RunConfig:
     )
 
 
+def open_model(
+    problem: Problem, folder: Path, mesh: Mesh
+) -> tuple[Network, Callable[[str], Predictions]]:
+    """A model out of a folder, and what it says, by the part of the data.
+
+    Args:
+      problem: the data.
+      folder: of the model.
+      mesh: the devices.
+
+    Raises:
+      FileNotFoundError: if there is no model.
+      ValueError: if its labels are not those of the data.
+    """
+    network = problem.align(
+        open_network(str(folder), task=problem.task, num_labels=problem.num_labels)
+    )
+    forward = kd.make_forward(kd.TextModel(network.config))
+    return network, lambda part: predict(forward, network.params, problem.batches(part), mesh)
+
+
 def predictions_of(
     problem: Problem, folder: Path, part: str, mesh: Mesh
 ) -> tuple[Network, Predictions]:
-    """A model out of a folder, and what it says of a part of the data.
+    """A model out of a folder, and what it says of one part of the data.
 
     Args:
       problem: the data.
@@ -126,38 +188,45 @@ def predictions_of(
       FileNotFoundError: if there is no model.
       ValueError: if its labels are not those of the data.
     """
-    network = problem.align(
-        open_network(str(folder), task=problem.task, num_labels=problem.num_labels)
-    )
-    forward = kd.make_forward(kd.TextModel(network.config))
-    return network, predict(forward, network.params, problem.batches(part), mesh)
+    network, say = open_model(problem, folder, mesh)
+    return network, say(part)
 
 
-def submit(problem: Problem, model: Path, folder: Path, mesh: Mesh) -> None:
-    """Write the predictions of the unlabelled parts for the server of GLUE.
+def choose(problem: Problem, say: Callable[[str], Predictions]) -> dict[str, list[int | float]]:
+    """What a model says of the parts that are handed in, in the order of their files.
 
     Args:
-      problem: the data.
-      model: folder of the model.
-      folder: to write to.
-      mesh: the devices.
+      problem: a task of GLUE or CLUE.
+      say: part -> predictions.
 
-    Raises:
-      ValueError: if the data are no task of GLUE.
+    Returns:
+      Part -> places of classes, or numbers of a regression.
     """
-    if problem.name not in GLUE:
-        raise ValueError(f"--submission: {problem.name} is no task of GLUE")
-    predictions = {}
-    for part in GLUE[problem.name].submission:
-        if part not in problem.data.parts:
-            continue
-        _, found = predictions_of(problem, model, part, mesh)
+    parts = GLUE[problem.name].submission if problem.name in GLUE else ("test",)
+    choices = {}
+    for part in (part for part in parts if part in problem.data.parts):
         ids = np.array([example.id for example in problem.examples(part)], np.int64)
-        logits = in_order(found, ids).logits
+        logits = in_order(say(part), ids).logits
         chosen: Any = logits[:, 0] if problem.task == "regression" else logits.argmax(axis=1)
-        predictions[part] = chosen.tolist()
+        choices[part] = chosen.tolist()
+    return choices
+
+
+def submit(problem: Problem, choices: Mapping[str, list[int | float]], folder: Path) -> None:
+    """Write what is handed in to GLUE or CLUE.
+
+    Args:
+      problem: the task.
+      choices: see `choose`.
+      folder: to write to.
+    """
     names = problem.data.label_names or None
-    for path in write_glue_submission(problem.name, folder, predictions, names):
+    if problem.name in GLUE:
+        paths = write_glue_submission(problem.name, folder, choices, names)
+    else:
+        path, places = folder / CLUE[problem.name].submission, [int(i) for i in choices["test"]]
+        paths = (write_clue_submission(problem.name, path, places, names),)
+    for path in paths:
         print(f"Submission: {path}")
 
 

@@ -19,6 +19,8 @@ from experiments.distillation.settings import (
     TextsConfig,
 )
 from experiments.distillation.tasks import load_problem
+from jaxlab import parallel
+from jaxlab.distillation import evaluate as distillation_evaluate
 from jaxlab.distillation.evaluate import Predictions
 from jaxlab.distillation.rows import IGNORED
 from jaxlab.layers.mobilebert import MobileBertConfig
@@ -69,6 +71,95 @@ def write_questions(folder, version, number=6, words=120):
         path = folder / f"{part}-v{version}.json"
         path.write_text(json.dumps({"data": data}), encoding="utf-8")
     return folder
+
+
+def write_mnli(folder, number=6):
+    """The files of MNLI with the diagnostic set; a colour entails, a star contradicts."""
+    (folder / "MNLI").mkdir(parents=True)
+    (folder / "AX").mkdir()
+    names = ("contradiction", "entailment", "neutral")
+    for file in ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched"):
+        columns = ("sentence1", "sentence2", *(() if file[:4] == "test" else ("gold_label",)))
+        lines = ["\t".join(columns)]
+        for i in range(number):
+            fields = (
+                f"the cat is {RNG.choice(WORDS)}",
+                f"a dog is {RNG.choice(WORDS)}",
+                names[i % 3],
+            )
+            lines.append("\t".join(fields[: len(columns)]))
+        (folder / "MNLI" / f"{file}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "AX" / "diagnostic.tsv").write_text(
+        "index\tsentence1\tsentence2\n0\ta cat\tthe cat\n1\ta dog\tthe fox\n", encoding="utf-8"
+    )
+    return folder
+
+
+def write_ocnli(folder):
+    """The files of OCNLI, in words of the small world."""
+    folder.mkdir()
+    row = {"sentence1": "the cat", "sentence2": "a dog"}
+    labelled = [{**row, "label": label} for label in ("neutral", "entailment", "-")]
+    for file, rows in (("train", labelled), ("dev", labelled), ("test", [row] * 3)):
+        (folder / f"{file}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+def task_flags(tmp_path, name, folder):
+    """Flags that evaluate a network on a task of three classes in another order of labels."""
+    labels = ("neutral", "contradiction", "entailment")
+    model = write_teacher(
+        tmp_path / "model", task="classification", num_labels=3, labels=labels, seed=3
+    )
+    return [
+        "--config=configs/distillation/vanilla_kd.py:mnli",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.name={name}",
+        f"--config.data.folder={folder}",
+        "--config.data.max_length=16",
+        f"--config.teacher.weights={model}",
+        f"--model={model}",
+    ]
+
+
+def test_both_parts_of_mnli_are_scored_and_all_of_it_is_handed_in(tmp_path, run_program):
+    flags = task_flags(tmp_path, "mnli", write_mnli(tmp_path / "GLUE"))
+    run_well(run_program, "evaluate", *flags, f"--submission={tmp_path / 'out'}")
+    found = read_json(tmp_path / "run" / "evaluation.json")
+    assert found["data"] == "mnli" and found["part"] == "validation"
+    assert 0.0 <= found["accuracy"] <= 1.0
+    handed_in = {path.name: path.read_text("utf-8") for path in (tmp_path / "out").iterdir()}
+    rows = {name: len(text.splitlines()) - 1 for name, text in handed_in.items()}
+    assert rows == {"MNLI-m.tsv": 6, "MNLI-mm.tsv": 6, "AX.tsv": 2}
+    run_well(run_program, "evaluate", *flags, "--part=validation_mismatched")
+    alone = read_json(tmp_path / "run" / "evaluation.json")
+    assert alone["accuracy"] == found["mismatched/accuracy"]
+
+
+@pytest.mark.filterwarnings("ignore:.*have no example to train on")
+def test_a_task_of_clue_is_handed_in(tmp_path, run_program):
+    flags = task_flags(tmp_path, "ocnli", write_ocnli(tmp_path / "ocnli"))
+    run_well(run_program, "evaluate", *flags, f"--submission={tmp_path / 'out'}")
+    lines = (tmp_path / "out" / "ocnli_50k_predict.json").read_text("utf-8").splitlines()
+    rows = list(map(json.loads, lines))
+    assert [row["id"] for row in rows] == [0, 1, 2]
+    assert {row["label"] for row in rows} < {"neutral", "contradiction", "entailment"}
+
+
+def test_every_process_predicts_what_is_handed_in(tmp_path, run_program, monkeypatch):
+    predicted, predict = [], distillation_evaluate.predict
+
+    def spy(forward, params, batches, mesh):
+        found = predict(forward, params, batches, mesh)
+        predicted.append(len(found.logits))
+        return found
+
+    flags = task_flags(tmp_path, "mnli", write_mnli(tmp_path / "GLUE"))
+    monkeypatch.setattr(distillation_evaluate, "predict", spy)
+    monkeypatch.setattr(parallel, "is_main_process", lambda: False)
+    run_well(run_program, "evaluate", *flags, f"--submission={tmp_path / 'out'}")
+    assert predicted == [6, 6, 6, 6, 2]  # two parts to score, three to hand in
+    assert not (tmp_path / "out").exists()
 
 
 def problem_of(tmp_path, name, folder, **data):
@@ -153,6 +244,13 @@ def test_pretraining_recipes_run_on_a_folder_of_text(config, tmp_path, run_progr
     assert all(np.isfinite(names[f"train/loss/{name}"]) for name in found)
     architectures = read_json(tmp_path / "run" / "model" / "config.json")["architectures"]
     assert any("MaskedLM" in name for name in architectures) == (task == "mlm")
+    evaluate = ("distillation.evaluate", f"--workdir={tmp_path / 'run'}")
+    code, _, errors = run_program(*evaluate)
+    assert code == 2 and "corpus is plain text without labels, on which nothing is" in errors
+    if config == "minilm":
+        code, _, errors = run_program(*evaluate, "--timing")
+        assert code == 0, errors
+        assert read_json(tmp_path / "run" / "evaluation.json")["latency/p50_ms"] > 0
 
 
 def test_masked_texts_are_those_of_the_seed_and_the_step(tmp_path):
