@@ -30,7 +30,7 @@ from experiments.common import print_results, run, run_config, start
 from experiments.distillation.models import Network, open_network
 from experiments.distillation.own_vocabulary import in_words_of
 from experiments.distillation.predictions import write_predictions
-from experiments.distillation.scores import compare, score
+from experiments.distillation.scores import NUMBERS, compare, score
 from experiments.distillation.settings import RunConfig
 from experiments.distillation.tasks import Problem, load_problem
 from experiments.distillation.train import HARD, STAGE_1, STAGE_2, TEACHER, TEACHER_MODEL
@@ -44,7 +44,7 @@ from jaxlab.training.workdir import CONFIG, open_workdir, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-NUMBERS, PREDICTIONS = "evaluation.json", "predictions.csv"
+PREDICTIONS = "predictions.csv"
 PER_TOKEN = ("tagging", "span")
 MISMATCHED = "_mismatched"
 TIMED_TEXTS, TIMED_BATCH, TIMED_LENGTH = 64, 32, 128

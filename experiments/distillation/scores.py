@@ -12,6 +12,7 @@ from jaxlab.distillation.answers import best_answers
 from jaxlab.distillation.evaluate import Predictions, in_order
 from jaxlab.distillation.rows import IGNORED
 
+NUMBERS = "evaluation.json"
 COSTS = ("parameters", "gflops")
 OUTSIDE = "O"
 NEVER = -1e9  # logit of a place that is no token

@@ -162,6 +162,35 @@ def test_every_process_predicts_what_is_handed_in(tmp_path, run_program, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+def write_evaluation(folder, data, part="validation", **metrics):
+    folder.mkdir(parents=True)
+    text = json.dumps({"model": "model", "data": data, "part": part, **metrics})
+    (folder / "evaluation.json").write_text(text, encoding="utf-8")
+
+
+def test_the_average_of_glue_is_told_in_both_conventions(tmp_path, run_program):
+    runs = tmp_path / "runs"
+    code, _, errors = run_program("distillation.glue", f"--workdir={tmp_path}")
+    assert code == 2 and "has no folder with evaluation.json of a task of GLUE" in errors
+    for seed, accuracy in enumerate((0.5, 0.7, 0.6)):
+        write_evaluation(runs / f"rte{seed}", "rte", accuracy=accuracy, kl=1.0)
+    write_evaluation(runs / "mrpc", "mrpc", f1=0.9, accuracy=0.8)
+    write_evaluation(runs / "mnli", "mnli", accuracy=0.84, **{"mismatched/accuracy": 0.86})
+    write_evaluation(runs / "trec", "trec", part="test", accuracy=0.1)
+    code, output, errors = run_program("distillation.glue", f"--workdir={runs}")
+    assert code == 0, errors
+    found = read_json(runs / "glue.json")
+    np.testing.assert_allclose(found["leaderboard"], (0.6 + 0.85 + 0.85) / 3)
+    np.testing.assert_allclose(found["papers"], (0.6 + 0.9 + 0.84) / 3)
+    assert found["runs"] == {"mrpc": 1, "mnli": 1, "mnli_mismatched": 1, "rte": 3}
+    assert found["missing"] == ["cola", "sst2", "stsb", "qqp", "qnli", "wnli"]
+    assert "Average, leaderboard (mean of a task's metrics): 0.7667" in output
+    assert "Average, papers (first metric of a task, MNLI matched): 0.7800" in output
+    write_evaluation(runs / "qqp", "qqp", part="test")
+    code, _, errors = run_program("distillation.glue", f"--workdir={runs}")
+    assert code == 2 and "qqp/evaluation.json (part test): wanted all metrics" in errors
+
+
 def problem_of(tmp_path, name, folder, **data):
     write_teacher(tmp_path / "teacher", length=max(data.get("max_length", 0), 32))
     texts = TextsConfig(name=name, folder=str(folder), **data)
