@@ -1,7 +1,7 @@
 """Annealing-KD: the student follows logits that grow to the teacher's, and then labels alone.
 
     python -m experiments.distillation.train --config=configs/distillation/annealing_kd.py:mnli \
-        --workdir=runs/annealing_mnli --config.data.folder=GLUE/MNLI \
+        --workdir=runs/annealing_mnli --config.data.folder=GLUE \
         --config.teacher.weights=roberta-large-mnli --config.student.weights=distilroberta-base
 
 Stage 1 is the squared difference from the teacher's logits times 1/7, 2/7 ... 1, each for a seventh
@@ -34,7 +34,7 @@ def get_config(arg: str = "mnli"):
     )
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name=arg, folder=f"GLUE/{arg}", max_length=128),
+            data=TextsConfig(name=arg, folder="GLUE", max_length=128),
             teacher=TeacherConfig(weights="teacher"),
             student=StudentConfig(weights="distilroberta-base"),
             stage_1=StageConfig(

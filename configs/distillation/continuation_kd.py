@@ -1,7 +1,7 @@
 """Continuation-KD: from the teacher's logits over to the labels, and no closer than a margin.
 
     python -m experiments.distillation.train --config=configs/distillation/continuation_kd.py:mnli \
-        --workdir=runs/continuation_mnli --config.data.folder=GLUE/MNLI \
+        --workdir=runs/continuation_mnli --config.data.folder=GLUE \
         --config.teacher.weights=roberta-large-mnli --config.student.weights=distilroberta-base
 
 The weight of the labels grows to a half over two thirds of the run and is 1 after them; that of the
@@ -36,7 +36,7 @@ def get_config(arg: str = "mnli"):
     )
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name=arg, folder=f"GLUE/{arg}", max_length=128),
+            data=TextsConfig(name=arg, folder="GLUE", max_length=128),
             teacher=TeacherConfig(weights="teacher"),
             student=StudentConfig(weights="distilroberta-base"),
             stage_2=StageConfig(

@@ -1,7 +1,7 @@
 """Pre-trained distillation: a small student that knows the language learns soft labels alone.
 
     python -m experiments.distillation.train --config=configs/distillation/pd.py:mnli \
-        --workdir=runs/pd_mnli --config.data.folder=GLUE/MNLI --config.teacher.weights=bert-mnli \
+        --workdir=runs/pd_mnli --config.data.folder=GLUE --config.teacher.weights=bert-mnli \
         --config.student.weights=google/bert_uncased_L-4_H-512_A-8
 
 Cross entropy at temperature 1, no labels, four epochs. The publication searches the learning rate
@@ -30,7 +30,7 @@ def get_config(arg: str = "mnli"):
         raise ValueError(f"pd.py:{arg} is unknown; use one of {', '.join(KINDS)}")
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name=arg, folder=f"GLUE/{arg}", max_length=128),
+            data=TextsConfig(name=arg, folder="GLUE", max_length=128),
             teacher=TeacherConfig(weights="teacher"),
             student=StudentConfig(weights="google/bert_uncased_L-4_H-512_A-8"),
             stage_2=StageConfig(

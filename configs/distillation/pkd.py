@@ -1,7 +1,7 @@
 """Patient knowledge distillation: the first token of every other layer, beside soft labels.
 
     python -m experiments.distillation.train --config=configs/distillation/pkd.py:mnli \
-        --workdir=runs/pkd_mnli --config.data.folder=GLUE/MNLI --config.teacher.weights=bert-mnli
+        --workdir=runs/pkd_mnli --config.data.folder=GLUE --config.teacher.weights=bert-mnli
 
 A student of six layers that starts from the teacher's first six and follows its layers 2, 4, 6, 8
 and 10 at the first token, normalised; the last layer is left to the logits. Weights 1 - a for the
@@ -39,7 +39,7 @@ def get_config(arg: str = "mnli"):
     )
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name=arg, folder=f"GLUE/{arg}", max_length=128),
+            data=TextsConfig(name=arg, folder="GLUE", max_length=128),
             teacher=TeacherConfig(weights="teacher"),
             student=StudentConfig(num_layers=6, layers="first"),
             stage_2=StageConfig(

@@ -1,7 +1,7 @@
 """The students of TextBrewer's publication: T6, T3, T3-small, T4-tiny and T12-nano.
 
     python -m experiments.distillation.train --config=configs/distillation/textbrewer.py:t3 \
-        --workdir=runs/t3_mnli --config.data.folder=GLUE/MNLI --config.teacher.weights=bert-mnli
+        --workdir=runs/t3_mnli --config.data.folder=GLUE --config.teacher.weights=bert-mnli
 
 Hidden states and their token similarity (mmd) at evenly spaced layers, cross entropy at temperature
 8 without its square, no labels, all weights 1; 1e-4 with 10 % warm-up, batches of 32, 40 epochs as
@@ -51,7 +51,7 @@ def get_config(arg: str = "t3"):
         matches = matches.replace("hidden_mse", "hidden_mse->linear")
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name="mnli", folder="GLUE/MNLI", max_length=128),
+            data=TextsConfig(name="mnli", folder="GLUE", max_length=128),
             teacher=TeacherConfig(weights="teacher"),
             student=StudentConfig(
                 weights="teacher" if width == 768 else "random",

@@ -1,7 +1,7 @@
 """BERT-of-Theseus: layers of a student take the place of the teacher's blocks, one by one.
 
     python -m experiments.distillation.train --config=configs/distillation/theseus.py:mnli \
-        --workdir=runs/theseus --config.data.folder=GLUE/MNLI --config.teacher.weights=bert-mnli
+        --workdir=runs/theseus --config.data.folder=GLUE --config.teacher.weights=bert-mnli
 
 Stage 1: each of six layers replaces two of the teacher's with a probability that grows from 0.3 to
 1 over two thirds of the stage; the loss is that of the task, embeddings and head are the teacher's
@@ -33,7 +33,7 @@ def get_config(arg: str = "mnli"):
     )
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name=arg, folder=f"GLUE/{arg}", max_length=128),
+            data=TextsConfig(name=arg, folder="GLUE", max_length=128),
             teacher=TeacherConfig(weights="teacher"),
             student=StudentConfig(num_layers=6, layers="first", copy_head=True),
             stage_1=StageConfig(

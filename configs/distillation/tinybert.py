@@ -1,7 +1,7 @@
 """TinyBERT on a task of GLUE: layers first, then the labels of the teacher, on augmented texts.
 
     python -m experiments.distillation.train --config=configs/distillation/tinybert.py:mnli \
-        --workdir=runs/tinybert_mnli --config.data.folder=GLUE/MNLI \
+        --workdir=runs/tinybert_mnli --config.data.folder=GLUE \
         --config.teacher.weights=bert-mnli --config.student.weights=General_TinyBERT_4L_312D \
         --config.augmentation.model=bert-base-uncased --config.augmentation.glove=glove.txt
 
@@ -54,7 +54,7 @@ def get_config(arg: str = "mnli"):
         prediction = ObjectiveConfig(response=ResponseConfig("none"), hard=HardConfig(1.0))
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name=arg, folder=f"GLUE/{arg}", max_length=length),
+            data=TextsConfig(name=arg, folder="GLUE", max_length=length),
             augmentation=AugmentationConfig(
                 num_copies=copies,
                 candidates="model",

@@ -1,7 +1,7 @@
 """Knowledge distillation by soft labels on a task of GLUE, as torchdistill's sample has it.
 
     python -m experiments.distillation.train --config=configs/distillation/vanilla_kd.py:mnli \
-        --workdir=runs/kd_mnli --config.data.folder=GLUE/MNLI \
+        --workdir=runs/kd_mnli --config.data.folder=GLUE \
         --config.teacher.weights=bert-large-mnli --config.student.weights=bert-base-uncased
 
 The teacher is a folder in the form of Hugging Face that knows the task (torchdistill: BERT-large
@@ -56,7 +56,7 @@ def get_config(arg: str = "mnli"):
         RunConfig(
             data=TextsConfig(
                 name=arg,
-                folder=arg if arg in WORDS else f"GLUE/{arg}",
+                folder=arg if arg in WORDS else "GLUE",
                 max_length=WORDS.get(arg, 128),
             ),
             teacher=TeacherConfig(weights="teacher"),

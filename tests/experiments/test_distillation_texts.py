@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from experiments.distillation.settings import (
 )
 from experiments.distillation.tasks import load_problem
 from jaxlab import parallel
+from jaxlab.data.texts import GLUE
 from jaxlab.distillation import evaluate as distillation_evaluate
 from jaxlab.distillation.evaluate import Predictions
 from jaxlab.distillation.rows import IGNORED
@@ -28,6 +31,7 @@ from tests.experiments.distillation_runs import ANIMALS, COLOURS, WORDS, write_t
 
 RNG = np.random.default_rng(0)
 SQUAD_LENGTH = 200
+CONFIGS = Path(__file__).parents[2] / "configs/distillation"
 
 
 def write_corpus(folder, number=40):
@@ -382,6 +386,14 @@ def test_words_behind_the_cut_count_as_outside(tmp_path):
     assert [line["word"] for line in lines[1:6]] == ["red", "cat", "is", "blue", "fox"]
     assert [line["prediction"] for line in lines[:6]] == ["O", "B-A", "I-A", "O", "O", "O"]
     assert [line["label"] for line in lines[:6]] == ["O", "B-A", "I-A", "O", "B-A", "I-A"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_tasks_of_glue_lie_in_one_folder(path):
+    config = runpy.run_path(str(path))
+    for kind in config.get("KINDS", ("",)):
+        data = config["get_config"](*filter(None, [kind])).data
+        assert (data.folder == "GLUE") == (data.name in GLUE), kind
 
 
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
