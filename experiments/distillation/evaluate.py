@@ -166,9 +166,8 @@ def open_model(
       FileNotFoundError: if there is no model.
       ValueError: if its labels are not those of the data.
     """
-    network = problem.align(
-        open_network(str(folder), task=problem.task, num_labels=problem.num_labels)
-    )
+    opened = open_network(str(folder), task=problem.task, num_labels=problem.num_labels)
+    network = problem.align(opened, str(folder))
     forward = kd.make_forward(kd.TextModel(network.config))
     return network, lambda part: predict(forward, network.params, problem.batches(part), mesh)
 

@@ -182,10 +182,22 @@ class Problem:
         share = f" (of {there}: data.fraction={self.config.fraction:g})" if used < there else ""
         return f"{used} {part}{share}"
 
-    def align(self, network: Network) -> Network:
-        """The network with its outputs in the order of the data's labels, by their names."""
+    def align(self, network: Network, source: str = "") -> Network:
+        """The network with its outputs in the order of the data's labels, by their names.
+
+        Args:
+          network: of this task.
+          source: where its weights are from; a head of theirs without names is warned of.
+        """
         names = self.data.label_names
         if not names or not network.label_names:
+            is_drawn = any(path.startswith("head/") for path in network.drawn)
+            if names and source and not is_drawn:
+                logger.warning(
+                    "%s has a head and no names of its labels: its outputs are taken to be %s, in "
+                    "this order; if that is wrong, give the right one as id2label in config.json",
+                    source, ", ".join(names[:10]) + (", ..." if len(names) > 10 else ""),
+                )  # fmt: skip
             return network._replace(label_names=names)
         return reorder_labels(network, names)
 

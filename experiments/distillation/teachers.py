@@ -74,7 +74,7 @@ def open_teachers(config: NetworksConfig, problem: Problem) -> tuple[Network, ..
         open_network(name, pooling=config.teacher.pooling, key=jax.random.key(seed), **task)
         for seed, name in enumerate(names)
     )
-    return tuple(problem.align(network) for network in opened)
+    return tuple(problem.align(*named) for named in zip(opened, names, strict=True))
 
 
 def check_one_vocabulary(folders: list[Path]) -> None:

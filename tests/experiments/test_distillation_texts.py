@@ -388,6 +388,21 @@ def test_words_behind_the_cut_count_as_outside(tmp_path):
     assert [line["label"] for line in lines[:6]] == ["O", "B-A", "I-A", "O", "B-A", "I-A"]
 
 
+def test_a_head_whose_labels_have_no_names_is_told(tmp_path, caplog):
+    problem = problem_of(tmp_path, "conll2003", write_tagged(tmp_path / "tagged"), max_length=16)
+    head = {"task": "tagging", "num_labels": 3}
+    path = write_teacher(tmp_path / "unnamed", **head) / "config.json"
+    kept = {k: v for k, v in read_json(path).items() if k not in ("id2label", "label2id")}
+    path.write_text(json.dumps({**kept, "num_labels": 3}), encoding="utf-8")
+    write_teacher(tmp_path / "named", labels=("I-A", "O", "B-A"), **head)
+    for name in ("teacher", "named", "unnamed"):  # the first has no head
+        network = open_network(str(tmp_path / name), **head)
+        assert problem.align(network, name).label_names == ("O", "B-A", "I-A")
+    told = [r.getMessage() for r in caplog.records if "no names" in r.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("unnamed has a head") and "to be O, B-A, I-A, in" in told[0]
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_tasks_of_glue_lie_in_one_folder(path):
     config = runpy.run_path(str(path))
