@@ -28,10 +28,14 @@ class TextsConfig:
       buckets: lengths that texts are padded to, up to `max_length`, which is the last one; every
         length is a program of its own, so that few compile sooner and many pad less.
       fraction: share of the training examples that is used, the same ones for one `seed`.
-      seed: of that choice, and of masks.
+      seed: of that choice. Masks are drawn by the seed of the stage, in evaluation by 0.
       masking: share of the tokens of plain text that is masked, where words are to be predicted.
       masking_power: rare words are masked more often, by their count to the power of minus this.
       whole_words: mask all pieces of a word together.
+      max_words: of plain text (`corpus`): longer lines are cut into texts of so many words; with 0
+        lines stay as they are, and what is behind `max_length` is not learnt. A word has one token
+        or more, so that about two thirds of `max_length` lose little. Texts and ids are held in
+        the memory of every process, see `load_corpus`.
     """
 
     name: str = "trec"
@@ -47,6 +51,7 @@ class TextsConfig:
     masking: float = 0.15
     masking_power: float = 0.0
     whole_words: bool = False
+    max_words: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -63,6 +68,11 @@ class TextsConfig:
             )
         if not 0.0 < self.masking < 1.0:
             raise ValueError(f"data.masking={self.masking} is not in (0, 1)")
+        if self.max_words < 0 or (self.max_words and self.name != "corpus"):
+            raise ValueError(
+                f"data.max_words={self.max_words} with data.name={self.name!r}: wanted 0, or of "
+                "'corpus' the number of words at which lines are cut"
+            )
         if self.max_length < 4:
             raise ValueError(
                 f"data.max_length={self.max_length} leaves no room for a text; 4 or up"

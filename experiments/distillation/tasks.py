@@ -235,6 +235,8 @@ def load_problem(config: NetworksConfig, stages: Iterable[StageConfig | None] = 
     if texts.name == "tables":
         columns = Columns(texts.text, texts.pair or None, texts.label)
         options = {"columns": columns, "is_regression": texts.regression}
+    if texts.name == "corpus":
+        options = {"max_words": texts.max_words}
     data = load_text_data(texts.name, texts.folder or None, **options)
     return Problem(data, texts, task_of(data, stages), load_tokenizer(folder), folder)
 

@@ -307,6 +307,22 @@ def test_masked_texts_are_those_of_the_seed_and_the_step(tmp_path):
         assert (one["label"] != IGNORED).any(axis=1)[one["has_label"]].all()
 
 
+def test_long_lines_of_a_corpus_are_cut_into_texts_where_the_settings_say_so(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    lines = "".join(f"{' '.join(RNG.choice(WORDS, 30))}\n" for _ in range(20))
+    (folder / "a.txt").write_text(lines, encoding="utf-8")
+    whole = problem_of(tmp_path, "corpus", folder, max_length=12)
+    assert whole.rows("train").num_truncated == len(whole.data.train) == 18
+    cut = problem_of(tmp_path, "corpus", folder, max_length=12, max_words=10)
+    assert cut.rows("train").num_truncated == 0
+    rows = [cut.rows(part) for part in ("train", "validation")]
+    assert sum(map(len, rows)) == 60
+    assert sum(len(part.ids) - 2 * len(part) for part in rows) == 20 * 30
+    with pytest.raises(ValueError, match="max_words=10 with data.name='trec': wanted 0, or of"):
+        TextsConfig(name="trec", max_words=10)
+
+
 def test_pieces_of_a_word_are_masked_together_where_the_settings_say_so(tmp_path):
     folder = write_corpus(tmp_path / "corpus", number=120)
     problem_of(tmp_path, "corpus", folder)  # writes the vocabulary

@@ -11,6 +11,10 @@ _SUFFIXES = (".txt", ".text")
 def load_corpus(folder: str | Path, *, max_words: int = 0) -> TextData:
     """The lines of text files, a text each.
 
+    All texts are held in the memory of every process, about 200 bytes each beside their characters,
+    and all their ids when they are tokenised, in lists of Python at first: some 60 bytes a token.
+    That is for millions of lines, not for a whole crawl: give larger corpora in parts.
+
     Args:
       folder: with `.txt` files, read in the order of their names; or one such file.
       max_words: cut longer lines into texts of so many words (separated by white space); 0 leaves
