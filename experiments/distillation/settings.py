@@ -18,8 +18,10 @@ class TextsConfig:
 
     Attributes:
       name: a packaged data set (`r8`, `r52`, `20ng`, `trec`, `trec_fine`, `mr`, `sms`, `bbc` ...),
-        a task of GLUE or CLUE, `squad`, `conll2003`, or `tables` for files of one's own.
-      folder: where files lie that no package holds; "" for packaged data.
+        a task of GLUE or CLUE, `squad`, `conll2003`, `corpus` for plain text, or `tables` for
+        files of one's own.
+      folder: where files lie that no package holds, of GLUE and CLUE that of all tasks or of this
+        one; "" for packaged data.
       text: of `tables`, the column with the text, or with the first of a pair.
       pair: the column with the second; "" for single texts.
       label: the column with the label.
