@@ -86,7 +86,7 @@ def main(config: RunConfig | None, workdir: Path) -> None:
         results = score(own, part, found)
         if not results:
             logger.warning("no label of the part %s is known: it is predicted, not scored", part)
-        if (beside := part + MISMATCHED) in problem.data.parts:
+        if results and (beside := part + MISMATCHED) in problem.data.parts:
             scores = score(own, beside, say(beside))
             results |= {f"mismatched/{name}": value for name, value in scores.items()}
     teacher = workdir / TEACHER_MODEL

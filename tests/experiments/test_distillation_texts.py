@@ -141,9 +141,11 @@ def test_both_parts_of_mnli_are_scored_and_all_of_it_is_handed_in(tmp_path, run_
 
 
 @pytest.mark.filterwarnings("ignore:.*have no example to train on")
-def test_a_task_of_clue_is_handed_in(tmp_path, run_program):
+def test_a_task_of_clue_is_handed_in(tmp_path, run_program, caplog):
     flags = task_flags(tmp_path, "ocnli", write_ocnli(tmp_path / "ocnli"))
-    run_well(run_program, "evaluate", *flags, f"--submission={tmp_path / 'out'}")
+    flags += [f"--submission={tmp_path / 'out'}", "--part=test"]
+    run_well(run_program, "evaluate", *flags)
+    assert "no label of the part test is known: it is predicted, not scored" in caplog.text
     lines = (tmp_path / "out" / "ocnli_50k_predict.json").read_text("utf-8").splitlines()
     rows = list(map(json.loads, lines))
     assert [row["id"] for row in rows] == [0, 1, 2]
