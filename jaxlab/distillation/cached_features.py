@@ -1,12 +1,14 @@
 """A teacher's outputs from a batch that they were attached to, in the place of the teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxlab.distillation.grammar import CONVENTIONS, Match
 from jaxlab.distillation.knowledge import Features
+from jaxlab.distillation.terms import Term
 from jaxlab.distillation.top_logits import TopLogits, rebuild_logits
 
 PREFIX = "teacher/"
@@ -15,6 +17,42 @@ PREFIX = "teacher/"
 TOP_VALUES, TOP_IDS, LOG_REST = "top_values", "top_ids", "log_rest"
 LAYERED = ("hidden", "scores", "probabilities", "queries", "keys", "values")
 """Features that have an entry for every layer."""
+
+_WITH_PADDING = {
+    "attention_tinybert": CONVENTIONS,
+    "attention_ce": ("textbrewer",),
+    "attention_ce_mean": ("textbrewer",),
+    "pkd": ("textbrewer",),
+}
+"""Knowledge -> conventions under which padded tokens or texts of the teacher count."""
+
+
+def check_cacheable(terms: Iterable[Term]) -> None:
+    """Refuse terms whose loss a teacher on disk would change: only real tokens are kept of it.
+
+    Args:
+      terms: of an objective.
+
+    Raises:
+      ValueError: listing those that count padding, which is zeros in the place of the teacher's.
+    """
+    padded = dict.fromkeys(_named(term.match) for term in terms if _counts_padding(term.match))
+    if padded:
+        raise ValueError(
+            f"{', '.join(padded)} count padding, and the teacher's outputs are kept of real tokens "
+            "only; let the teacher run (cache_teacher=False), or match what leaves padding out, "
+            "such as attention_mse, with norm=exact"
+        )
+
+
+def _counts_padding(match: Match) -> bool:
+    if match.convention == "textbrewer_unmasked":
+        return True
+    return match.convention in _WITH_PADDING.get(match.knowledge, ())
+
+
+def _named(match: Match) -> str:
+    return match.knowledge + (f"[norm={match.convention}]" if match.convention != "exact" else "")
 
 
 def cached_features(

@@ -13,7 +13,8 @@ tokens only. A batch joins its outputs by `example_id` (`TeacherCache.attach`), 
     features = cached_features(batch, num_layers=12)  # in the loss
 
 A text is known by a checksum of its tokens: if an example has another text or was cut to another
-length since, `attach` says so.
+length since, `attach` says so. Losses that count padding are not those of the teacher itself, and
+refused (`cached_features.check_cacheable`).
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxlab.distillation import hard_losses
-from jaxlab.distillation.cached_features import cached_features
+from jaxlab.distillation.cached_features import cached_features, check_cacheable
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.moving_matches import current_matchings, init_matchings, next_matchings
 from jaxlab.distillation.objective import (
@@ -137,12 +137,14 @@ def teach(parts: Parts, frozen: Mapping[str, PyTree], batch: Batch) -> Features 
       Its features without a gradient; `None` where the objective needs none.
 
     Raises:
-      ValueError: if it is to run and has no parameters, or does not and the batch has no outputs.
+      ValueError: if it is to run and has no parameters, or does not and the batch has no outputs,
+        or not all that the objective counts (see `check_cacheable`).
     """
     objective = parts.objective
     if not objective.needs_teacher:
         return None
     if parts.teacher is None:
+        check_cacheable(objective.terms)
         return cached_features(batch, objective.teacher_layers, parts.num_classes)
     if TEACHER not in frozen:
         raise ValueError(
