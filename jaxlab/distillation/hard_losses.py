@@ -141,6 +141,7 @@ def r_drop(
     first: Float[Array, "*rows classes"],
     second: Float[Array, "*rows classes"],
     mask: Bool[Array, "*rows"],
+    allowed: Bool[Array, "*#rows classes"] | None = None,
 ) -> Mean:
     """`(KL(p || q) + KL(q || p)) / 2` of two passes that differ in their dropout.
 
@@ -148,11 +149,15 @@ def r_drop(
       first: logits of one pass.
       second: logits of the other; the gradient goes to both.
       mask: rows that count. Labels are not needed.
+      allowed: classes that may be predicted; `None` is all.
 
     Returns:
       The mean, in nats.
     """
-    logs = [jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1) for logits in (first, second)]
+    both = [logits.astype(jnp.float32) for logits in (first, second)]
+    if allowed is not None:
+        both = [jnp.where(allowed, logits, jnp.finfo(jnp.float32).min / 2) for logits in both]
+    logs = [jax.nn.log_softmax(logits, axis=-1) for logits in both]
     # The two divergences add up to the product of the differences.
     losses = 0.5 * ((jnp.exp(logs[0]) - jnp.exp(logs[1])) * (logs[0] - logs[1])).sum(axis=-1)
     return masked_mean(losses, mask)

@@ -29,7 +29,7 @@ from jaxlab.distillation.grammar import MOVING, parse_matches
 from jaxlab.distillation.knowledge import Feature, Features
 from jaxlab.distillation.means import Mean
 from jaxlab.distillation.moving_matches import moving_loss
-from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig, ResponseConfig
+from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig
 from jaxlab.distillation.progressive import ProgressiveTransfer
 from jaxlab.distillation.projections import Projection, init_projection, project
 from jaxlab.distillation.terms import Shape, Term, features_of, terms_of, with_unique_names
@@ -280,7 +280,9 @@ class Objective:
                 "logits are to be compared and a model has no head; give both models the head of "
                 "the task, or response.kind='none'"
             )
-        student, teacher, rows, allowed = _distributions(self.task, student, teacher, batch, config)
+        student, teacher, rows, allowed = distributions(
+            self.task, student, teacher, batch, config.tokens
+        )
         if config.annealing:
             teacher = teacher * schedules.annealing_factor(progress, config.annealing)
         if config.shift_probability:
@@ -336,6 +338,11 @@ def compile_objective(
         problems.append(
             f"response.kind={config.response.kind!r} compares distributions over classes, and the "
             "task is a regression; use response.kind='mse'"
+        )
+    if task == "regression" and config.hard.r_drop:
+        problems.append(
+            f"hard.r_drop={config.hard.r_drop} compares distributions over classes, and the task "
+            "is a regression; set it to 0"
         )
     for match in matches:
         assert teacher is not None, "checked"
@@ -438,10 +445,18 @@ def _take(features: Features, term: Term, side: int) -> tuple[Array, ...]:
     return tuple(taken)
 
 
-def _distributions(
-    task: Task, student: Array, teacher: Array, batch: Batch, config: ResponseConfig
+def distributions(
+    task: Task, student: Array, teacher: Array, batch: Batch, tokens: str = "real"
 ) -> tuple[Array, Array, Array, Array | None]:
-    """Logits with their classes last, the rows that count, and the classes that may be chosen."""
+    """Logits with their classes last, the rows that count, and the classes that may be chosen.
+
+    Args:
+      task: what the logits are.
+      student: logits.
+      teacher: logits to compare them with.
+      batch: with `mask`; `decoder_mask` in its place for an encoder-decoder.
+      tokens: `real` ones count, or those with a `label` only.
+    """
     mask = batch["decoder_mask"] if "decoder_mask" in batch else batch["mask"]
     if task == "span":
         student, teacher = (jnp.swapaxes(logits, 1, 2) for logits in (student, teacher))
@@ -450,5 +465,5 @@ def _distributions(
         return student, teacher, rows, (mask | ~mask.any(axis=-1, keepdims=True))[:, None, :]
     if student.ndim == 2:
         return student, teacher, mask.any(axis=-1), None
-    rows = mask & (batch["label"] >= 0) if config.tokens == "label" else mask
+    rows = mask & (batch["label"] >= 0) if tokens == "label" else mask
     return student, teacher, rows, None

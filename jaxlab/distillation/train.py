@@ -22,6 +22,8 @@ from jaxlab.distillation.objective import (
     Losses,
     Objective,
     Stacks,
+    distributions,
+    top_features,
 )
 from jaxlab.distillation.weighting import Weighting
 from jaxlab.training.state import TrainState
@@ -176,8 +178,8 @@ def losses_of(
       matchings: of the terms that move, see `moving_matches`.
 
     Raises:
-      ValueError: if the objective needs a teacher and there is none, or params or batch lack what
-        every objective needs.
+      ValueError: if the objective needs a teacher and there is none, R-Drop is asked of a student
+        without a head, or params or batch lack what every objective needs.
     """
     if STUDENT not in params or "mask" not in batch:
         raise ValueError(
@@ -194,10 +196,14 @@ def losses_of(
     losses = objective(projections, student, teacher, batch, progress, matchings=matchings)
     if r_drop and key is not None:
         again = parts.student(params[STUDENT], batch, key=second, taps=frozenset(), train=True)
-        assert isinstance(student, Features) and isinstance(again, Features)
-        assert student.logits is not None and again.logits is not None
-        mask = batch["mask"] if student.logits.ndim == 3 else batch["mask"].any(axis=1)
-        difference = hard_losses.r_drop(student.logits, again.logits, mask)
+        passes = [top_features(shown).logits for shown in (student, again)]
+        if passes[0] is None or passes[1] is None:
+            raise ValueError(
+                f"hard.r_drop={r_drop} compares logits and the student has no head; give it the "
+                "head of the task, or set hard.r_drop=0"
+            )
+        compared = distributions(objective.task, passes[0], passes[1], batch)
+        difference = hard_losses.r_drop(*compared)
         losses = losses._replace(
             means={**losses.means, R_DROP: difference},
             weights={**losses.weights, R_DROP: jnp.float32(r_drop)},

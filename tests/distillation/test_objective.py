@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.distillation import attentions, hidden, relations, responses
+from jaxlab.distillation import attentions, hard_losses, hidden, relations, responses, train
 from jaxlab.distillation.knowledge import CATALOGUE, Features
 from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
@@ -16,6 +16,7 @@ from jaxlab.distillation.objective_config import (
     ResponseConfig,
 )
 from jaxlab.distillation.terms import Shape
+from jaxlab.distillation.train import Parts
 
 TEACHER, STUDENT = Shape(4, 12, 2), Shape(2, 8, 2)
 SAME = Shape(2, 12, 2)
@@ -208,6 +209,57 @@ def test_all_that_does_not_fit_is_told_at_once():
 def test_a_regression_has_no_distributions():
     with pytest.raises(ValueError, match="use response.kind='mse'"):
         compile_objective(ObjectiveConfig(), SAME, TEACHER, task="regression")
+
+
+def test_r_drop_of_a_regression_is_refused():
+    config = ObjectiveConfig(response=NO_RESPONSE, hard=HardConfig(1.0, r_drop=1.0))
+    with pytest.raises(ValueError, match="hard.r_drop=1.0 compares distributions"):
+        compile_objective(config, SAME, None, task="regression")
+
+
+def r_drop_of(task, passes, batch=BATCH):
+    """R-Drop of a step whose two passes of the student are given."""
+    config = ObjectiveConfig(response=NO_RESPONSE, hard=HardConfig(r_drop=1.0, weight=1e-9))
+    objective = compile_objective(config, SAME, None, task=task)
+    shown = iter(passes)
+    parts = Parts(objective, lambda *_, **__: next(shown))
+    params = {"student": {}, "projections": {}}
+    losses, _ = train.losses_of(parts, params, {}, batch, jnp.zeros(()), jax.random.key(0))
+    return losses.values["r_drop"]
+
+
+def test_r_drop_of_answers_is_over_the_tokens_of_a_text():
+    rng = np.random.default_rng(7)
+    s, t = (jnp.asarray(rng.normal(size=(3, 5, 2)), jnp.float32) for _ in range(2))
+    batch = {**BATCH, "label": jnp.zeros((3, 2), jnp.int32)}
+    found = r_drop_of("span", (Features(logits=s), Features(logits=t)), batch)
+    total = 0.0
+    for row, length in ((0, 5), (1, 3)):
+        for end in range(2):
+            p, q = (np.asarray(jax.nn.softmax(x[row, :length, end]), np.float64) for x in (t, s))
+            total += np.sum((p - q) * np.log(p / q)) / 2
+    np.testing.assert_allclose(found, total / 4, rtol=1e-5)
+
+
+def test_r_drop_of_an_encoder_decoder_is_over_what_the_decoder_says():
+    rng = np.random.default_rng(8)
+    s, t = (jnp.asarray(rng.normal(size=(3, 4, 3)), jnp.float32) for _ in range(2))
+    said = jnp.arange(4)[None] < jnp.array([[4], [1], [0]])
+    batch = {**BATCH, "decoder_mask": said, "label": jnp.where(said, 1, -100)}
+    stacks = [{"encoder": Features(), "decoder": Features(logits=logits)} for logits in (s, t)]
+    found = r_drop_of("mlm", stacks, batch)
+    wanted = hard_losses.r_drop(s, t, said).value
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_r_drop_needs_a_head():
+    config = ObjectiveConfig("last1:cos", NO_RESPONSE, HardConfig(r_drop=1.0))
+    bare = FROM_SAME._replace(logits=None)
+    objective = compile_objective(config, SAME, TEACHER)
+    parts = Parts(objective, lambda *_, **__: bare, lambda *_, **__: FROM_TEACHER)
+    params, frozen = {"student": {}, "projections": {}}, {"teacher": {}}
+    with pytest.raises(ValueError, match="hard.r_drop=1.0 compares logits and the student has no"):
+        train.losses_of(parts, params, frozen, BATCH, jnp.zeros(()), jax.random.key(0))
 
 
 def test_an_objective_without_anything_is_refused():
