@@ -119,7 +119,8 @@ def logits_mse(
       ValueError: if the numbers of classes differ, or the temperature is not positive.
     """
     _check_classes(student, teacher)
-    difference = (student - jax.lax.stop_gradient(teacher)).astype(jnp.float32)
+    teacher = jax.lax.stop_gradient(teacher.astype(jnp.float32))
+    difference = student.astype(jnp.float32) - teacher
     if allowed is not None:
         difference = jnp.where(allowed, difference, 0.0)
     scaled = difference / _per_row(temperature, student)

@@ -90,3 +90,13 @@ def test_shifting_gives_the_right_class_the_largest_value():
 def test_other_classes_are_told():
     with pytest.raises(ValueError, match="student has 3 classes and the teacher 2.*names"):
         logits_kl(STUDENT_LOGITS, TEACHER_LOGITS[:, :2])
+
+
+def test_squares_of_half_logits_are_those_of_their_float32():
+    """The difference has no place in bfloat16, which has even numbers alone there."""
+    student, teacher = (
+        jnp.full((1, 2), 300.0, jnp.bfloat16),
+        jnp.full((1, 2), 1.0078125, jnp.bfloat16),
+    )
+    found = logits_mse(student, teacher).value
+    np.testing.assert_allclose(found, (300.0 - 1.0078125) ** 2, rtol=1e-6)
