@@ -289,14 +289,15 @@ class Objective:
             labels = batch["label"]
             known = batch["has_label"].reshape(-1, *(1,) * (labels.ndim - 1))
             labels = jnp.where(known, labels, -1)
-            teacher = responses.shift_probability(teacher, labels)
+            teacher = responses.shift_probability(teacher, labels, allowed)
         tau: Any = config.temperature if temperature is None else temperature
+        counted = {"mask": rows, "allowed": allowed}
         if config.temperature_schedule == "flsw":
             tau = schedules.flsw_temperature(
-                student, teacher, tau, config.beta, config.gamma, mask=rows
+                student, teacher, tau, config.beta, config.gamma, **counted
             )
         elif config.temperature_schedule == "cwsm":
-            tau = schedules.cwsm_temperature(student, teacher, tau, config.beta, mask=rows)
+            tau = schedules.cwsm_temperature(student, teacher, tau, config.beta, **counted)
         if config.kind == "mse":
             return responses.logits_mse(student, teacher, rows, temperature=tau, allowed=allowed)
         scaled = config.scale_by_temperature

@@ -21,8 +21,8 @@ class ResponseConfig:
       scale_by_temperature: multiply by its square; None does so for `kl` and not for `ce`, as the
         systems do that use them.
       temperature_schedule: `constant`, or a temperature for every example (`flsw`, `cwsm`).
-      beta: how much those vary.
-      gamma: exponent of `flsw`.
+      beta: how much those vary, 0 or more; a tenth of `temperature` is the lowest there is.
+      gamma: exponent of `flsw`, 0 or more.
       schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
         (to 0 over two thirds of the run, and 0 while the loss of a batch is below the margin), or
         `after_transfer`, see `ObjectiveConfig`.
@@ -54,7 +54,11 @@ class ResponseConfig:
         Raises:
           ValueError: listing all that is wrong.
         """
-        problems = [] if self.weight >= 0 else [f"weight={self.weight} must not be negative"]
+        problems = [
+            f"{name}={getattr(self, name)} must not be negative"
+            for name in ("weight", "beta", "gamma")
+            if not getattr(self, name) >= 0
+        ]
         if self.annealing < 0 or (self.annealing and self.kind != "mse"):
             problems.append(f"annealing={self.annealing} goes with kind='mse', not {self.kind!r}")
         if self.schedule == "continuation" and not (self.annealing and self.margin >= 0):

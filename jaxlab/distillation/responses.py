@@ -128,7 +128,9 @@ def logits_mse(
 
 
 def shift_probability(
-    teacher: Float[Array, "*rows classes"], labels: Int[Array, "*rows"]
+    teacher: Float[Array, "*rows classes"],
+    labels: Int[Array, "*rows"],
+    allowed: Bool[Array, "*#rows classes"] | None = None,
 ) -> Float[Array, "*rows classes"]:
     """Teacher logits in which the value of the right class and the largest value change places.
 
@@ -137,12 +139,18 @@ def shift_probability(
     Args:
       teacher: logits.
       labels: right classes.
+      allowed: classes that may be predicted: the largest value is of these, and rows whose label is
+        none of them stay as they are; `None` is all.
 
     References:
       Wen et al. 2019, arXiv:1911.07471.
     """
     classes = jnp.broadcast_to(jnp.arange(teacher.shape[-1]), teacher.shape)
-    largest = teacher.argmax(axis=-1, keepdims=True)
+    possible = teacher if allowed is None else jnp.where(allowed, teacher, -jnp.inf)
+    largest = possible.argmax(axis=-1, keepdims=True)
+    if allowed is not None:
+        right_one = allowed & (classes == labels[..., None])
+        labels = jnp.where(right_one.any(axis=-1), labels, -1)
     right = jnp.where(labels[..., None] < 0, largest, labels[..., None])
     at_largest = jnp.take_along_axis(teacher, largest, axis=-1)
     at_right = jnp.take_along_axis(teacher, right, axis=-1)

@@ -21,6 +21,14 @@ Schedule = Callable[[Float[Array, ""]], Float[Array, ""]]
 
 Logits = Float[Array, "*rows classes"]
 Rows = Bool[Array, "*rows"]
+Allowed = Bool[Array, "*#rows classes"]
+
+MIN_SHARE = 0.1
+"""Temperatures of examples are this share of their mean at least.
+
+The originals have no such bound: with many classes, or a tau near 1, theirs can be 0 or negative,
+which turns the order of the classes round.
+"""
 
 
 class SoftAndHard(NamedTuple):
@@ -45,6 +53,7 @@ def flsw_temperature(
     gamma: float = 1.0,
     *,
     mask: Rows | None = None,
+    allowed: Allowed | None = None,
 ) -> Temperature:
     """Smaller temperatures where the two point in different directions.
 
@@ -57,10 +66,13 @@ def flsw_temperature(
       beta: how much it varies.
       gamma: exponent.
       mask: rows (examples, or tokens) that the mean is over; `None` takes all.
+      allowed: classes that have a part in the cosine; `None` is all.
 
     Returns:
-      A temperature a row, without a gradient.
+      A temperature a row, without a gradient, `MIN_SHARE` tau at least.
     """
+    if allowed is not None:
+        student, teacher = (jnp.where(allowed, logits, 0.0) for logits in (student, teacher))
     product = (student * teacher).sum(axis=-1)
     norms = [jnp.linalg.norm(logits, axis=-1) + 1e-4 for logits in (student, teacher)]
     # Rounding must not make the base of the power negative.
@@ -75,6 +87,7 @@ def cwsm_temperature(
     beta: float = 1.0,
     *,
     mask: Rows | None = None,
+    allowed: Allowed | None = None,
 ) -> Temperature:
     """Smaller temperatures where the student is unsure.
 
@@ -86,12 +99,16 @@ def cwsm_temperature(
       temperature: tau, the mean over the batch.
       beta: how much it varies.
       mask: rows (examples, or tokens) that the mean is over; `None` takes all.
+      allowed: classes that have a probability; `None` is all.
 
     Returns:
-      A temperature a row, without a gradient.
+      A temperature a row, without a gradient, `MIN_SHARE` tau at least.
     """
     del teacher
-    confidence = jax.nn.softmax(student.astype(jnp.float32), axis=-1).max(axis=-1)
+    student = student.astype(jnp.float32)
+    if allowed is not None:
+        student = jnp.where(allowed, student, jnp.finfo(jnp.float32).min / 2)
+    confidence = jax.nn.softmax(student, axis=-1).max(axis=-1)
     return _around_mean(temperature, beta, 1.0 / (confidence + 1e-3), mask)
 
 
@@ -99,7 +116,8 @@ def _around_mean(
     temperature: float | Array, beta: float, values: Float[Array, "*rows"], mask: Rows | None
 ) -> Temperature:
     mean = values.mean() if mask is None else masked_mean(values, mask).value
-    return jax.lax.stop_gradient(temperature + beta * (mean - values))
+    varied = jnp.maximum(temperature + beta * (mean - values), MIN_SHARE * temperature)
+    return jax.lax.stop_gradient(varied)
 
 
 def constant(value: float = 1.0) -> Schedule:

@@ -272,11 +272,13 @@ def test_an_objective_without_anything_is_refused():
     [
         (lambda: ResponseConfig(temperature=0.0), "must be positive"),
         (lambda: ResponseConfig(weight=-1.0), "weight=-1.0 must not be negative"),
+        (lambda: ResponseConfig(beta=-0.5), "beta=-0.5 must not be negative"),
+        (lambda: ResponseConfig(gamma=float("nan")), "gamma=nan must not be negative"),
         (lambda: ResponseConfig("kl", annealing=7), "goes with kind='mse'"),
         (lambda: HardConfig(label_smoothing=1.0), r"not in \[0, 1\)"),
         (lambda: HardConfig(drop_worst=-0.1), r"drop_worst=-0.1 is not in \[0, 1\)"),
     ],
-    ids=["temperature", "weight", "annealing", "smoothing", "worst"],
+    ids=["temperature", "weight", "beta", "gamma", "annealing", "smoothing", "worst"],
 )
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
@@ -362,3 +364,31 @@ def test_temperatures_of_tokens_know_no_padding(schedule):
     short = {"mask": jnp.ones((1, real.sum()), bool)}
     only = objective({}, Features(logits=s[real][None]), Features(logits=t[real][None]), short)
     np.testing.assert_allclose(found.total(), only.total(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature_schedule": "flsw"},
+        {"temperature_schedule": "cwsm"},
+        {"shift_probability": True},
+    ],
+    ids=["flsw", "cwsm", "shift"],
+)
+def test_answers_know_no_padding(changes):
+    """Temperatures and the largest probability of an answer are those of its real tokens."""
+    rng = np.random.default_rng(9)
+    config = ObjectiveConfig(response=ResponseConfig("kl", 1.0, 4.0, **changes))
+    objective = compile_objective(config, SAME, TEACHER, task="span")
+    s, t = (rng.normal(size=(3, 12, 2)).astype(np.float32) for _ in range(2))
+    for logits in (s, t):
+        logits[:, 5:] += 9.0
+    # The end of the second answer is outside of its tokens: it stays as it is.
+    batch = {**BATCH, "label": jnp.array([[1, 2], [0, 4], [0, 0]])}
+    wide = {**batch, "mask": jnp.pad(batch["mask"], ((0, 0), (0, 7)))}
+    short, padded = (
+        objective({}, Features(logits=jnp.asarray(a)), Features(logits=jnp.asarray(b)), c).total()
+        for a, b, c in ((s[:, :5], t[:, :5], batch), (s, t, wide))
+    )
+    assert short > 0
+    np.testing.assert_allclose(padded, short, rtol=1e-6)

@@ -17,6 +17,16 @@ def test_temperatures_of_examples_have_the_values_of_textbrewer():
         assert float(np.mean(each)) == pytest.approx(4.0, rel=1e-6)
 
 
+def test_temperatures_of_examples_stay_positive():
+    """One row without a preference among 52 classes would be at 1 - 51 / 2 otherwise."""
+    logits = jnp.zeros((4, 52)).at[:3, 0].set(30.0)
+    found = schedules.cwsm_temperature(logits, logits, 1.0)
+    np.testing.assert_allclose(found[3], schedules.MIN_SHARE, rtol=1e-6)
+    assert (found[:3] > 10).all()
+    found = schedules.flsw_temperature(logits.at[3].set(1.0), logits.at[3].set(-1.0), 1.0, 4.0)
+    np.testing.assert_allclose(found, [3.0, 3.0, 3.0, schedules.MIN_SHARE], rtol=1e-3)
+
+
 def test_no_gradient_goes_through_a_temperature():
     def loss(logits, temperature=None):
         tau = temperature
