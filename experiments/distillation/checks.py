@@ -10,6 +10,7 @@ from experiments.distillation.settings import StageConfig
 from experiments.distillation.tasks import Problem
 from experiments.distillation.teachers import Teachers
 from jaxlab import distillation as kd
+from jaxlab.distillation.ensembles import check_mixing
 from jaxlab.distillation.terms import Term
 
 OF_TEXTS = ("pkd",)
@@ -97,7 +98,13 @@ def _of_teachers(
             f"task ({', '.join(drawn)} would be drawn at random); set teacher.stage, so that it "
             "learns the task first, or give weights that know it as teacher.weights"
         ]
-    if len(teacher.networks) == 1 or not objective.terms:
+    if len(teacher.networks) == 1:
+        return []
+    try:
+        check_mixing(teacher.mixing, teacher.first.config.task)
+    except ValueError as error:
+        return [f"teacher.{error}"]
+    if not objective.terms:
         return []
     return [
         f"{len(teacher.networks)} teachers are averaged in their logits, and "

@@ -53,7 +53,9 @@ class Teachers(NamedTuple):
         forwards = [kd.make_forward(make_model(config, network)) for network in self.networks]
         if len(forwards) == 1:
             return forwards[0]
-        return make_ensemble_forward(forwards, self.mixing, temperature=temperature)
+        return make_ensemble_forward(
+            forwards, self.mixing, temperature=temperature, task=self.first.config.task
+        )
 
 
 def open_teachers(config: NetworksConfig, problem: Problem) -> tuple[Network, ...]:

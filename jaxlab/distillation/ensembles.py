@@ -19,6 +19,8 @@ from jaxlab.distillation.responses import check_temperature
 from jaxlab.distillation.train import Forward
 
 MIXINGS = ("logits", "probabilities", "confidence")
+NOWHERE = -1e9
+"""Logit of a padded token as the place of an answer."""
 
 Weights = Float[Array, "weights_teachers *weights_rows"]
 
@@ -84,7 +86,7 @@ def confidence_weights(
 
     Args:
       logits: of every teacher.
-      labels: right classes; `None` if there are none.
+      labels: right classes, negative where there is none; `None` if there are none at all.
       has_label: rows that have one; `None` is all of them, if labels are given.
       sharpness: 0 gives equal weights, a large one the most confident teacher alone.
 
@@ -99,7 +101,7 @@ def confidence_weights(
     logs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     unsure = -(jnp.exp(logs) * logs).sum(axis=-1)
     if labels is not None:
-        known = jnp.ones(labels.shape, bool) if has_label is None else has_label
+        known = labels >= 0 if has_label is None else has_label & (labels >= 0)
         places = jnp.broadcast_to(jnp.where(known, labels, 0)[None, ..., None], (*unsure.shape, 1))
         wrong = -jnp.take_along_axis(logs, places, axis=-1)[..., 0]
         unsure = jnp.where(jnp.broadcast_to(known[None], unsure.shape), wrong, unsure)
@@ -107,7 +109,11 @@ def confidence_weights(
 
 
 def make_ensemble_forward(
-    forwards: Sequence[Forward], mixing: str = "logits", *, temperature: float = 1.0
+    forwards: Sequence[Forward],
+    mixing: str = "logits",
+    *,
+    temperature: float = 1.0,
+    task: str = "classification",
 ) -> Forward:
     """How several teachers run as one: every one on the batch, and the mean of their logits.
 
@@ -116,12 +122,15 @@ def make_ensemble_forward(
       mixing: what is averaged: `logits`, `probabilities`, or logits by the `confidence` of every
         teacher (of texts with the label of a class: by how right it is).
       temperature: of the probabilities.
+      task: what the logits are; those of a `span` are distributions over the tokens of a text.
 
     Raises:
-      ValueError: for an unknown mixing; when traced, if features of layers are asked for.
+      ValueError: for an unknown mixing, or one of distributions for a regression; when traced, if
+        features of layers are asked for.
     """
     if mixing not in MIXINGS:
         raise ValueError(f"mixing={mixing!r} is not one of {', '.join(MIXINGS)}")
+    check_mixing(mixing, task)
 
     def forward(
         params: Sequence[PyTree],
@@ -139,16 +148,36 @@ def make_ensemble_forward(
             )
         shown = [run(own, batch) for run, own in zip(forwards, params, strict=True)]
         logits = jnp.stack([cast(Array, cast(Features, each).logits) for each in shown])
+        if mixing == "logits":
+            return Features(logits=mean_logits(logits))
+        if task == "span":
+            logits = jnp.swapaxes(jnp.where(batch["mask"][..., None], logits, NOWHERE), -1, -2)
         if mixing == "probabilities":
-            return Features(logits=mean_probabilities(logits, temperature=temperature))
-        weights = None
-        if mixing == "confidence":
+            mixed = mean_probabilities(logits, temperature=temperature)
+        else:
             knows = logits.ndim == 3 and "label" in batch  # an evaluation does not tell labels
             labels = (batch["label"], batch["has_label"]) if knows else (None, None)
-            weights = confidence_weights(logits, *labels)
-        return Features(logits=mean_logits(logits, weights))
+            mixed = mean_logits(logits, confidence_weights(logits, *labels))
+        return Features(logits=jnp.swapaxes(mixed, -1, -2) if task == "span" else mixed)
 
     return forward
+
+
+def check_mixing(mixing: str, task: str) -> None:
+    """Refuse a mixing of distributions where the outputs are numbers.
+
+    Args:
+      mixing: see `make_ensemble_forward`.
+      task: what the outputs are.
+
+    Raises:
+      ValueError: naming both.
+    """
+    if task == "regression" and mixing != "logits":
+        raise ValueError(
+            f"mixing={mixing!r} is of distributions over classes, and the task is a regression; "
+            "use mixing='logits', the mean of the numbers"
+        )
 
 
 def task_probabilities(sizes: Sequence[int], power: float = 0.5) -> Float64[np.ndarray, " tasks"]:

@@ -4,6 +4,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from jaxlab.distillation import ensembles
+from jaxlab.distillation.knowledge import Features
 
 RNG = np.random.default_rng(0)
 LOGITS = jnp.asarray(2 * RNG.normal(size=(3, 4, 5)), jnp.float32)
@@ -43,6 +44,50 @@ def test_a_teacher_counts_by_its_error_or_else_by_its_entropy():
     sharp = ensembles.confidence_weights(LOGITS, sharpness=1e4)
     entropy = -(np.exp(logs) * logs).sum(axis=-1)
     np.testing.assert_array_equal(np.argmax(sharp, axis=0), entropy.argmin(axis=0))
+
+
+def shown(params, batch):
+    """A teacher that puts out what it is made of."""
+    del batch
+    return Features(logits=params)
+
+
+SPANS = jnp.asarray(2 * RNG.normal(size=(2, 2, 4, 2)), jnp.float32)
+SPAN_MASK = jnp.asarray([[True] * 4, [True, True, False, False]])
+
+
+@pytest.mark.parametrize("mixing", ["probabilities", "confidence"])
+def test_answers_are_mixed_over_the_tokens_of_a_text(mixing):
+    run = ensembles.make_ensemble_forward([shown] * 2, mixing, temperature=2.0, task="span")
+    found = run(tuple(SPANS), {"mask": SPAN_MASK, "label": jnp.zeros((2, 2), jnp.int32)}).logits
+    for row, length in ((0, 4), (1, 2)):
+        each = np.asarray(SPANS[:, row, :length], np.float64)
+        for end in range(2):
+            if mixing == "probabilities":
+                wanted = softmax(each[..., end] / 2, axis=-1).mean(axis=0)
+                own = softmax(np.asarray(found[row, :, end], np.float64) / 2)
+            else:
+                logs = log_softmax(each[..., end], axis=-1)
+                shares = softmax((np.exp(logs) * logs).sum(axis=-1))
+                wanted = (shares[:, None] * each[..., end]).sum(axis=0)
+                own = np.asarray(found[row, :, end])
+            np.testing.assert_allclose(own[:length], wanted, rtol=1e-5)
+            assert (own[length:] <= 0.0).all()
+
+
+@pytest.mark.parametrize("mixing", ["probabilities", "confidence"])
+def test_numbers_are_averaged_as_they_are(mixing):
+    teachers = [shown] * 3
+    with pytest.raises(ValueError, match="is of distributions over classes.*mixing='logits'"):
+        ensembles.make_ensemble_forward(teachers, mixing, task="regression")
+    run = ensembles.make_ensemble_forward(teachers, task="regression")
+    found = run(tuple(LOGITS[..., :1]), {"label": jnp.ones(4), "has_label": HAS_LABEL}).logits
+    np.testing.assert_allclose(found, LOGITS[..., :1].mean(axis=0), atol=1e-6)
+
+
+def test_a_negative_label_is_none():
+    found = ensembles.confidence_weights(LOGITS, jnp.full(4, -1), jnp.ones(4, bool))
+    np.testing.assert_array_equal(found, ensembles.confidence_weights(LOGITS))
 
 
 def test_tasks_come_as_often_as_their_sizes_say_and_by_step_alone():

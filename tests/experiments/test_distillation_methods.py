@@ -432,18 +432,32 @@ def test_files_without_anything_to_learn_are_refused(tmp_path, lines, message):
         train(tmp_path, config)
 
 
-def test_a_regression_refuses_distributions(tmp_path):
-    config = settings(tmp_path)
+def settings_of_numbers(tmp_path, **changes):
+    """As `settings`, of a regression."""
+    settings(tmp_path)
     for part in ("train", "validation", "test"):
         rewrite_texts(tmp_path, ["text\tlabel", *(f"red is\t{i}.5" for i in range(12))], part)
     teacher = write_teacher(tmp_path / "number", task="regression", num_labels=1)
     data = TextsConfig(
         name="tables", folder=str(tmp_path / "texts"), max_length=16, regression=True
     )
-    config = settings(
-        tmp_path, data=data, teacher=TeacherConfig(weights=str(teacher)), stage_2=stage()
-    )
+    given = {"teacher": TeacherConfig(weights=str(teacher)), "stage_2": stage()}
+    return settings(tmp_path, data=data, **{**given, **changes})
+
+
+def test_a_regression_refuses_distributions(tmp_path):
+    config = settings_of_numbers(tmp_path)
     with pytest.raises(ValueError, match="the task is a regression; use response.kind='mse'"):
+        train(tmp_path, config)
+
+
+def test_teachers_of_a_regression_are_averaged_in_their_numbers(tmp_path):
+    both = TeacherConfig(
+        weights=f"{tmp_path / 'number'},{tmp_path / 'number'}", mixing="confidence"
+    )
+    squares = ObjectiveConfig(response=ResponseConfig("mse"))
+    config = settings_of_numbers(tmp_path, teacher=both, stage_2=stage(squares))
+    with pytest.raises(ValueError, match="teacher.mixing='confidence' is of distributions"):
         train(tmp_path, config)
 
 
