@@ -41,8 +41,8 @@ def label_ce(
       labels: right classes; those of rows without a label may be anything.
       has_label: rows that count.
       smoothing: eps, in [0, 1).
-      kept: share of the rows with the smallest losses that counts, see `kept_share`; every
-        microbatch drops its own worst rows.
+      kept: share of the rows with the smallest losses that counts, see `kept_share`: of the whole
+        batch, which therefore must not go through in parts.
 
     Returns:
       The mean, in nats.

@@ -20,7 +20,8 @@ class ResponseConfig:
       temperature: divides the logits of both.
       scale_by_temperature: multiply by its square; None does so for `kl` and not for `ce`, as the
         systems do that use them.
-      temperature_schedule: `constant`, or a temperature for every example (`flsw`, `cwsm`).
+      temperature_schedule: `constant`, or a temperature for every example (`flsw`, `cwsm`), around
+        the mean over the batch, which then has no microbatches.
       beta: how much those vary, 0 or more; a tenth of `temperature` is the lowest there is.
       gamma: exponent of `flsw`, 0 or more.
       schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
@@ -88,7 +89,8 @@ class HardConfig:
       label_smoothing: probability of a label that goes to the other classes.
       schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
         (growth over two thirds of the run), or `after_transfer`, see `ObjectiveConfig`.
-      drop_worst: share of the examples of a batch, those with the largest losses, that is left out.
+      drop_worst: share of the examples of a batch, those with the largest losses, that is left out;
+        the batch then has no microbatches.
       drop_after: share of the run after which it is.
       r_drop: weight of the symmetric KL between two passes with different dropout (R-Drop).
     """

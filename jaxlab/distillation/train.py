@@ -235,16 +235,17 @@ def make_distillation_step(
       post_update: from the updated parameters to those of the next step.
 
     Raises:
-      ValueError: if the number of microbatches is not positive; when traced, if it does not divide.
+      ValueError: if the number of microbatches is not positive, or there are several and a term
+        needs the batch as a whole; when traced, if it does not divide.
     """
     if num_microbatches < 1:
         raise ValueError(f"num_microbatches={num_microbatches} must be at least 1")
     terms, weighting = parts.objective.terms, weighting_of(parts.objective)
     weighting.check_microbatches(num_microbatches)
-    if num_microbatches > 1 and parts.objective.config.response.schedule == "continuation":
+    if num_microbatches > 1 and (whole := _of_whole_batches(parts.objective)):
         raise ValueError(
-            "response.schedule='continuation' compares the loss of a whole batch with its margin, "
-            f"and it goes through in {num_microbatches} microbatches; use one"
+            f"{'; '.join(whole)}: these need a whole batch, and it goes through in "
+            f"{num_microbatches} microbatches; use one"
         )
 
     def loss_fn(
@@ -320,6 +321,31 @@ def progress_at(step: Int[Array, ""], num_steps: int) -> Float[Array, ""]:
       num_steps: updates of the run.
     """
     return jnp.clip(step.astype(jnp.float32) / max(num_steps - 1, 1), 0.0, 1.0)
+
+
+def _of_whole_batches(objective: Objective) -> list[str]:
+    """What of an objective is another loss where a batch goes through in parts, and why."""
+    response, hard = objective.config.response, objective.config.hard
+    varied, dropped = response.temperature_schedule, hard.drop_worst
+    found = [
+        (
+            response.is_used and response.schedule == "continuation",
+            "response.schedule='continuation' compares the loss of the batch with its margin",
+        ),
+        (
+            response.is_used and varied != "constant",
+            f"response.temperature_schedule={varied!r} varies around the mean over the batch",
+        ),
+        (
+            hard.weight > 0 and dropped > 0,
+            f"hard.drop_worst={dropped} leaves out the worst rows of the batch",
+        ),
+        (
+            any(term.match.knowledge == "example_relation" for term in objective.terms),
+            "example_relation relates every example with all others",
+        ),
+    ]
+    return [text for applies, text in found if applies]
 
 
 def _counts(

@@ -7,12 +7,8 @@ import optax
 import pytest
 
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import (
-    HardConfig,
-    ObjectiveConfig,
-    ResponseConfig,
-    compile_objective,
-)
+from jaxlab.distillation.objective import compile_objective
+from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.terms import Shape
 from jaxlab.distillation.train import Parts, make_distillation_step
 from tests.distillation.networks import forward
@@ -47,7 +43,7 @@ def test_soft_and_hard_losses_are_weighed_as_the_equation_says(progress, scale):
 
 
 def test_a_margin_is_of_a_whole_batch_and_goes_with_annealing():
-    with pytest.raises(ValueError, match="compares the loss of a whole batch with its margin"):
+    with pytest.raises(ValueError, match="compares the loss of the batch with its margin"):
         make_distillation_step(
             Parts(OBJECTIVE, forward, forward), optax.sgd(0.1), 10, num_microbatches=2
         )
