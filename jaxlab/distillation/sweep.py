@@ -7,6 +7,7 @@ student has its own optimizer state and is clipped by itself: it trains as it wo
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,10 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxlab.distillation.objective import Objective
+from jaxlab.distillation.responses import check_temperature
 from jaxlab.distillation.train import (
+    PRINCIPAL,
+    PROJECTIONS,
     STUDENT,
     Parts,
     distillation_params,
@@ -54,11 +58,12 @@ def make_variants(
       objective: with the terms of all variants.
       factors: for every student, name of a term, or of the match it belongs to (`hidden_mse` for
         all of `hidden_mse/...`) -> factor of its weight; 0 for what is not named.
-      temperatures: for every student; None takes that of the objective.
+      temperatures: for every student, positive; None takes that of the objective.
       seeds: for every student; None gives all 0.
 
     Raises:
-      ValueError: if a name is no term of the objective, or the lengths differ.
+      ValueError: if a name is no term of the objective, the lengths differ, or factors are
+        negative, temperatures not positive, or either not finite.
 
     Example:
       >>> from jaxlab.distillation import ObjectiveConfig, Shape, compile_objective
@@ -82,6 +87,8 @@ def make_variants(
             f"{number} sets of factors, {len(temperatures)} temperatures and {len(seeds)} seeds; "
             "give one of each for every student, and one student at least"
         )
+    for temperature in temperatures:
+        check_temperature(temperature)
     rows = [_factors_of(objective, student) for student in factors]
     return Variants(
         jnp.asarray(rows, jnp.float32),
@@ -147,7 +154,8 @@ def make_sweep_step(
         are the same.
 
     Raises:
-      ValueError: if there are not as many names as variants.
+      ValueError: if there are not as many names as variants, or the objective asks for what
+        students side by side do not have.
     """
     number = len(variants.seeds)
     if len(names) != number:
@@ -158,18 +166,24 @@ def make_sweep_step(
             f"weighting={objective.config.weighting!r} has a state a student; a sweep has fixed "
             "weights: train the students one by one"
         )
+    if objective.config.hard.r_drop:
+        raise ValueError(
+            f"hard.r_drop={objective.config.hard.r_drop} takes a second pass of a student, which a "
+            "sweep does not make: set it to 0, or train the students one by one"
+        )
 
     def update(student: Any, shared: Any) -> Any:
         params, opt_state, factors, temperature, seed = student
-        batch, teacher, progress, key = shared
+        batch, teacher, principal, progress, key = shared
         key = jax.random.fold_in(key, seed)
 
         def loss_fn(params: Mapping[str, PyTree]) -> Array:
             shown = parts.student(
                 params[STUDENT], batch, taps=objective.student_taps, train=True, key=key
             )
+            projections = {**params[PROJECTIONS], **principal}
             losses = objective(
-                params["projections"], shown, teacher, batch, progress, temperature=temperature
+                projections, shown, teacher, batch, progress, temperature=temperature
             )
             weighted = {
                 name: weight * factors[objective.names.index(name)]
@@ -185,7 +199,8 @@ def make_sweep_step(
         state: TrainState, frozen: PyTree, batch: Mapping[str, Any], key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         teacher = teach(parts, frozen, batch)
-        shared = (batch, teacher, progress_at(state.step, num_steps), key)
+        progress = progress_at(state.step, num_steps)
+        shared = (batch, teacher, frozen.get(PRINCIPAL, {}), progress, key)
         each = (state.params, state.opt_state, *variants)
         size = at_once or number
         if size >= number:
@@ -216,6 +231,10 @@ def student_of(state: TrainState, index: int) -> PyTree:
 
 def _factors_of(objective: Objective, student: Mapping[str, float]) -> list[float]:
     matches = {name: name.partition("/")[0] for name in objective.names}
+    if wrong := [f"{n}={f}" for n, f in student.items() if not 0.0 <= f < math.inf]:
+        raise ValueError(
+            f"factors {', '.join(wrong)} of weights must be 0 (left out) or more, and finite"
+        )
     if unknown := student.keys() - {*matches, *matches.values()}:
         raise ValueError(
             f"{sorted(unknown)} are no terms of the objective; it has {', '.join(objective.names)}"

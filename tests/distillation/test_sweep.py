@@ -13,7 +13,12 @@ from jaxlab.distillation.objective_config import (
     ResponseConfig,
 )
 from jaxlab.distillation.sweep import init_sweep, make_sweep_step, make_variants, student_of
-from jaxlab.distillation.train import Parts, distillation_params, make_distillation_step
+from jaxlab.distillation.train import (
+    Parts,
+    distillation_params,
+    losses_of,
+    make_distillation_step,
+)
 from jaxlab.training import TrainState
 from tests.distillation.networks import (
     FROZEN,
@@ -103,6 +108,41 @@ def test_what_does_not_fit_is_refused():
         init_sweep(OBJECTIVE, [STUDENTS[0], random_params(TEACHER, 0)], TX, jax.random.key(0))
     with pytest.raises(ValueError, match="1 names for 2 students"):
         make_sweep_step(PARTS, TX, 3, make_variants(OBJECTIVE, [{"hard": 1.0}] * 2), ("a",))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -2.0, float("nan")])
+def test_temperatures_of_variants_are_positive(temperature):
+    with pytest.raises(ValueError, match="must be positive"):
+        make_variants(OBJECTIVE, [{"hard": 1.0}] * 2, temperatures=(1.0, temperature))
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf")])
+def test_factors_of_variants_are_finite_and_not_negative(factor):
+    with pytest.raises(ValueError, match=f"factors response={factor} of weights must be 0"):
+        make_variants(OBJECTIVE, [{"hard": 1.0}, {"response": factor}])
+
+
+def test_students_side_by_side_have_one_pass_each():
+    config = ObjectiveConfig(hard=HardConfig(1.0, r_drop=0.5))
+    objective = compile_objective(config, STUDENT, TEACHER)
+    variants = make_variants(objective, [{"hard": 1.0}])
+    with pytest.raises(ValueError, match="hard.r_drop=0.5 takes a second pass"):
+        make_sweep_step(PARTS._replace(objective=objective), TX, 3, variants, ("a",))
+
+
+def test_principal_components_of_the_teacher_are_common_to_all_students():
+    config = ObjectiveConfig("last1:cos->pca/down", ResponseConfig("none"))
+    objective = compile_objective(config, STUDENT, TEACHER)
+    parts = PARTS._replace(objective=objective)
+    down = {"kernel": jnp.eye(TEACHER.width, STUDENT.width), "bias": jnp.zeros(STUDENT.width)}
+    frozen = {**FROZEN, "principal": {"down": down}}
+    variants = make_variants(objective, [{"cos": 1.0}, {"cos": 2.0}])
+    state = init_sweep(objective, [STUDENTS[0]] * 2, TX, jax.random.key(0))
+    step = jax.jit(make_sweep_step(parts, TX, 3, variants, ("one", "two")))
+    params = {"student": STUDENTS[0], "projections": {}}
+    alone, _ = losses_of(parts, params, frozen, make_batch(), jnp.zeros(()), None)
+    _, metrics = step(state, frozen, make_batch(), jax.random.key(1))
+    np.testing.assert_allclose(metrics["loss/two"], 2 * alone.total(), rtol=1e-5)
 
 
 def test_variants_say_what_counts_for_whom():
