@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments.distillation.models import Network
 from experiments.distillation.own_vocabulary import TwoVocabularies
 from experiments.distillation.settings import StageConfig
@@ -11,6 +13,7 @@ from experiments.distillation.tasks import Problem
 from experiments.distillation.teachers import Teachers
 from jaxlab import distillation as kd
 from jaxlab.distillation.ensembles import check_mixing
+from jaxlab.distillation.hard_losses import check_labels
 from jaxlab.distillation.terms import Term
 
 OF_TEXTS = ("pkd",)
@@ -57,12 +60,28 @@ def _of_labels(problem: Problem, objective: kd.Objective) -> list[str]:
     if not weight or problem.task in ("mlm", "none"):
         return []
     examples = problem.examples("train")
-    if any(has_label(example) for example in examples):
+    labels = _classes_of(problem, examples)
+    if labels is not None and (labels >= 0).any():
+        try:
+            check_labels(labels, problem.num_labels, f"labels of {problem.name}")
+        except (TypeError, ValueError) as error:
+            return [str(error)]
+        return []
+    if labels is None and any(has_label(example) for example in examples):
         return []
     return [
         f"hard.weight={weight:g} is of labels, and none of {len(examples)} training examples of "
         f"{problem.name} has one; set hard.weight=0 to learn from the teacher alone"
     ]
+
+
+def _classes_of(problem: Problem, examples: Sequence[Any]) -> np.ndarray | None:
+    """All labels that are known, of tasks whose labels are classes; None of other tasks."""
+    if problem.task == "classification":
+        return np.array([e.label for e in examples if e.label is not None])
+    if problem.task == "tagging":
+        return np.array([tag for e in examples for tag in e.tags or ()])
+    return None
 
 
 def has_label(example: Any) -> bool:

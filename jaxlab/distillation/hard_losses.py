@@ -38,7 +38,7 @@ def label_ce(
 
     Args:
       logits: of the head.
-      labels: right classes; those of rows without a label may be anything.
+      labels: right classes; a negative one is none, those of rows without a label may be anything.
       has_label: rows that count.
       smoothing: eps, in [0, 1).
       kept: share of the rows with the smallest losses that counts, see `kept_share`: of the whole
@@ -50,8 +50,9 @@ def label_ce(
     Raises:
       ValueError: if eps is no share, or there is one class only.
     """
-    losses = _smoothed(logits, jnp.where(has_label, labels, 0), smoothing)
-    return masked_mean(losses, smallest_share(losses, has_label, kept))
+    valid = has_label & (labels >= 0)
+    losses = _smoothed(logits, jnp.where(valid, labels, 0), smoothing)
+    return masked_mean(losses, smallest_share(losses, valid, kept))
 
 
 def token_ce(
@@ -65,7 +66,7 @@ def token_ce(
 
     Args:
       logits: of every token.
-      labels: right classes, `IGNORED` where there is none.
+      labels: right classes, `IGNORED` or another negative number where there is none.
       has_label: rows that count; `None` counts all.
       smoothing: see `label_ce`.
 
@@ -75,7 +76,7 @@ def token_ce(
     Raises:
       ValueError: as `label_ce`.
     """
-    valid = labels != IGNORED
+    valid = labels >= 0
     if has_label is not None:
         valid &= has_label[:, None]
     return masked_mean(_smoothed(logits, jnp.where(valid, labels, 0), smoothing), valid)

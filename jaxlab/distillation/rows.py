@@ -74,7 +74,7 @@ def tokenize_texts(
     """Rows of texts and pairs.
 
     Args:
-      examples: with or without labels.
+      examples: with or without labels; a negative class is none.
       tokenizer: of the model.
       max_length: ids of a row at most; longer texts are cut, counted and reported.
       label_map: the model's place of every label, see `map_labels`; None keeps the data's.
@@ -86,7 +86,8 @@ def tokenize_texts(
     if not examples:
         raise ValueError("there are no examples to tokenise; check the part and its filters")
     encoded = [tokenizer.encode(e.text, e.pair, max_length) for e in examples]
-    labels = [0 if e.label is None else e.label for e in examples]
+    known = [e.label is not None and (is_regression or e.label >= 0) for e in examples]
+    labels = [e.label or 0 if is_known else 0 for e, is_known in zip(examples, known, strict=True)]
     if label_map is not None:
         wrong = [label for label in labels if not 0 <= label < len(label_map)]
         if wrong:
@@ -97,7 +98,7 @@ def tokenize_texts(
     return TokenRows(
         *_flat((row.ids, row.types) for row in encoded),
         label=np.array(labels, np.float32 if is_regression else np.int32),
-        has_label=np.array([e.label is not None for e in examples], bool),
+        has_label=np.array(known, bool),
         example_id=np.array([e.id for e in examples], np.int64),
         is_pair=np.array([e.pair is not None for e in examples], bool),
         tokenizer=tokenizer,
@@ -115,7 +116,7 @@ def tokenize_tagged(
     """Rows of tagged sentences: the tag of a word is that of its first piece, others do not count.
 
     Args:
-      examples: with or without tags.
+      examples: with or without tags; a negative tag is none.
       tokenizer: of the model.
       max_length: ids of a row at most; words beyond it are left out, counted and reported.
       label_map: the model's place of every tag, see `map_labels`; None keeps the data's.
@@ -136,7 +137,8 @@ def tokenize_tagged(
         is_first = (words >= 0) & np.concatenate(([False], words[1:] != words[:-1]))
         known = np.array(example.tags if example.tags is not None else (), np.int32)
         if label_map is not None:
-            known = np.array(label_map, np.int32)[known]
+            known = np.where(known < 0, known, np.array(label_map, np.int32)[np.maximum(known, 0)])
+        known = np.where(known < 0, IGNORED, known)
         row = np.full(len(words), IGNORED, np.int32)
         if known.size:
             row[is_first] = known[words[is_first]]

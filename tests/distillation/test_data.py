@@ -153,6 +153,19 @@ def test_labels_are_mapped_by_name():
         tokenize_texts(tiny_texts.examples(6), tiny_texts.bert(), 32, label_map=places[:2])
 
 
+def test_a_negative_class_is_no_label_and_a_negative_number_is_one():
+    found = [TextExample(0, "the cat", None, 1), TextExample(1, "dog", None, -1)]
+    for label_map in (None, (2, 1, 0)):
+        rows = tokenize_texts(found, tiny_texts.bert(), 16, label_map=label_map)
+        assert rows.label[0] == 1 and rows.has_label.tolist() == [True, False]
+    numbers = tokenize_texts(found, tiny_texts.bert(), 16, is_regression=True)
+    assert numbers.label.tolist() == [1, -1] and numbers.has_label.all()
+    tagged = [TaggedExample(0, ("cat", "dog"), (-1, 1))]
+    for label_map, place in ((None, 1), ((5, 6), 6)):
+        rows = tokenize_tagged(tagged, tiny_texts.bert(), 16, label_map=label_map)
+        assert rows.label.tolist() == [IGNORED, IGNORED, place, IGNORED]
+
+
 def test_an_mpnet_teacher_and_a_bert_student_share_their_tokens():
     teacher, student = tiny_texts.mpnet(), tiny_texts.bert()
     table = map_vocabulary(student, teacher)

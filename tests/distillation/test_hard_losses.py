@@ -32,6 +32,17 @@ def test_cross_entropy_is_that_with_the_smoothed_target(smoothing):
     assert float(found.count) == 4
 
 
+@pytest.mark.parametrize("none", [-1, hard_losses.IGNORED])
+def test_a_negative_label_is_none(none):
+    """It must not be the last class, as negative places of arrays are."""
+    labels = jnp.asarray(np.where(HAS_LABEL, LABELS, none))
+    known = hard_losses.label_ce(LOGITS, LABELS, HAS_LABEL)
+    found = hard_losses.label_ce(LOGITS, labels, jnp.ones(6, bool))
+    np.testing.assert_array_equal(found, known)
+    tagged = hard_losses.token_ce(LOGITS[None], labels[None])
+    np.testing.assert_allclose(tagged, known, rtol=1e-6)
+
+
 def test_rows_without_a_label_change_nothing_whatever_they_hold():
     unlabelled = ~np.asarray(HAS_LABEL)
     logits = jnp.asarray(np.where(unlabelled[:, None], np.nan, LOGITS))

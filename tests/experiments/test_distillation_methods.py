@@ -473,6 +473,23 @@ def test_labels_are_not_learnt_where_there_are_none(tmp_path):
         check_stage(problem, config.stage_2, objective, network.first, network)
 
 
+def test_labels_that_no_class_has_are_told_before_training(tmp_path):
+    config = settings(tmp_path, stage_2=stage(ObjectiveConfig(hard=HardConfig(0.5))))
+    problem = load_problem(config)
+    network = Teachers(open_teachers(config, problem))
+    objective = kd.compile_objective(config.stage_2.objective, network.shape, network.shape)
+
+    def check(label):
+        first, *others = problem.data.train
+        train = (dataclasses.replace(first, label=label), *others)
+        other = dataclasses.replace(problem, data=dataclasses.replace(problem.data, train=train))
+        check_stage(other, config.stage_2, objective, network.first, network)
+
+    check(-1)
+    with pytest.raises(ValueError, match=r"num_labels=2, classes 0 to 1; got 2 \(1 times\)"):
+        check(2)
+
+
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_broken_teacher_stops_the_run_with_the_examples(tmp_path, cached):
     config = settings(tmp_path, stage_2=stage(), cache_teacher=cached)
