@@ -345,6 +345,7 @@ def compile_objective(
             f"hard.r_drop={config.hard.r_drop} compares distributions over classes, and the task "
             "is a regression; set it to 0"
         )
+    problems += _unused(config.hard, task)
     for match in matches:
         assert teacher is not None, "checked"
         try:
@@ -369,6 +370,22 @@ def compile_objective(
         student_layers=student.num_layers,
         teacher_layers=0 if teacher is None else teacher.num_layers,
     )
+
+
+def _unused(config: HardConfig, task: Task) -> list[str]:
+    """Settings of a loss against labels that the loss of a task does not have."""
+    if not config.weight > 0:
+        return []
+    tasks = {
+        "drop_worst": ("classification",),
+        "label_smoothing": ("classification", "tagging", "mlm"),
+    }
+    return [
+        f"hard.{name}={getattr(config, name)} is of {' or '.join(of)}, and the task is {task!r}; "
+        "set it to 0"
+        for name, of in tasks.items()
+        if getattr(config, name) and task not in (*of, "none")
+    ]
 
 
 def hard_loss(

@@ -19,7 +19,7 @@ class ResponseConfig:
       weight: factor of the loss.
       temperature: divides the logits of both.
       scale_by_temperature: multiply by its square; None does so for `kl` and not for `ce`, as the
-        systems do that use them.
+        systems do that use them. Not of `mse`.
       temperature_schedule: `constant`, or a temperature for every example (`flsw`, `cwsm`), around
         the mean over the batch, which then has no microbatches.
       beta: how much those vary, 0 or more; a tenth of `temperature` is the lowest there is.
@@ -27,7 +27,7 @@ class ResponseConfig:
       schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
         (to 0 over two thirds of the run, and 0 while the loss of a batch is below the margin), or
         `after_transfer`, see `ObjectiveConfig`.
-      reduction: mean over `rows`, or over rows times classes (`numel`).
+      reduction: mean over `rows`, or over rows times classes (`numel`); `mse` has the latter only.
       tokens: of a model that labels tokens, `real` ones count, or those with a `label` only.
       shift_probability: let the right class have the teacher's largest probability.
       annealing: `mse` against logits that grow to the teacher's in so many steps (Annealing-KD); 0
@@ -62,6 +62,16 @@ class ResponseConfig:
         ]
         if self.annealing < 0 or (self.annealing and self.kind != "mse"):
             problems.append(f"annealing={self.annealing} goes with kind='mse', not {self.kind!r}")
+        if self.kind == "mse" and self.reduction != "rows":
+            problems.append(
+                f"reduction={self.reduction!r} is of distributions; kind='mse' is always a mean "
+                "over classes: leave it 'rows'"
+            )
+        if self.kind == "mse" and self.scale_by_temperature is not None:
+            problems.append(
+                f"scale_by_temperature={self.scale_by_temperature} is of distributions; kind='mse' "
+                "has no such factor: leave it None, and change weight"
+            )
         if self.schedule == "continuation" and not (self.annealing and self.margin >= 0):
             problems.append(
                 f"schedule='continuation' needs annealing={self.annealing} of 1 or more and "
@@ -86,11 +96,12 @@ class HardConfig:
 
     Attributes:
       weight: factor of the loss; 0 learns from the teacher alone.
-      label_smoothing: probability of a label that goes to the other classes.
+      label_smoothing: probability of a label that goes to the other classes; not of numbers or
+        answers.
       schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
         (growth over two thirds of the run), or `after_transfer`, see `ObjectiveConfig`.
-      drop_worst: share of the examples of a batch, those with the largest losses, that is left out;
-        the batch then has no microbatches.
+      drop_worst: share of the examples of a batch, those with the largest losses, that is left out,
+        of a classification; the batch then has no microbatches.
       drop_after: share of the run after which it is.
       r_drop: weight of the symmetric KL between two passes with different dropout (R-Drop).
     """

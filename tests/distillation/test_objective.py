@@ -217,6 +217,21 @@ def test_r_drop_of_a_regression_is_refused():
         compile_objective(config, SAME, None, task="regression")
 
 
+@pytest.mark.parametrize(
+    "task, changes",
+    [
+        *((task, {"drop_worst": 0.1}) for task in ("regression", "span", "tagging", "mlm")),
+        *((task, {"label_smoothing": 0.1}) for task in ("regression", "span")),
+    ],
+)
+def test_settings_that_the_loss_of_a_task_does_not_have_are_refused(task, changes):
+    (name,) = changes
+    config = ObjectiveConfig(response=NO_RESPONSE, hard=HardConfig(1.0, **changes))
+    with pytest.raises(ValueError, match=f"hard.{name}=0.1 is of .* the task is '{task}'"):
+        compile_objective(config, SAME, None, task=task)
+    assert compile_objective(config, SAME, None, task="classification")
+
+
 def r_drop_of(task, passes, batch=BATCH):
     """R-Drop of a step whose two passes of the student are given."""
     config = ObjectiveConfig(response=NO_RESPONSE, hard=HardConfig(r_drop=1.0, weight=1e-9))
@@ -275,10 +290,12 @@ def test_an_objective_without_anything_is_refused():
         (lambda: ResponseConfig(beta=-0.5), "beta=-0.5 must not be negative"),
         (lambda: ResponseConfig(gamma=float("nan")), "gamma=nan must not be negative"),
         (lambda: ResponseConfig("kl", annealing=7), "goes with kind='mse'"),
+        (lambda: ResponseConfig("mse", reduction="numel"), "reduction='numel' is of distributions"),
+        (lambda: ResponseConfig("mse", scale_by_temperature=True), "has no such factor"),
         (lambda: HardConfig(label_smoothing=1.0), r"not in \[0, 1\)"),
         (lambda: HardConfig(drop_worst=-0.1), r"drop_worst=-0.1 is not in \[0, 1\)"),
     ],
-    ids=["temperature", "weight", "beta", "gamma", "annealing", "smoothing", "worst"],
+    ids="temperature weight beta gamma annealing numel scale smoothing worst".split(),
 )
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
