@@ -159,7 +159,8 @@ class Objective:
           student: what the student shows.
           teacher: what the teacher shows; no gradient goes to it.
           batch: `mask`, `label`, `has_label`; `decoder_mask` for the second stack of an
-            encoder-decoder.
+            encoder-decoder; `allowed` where not all classes of a token may be predicted, see
+            `distributions`.
           progress: share of the run that is over, in [0, 1].
           temperature: in place of the settings', for sweeps over it.
           matchings: of the terms that move, see `moving_matches.current_matchings`.
@@ -310,6 +311,8 @@ class Objective:
             scale_by_temperature=config.kind == "kl" if scaled is None else scaled,
             reduction=config.reduction,
             allowed=allowed,
+            # Longer padding must not divide the loss of an answer by more.
+            num_classes=None if self.task == "span" else student.shape[-1],
         )
 
 
@@ -468,14 +471,27 @@ def distributions(
 ) -> tuple[Array, Array, Array, Array | None]:
     """Logits with their classes last, the rows that count, and the classes that may be chosen.
 
+    Where logits are of tokens, a batch may have `allowed`, the classes that may be predicted: bool
+    (batch, tokens, classes), (batch, 1, classes), or (classes,) if it goes through as a whole. The
+    others have no part in the distributions (a loss against labels does not look at it), and tokens
+    without any that is allowed do not count.
+
     Args:
       task: what the logits are.
       student: logits.
       teacher: logits to compare them with.
       batch: with `mask`; `decoder_mask` in its place for an encoder-decoder.
       tokens: `real` ones count, or those with a `label` only.
+
+    Raises:
+      ValueError: if `allowed` has another shape, or logits are not of tokens.
     """
     mask = batch["decoder_mask"] if "decoder_mask" in batch else batch["mask"]
+    if "allowed" in batch and (task == "span" or student.ndim == 2):
+        raise ValueError(
+            f"the batch has allowed classes of tokens, and logits {student.shape} are of a {task}; "
+            "leave `allowed` out"
+        )
     if task == "span":
         student, teacher = (jnp.swapaxes(logits, 1, 2) for logits in (student, teacher))
         # Padding is no place of an answer, and a row without any token none for a question.
@@ -484,4 +500,15 @@ def distributions(
     if student.ndim == 2:
         return student, teacher, mask.any(axis=-1), None
     rows = mask & (batch["label"] >= 0) if tokens == "label" else mask
-    return student, teacher, rows, None
+    if "allowed" not in batch:
+        return student, teacher, rows, None
+    allowed = batch["allowed"]
+    allowed = allowed[None, None] if allowed.ndim == 1 else allowed
+    wanted = [(size,) if i == 2 else (1, size) for i, size in enumerate(student.shape)]
+    if allowed.ndim != 3 or any(n not in of for n, of in zip(allowed.shape, wanted, strict=True)):
+        raise ValueError(
+            f"allowed has shape {batch['allowed'].shape} and logits {student.shape}; give one of "
+            f"{student.shape} or {student.shape[-1:]}"
+        )
+    possible = allowed.any(axis=-1)
+    return student, teacher, rows & possible, allowed | ~possible[..., None]

@@ -32,6 +32,7 @@ def logits_ce(
     scale_by_temperature: bool = False,
     reduction: Reduction = "rows",
     allowed: Bool[Array, "*#rows classes"] | None = None,
+    num_classes: int | None = None,
 ) -> Mean:
     """Cross entropy of the student under the teacher, `-sum_c softmax(z_T / tau)_c log p_S,c`.
 
@@ -42,8 +43,10 @@ def logits_ce(
       temperature: tau, positive.
       scale_by_temperature: multiply by tau^2.
       reduction: mean over `rows`, or over rows times classes (`numel`), as TinyBERT's and OFA's
-        code takes it, whose loss is smaller by the number of classes (that are allowed).
+        code takes it, whose loss is smaller by the number of classes.
       allowed: classes that may be predicted; the others have no part in either distribution.
+      num_classes: what `numel` divides by; `None` takes the number of those that are allowed, OFA's
+        code that of all.
 
     Returns:
       The mean, in nats.
@@ -56,7 +59,7 @@ def logits_ce(
     if scale_by_temperature:
         losses = losses * tau[..., 0] ** 2
     if reduction == "numel":
-        losses = losses / _num_classes(student, allowed)
+        losses = losses / (num_classes or _num_classes(student, allowed))
     return _reduce(losses, mask)
 
 
@@ -69,6 +72,7 @@ def logits_kl(
     scale_by_temperature: bool = True,
     reduction: Reduction = "rows",
     allowed: Bool[Array, "*#rows classes"] | None = None,
+    num_classes: int | None = None,
 ) -> Mean:
     """`tau^2 KL(softmax(z_T / tau) || softmax(z_S / tau))`: 0 where the two agree.
 
@@ -82,6 +86,7 @@ def logits_kl(
       scale_by_temperature: multiply by tau^2.
       reduction: see `logits_ce`.
       allowed: see `logits_ce`.
+      num_classes: see `logits_ce`.
 
     Returns:
       The mean, in nats.
@@ -94,7 +99,7 @@ def logits_kl(
     if scale_by_temperature:
         losses = losses * tau[..., 0] ** 2
     if reduction == "numel":
-        losses = losses / _num_classes(student, allowed)
+        losses = losses / (num_classes or _num_classes(student, allowed))
     return _reduce(losses, mask)
 
 

@@ -409,3 +409,48 @@ def test_answers_know_no_padding(changes):
     )
     assert short > 0
     np.testing.assert_allclose(padded, short, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["tokens", "texts", "all"])
+def test_words_that_are_not_allowed_have_no_part(form):
+    """As in OFA's code: masked, and a mean over tokens and the whole vocabulary."""
+    rng = np.random.default_rng(10)
+    s, t = (rng.normal(size=(3, 5, 7)).astype(np.float32) for _ in range(2))
+    allowed = rng.random((3, 5, 7)) < 0.6
+    if form != "tokens":
+        allowed = allowed[:, :1] if form == "texts" else allowed[0, 0]
+    real = np.array(BATCH["mask"])
+    if form == "tokens":
+        allowed[0, 2] = False  # nothing to predict: the token does not count
+        allowed[2] = False
+        real[0, 2] = False
+    wide = np.broadcast_to(allowed, s.shape)
+    config = ObjectiveConfig(response=ResponseConfig("ce", reduction="numel"))
+    objective = compile_objective(config, SAME, TEACHER, task="mlm")
+    total = 0.0
+    for place in zip(*np.nonzero(real), strict=True):
+        p, q = (np.array(x[place][wide[place]], np.float64) for x in (t, s))
+        total -= np.sum(np.exp(p) / np.exp(p).sum() * (q - np.log(np.exp(q).sum())))
+
+    def loss(student):
+        batch = {**BATCH, "allowed": jnp.asarray(allowed)}
+        return objective(
+            {}, Features(logits=student), Features(logits=jnp.asarray(t)), batch
+        ).total()
+
+    found, gradient = jax.value_and_grad(loss)(jnp.asarray(s))
+    np.testing.assert_allclose(found, total / (real.sum() * 7), rtol=1e-5)
+    assert np.isfinite(gradient).all() and not np.asarray(gradient)[~(wide & real[..., None])].any()
+
+
+def test_allowed_classes_are_of_tokens_and_of_their_shape():
+    objective = compile_objective(ObjectiveConfig(), SAME, TEACHER, task="mlm")
+    shown = Features(logits=jnp.zeros((3, 5, 7)))
+    batch = {**BATCH, "allowed": jnp.ones((5, 7), bool)}
+    with pytest.raises(
+        ValueError, match=r"allowed has shape \(5, 7\) and logits \(3, 5, 7\); give"
+    ):
+        objective({}, shown, shown, batch)
+    texts = compile_objective(ObjectiveConfig(), SAME, TEACHER)
+    with pytest.raises(ValueError, match=r"are of a classification; leave `allowed` out"):
+        texts({}, FROM_SAME, FROM_TEACHER, batch)
