@@ -221,7 +221,11 @@ def format_matches(matches: Sequence[Match]) -> str:
 
 
 def from_textbrewer(
-    matches: Sequence[Mapping[str, Any]], *, probabilities: bool = False, masked: bool = True
+    matches: Sequence[Mapping[str, Any]],
+    *,
+    probabilities: bool = False,
+    masked: bool = True,
+    widths: tuple[int, int] | None = None,
 ) -> tuple[Match, ...]:
     """Matches as TextBrewer's users write them.
 
@@ -235,22 +239,44 @@ def from_textbrewer(
       probabilities: what the adaptors give as `attention` are probabilities, as in transformers'
         models, not scores.
       masked: the adaptors give an `inputs_mask`; without one that library counts padding.
+      widths: of the hidden states of student and teacher, which every `proj` must have; `None`
+        takes those of the first.
 
     Raises:
-      ValueError: naming what is missing or unknown in which match.
+      ValueError: naming what is missing, unknown or of other widths in which match.
     """
     convention = "textbrewer" if masked else "textbrewer_unmasked"
-    return tuple(
-        dataclasses.replace(
-            _from_textbrewer(match, i),
-            convention=convention,
-            probabilities=probabilities and match["feature"] == "attention",
+    found = []
+    for i, match in enumerate(matches):
+        plain = _from_textbrewer(match, i)
+        try:
+            widths = _check_projection(match.get("proj"), widths)
+            of = probabilities and match["feature"] == "attention"
+            found.append(Match(**plain, convention=convention, probabilities=of))
+        except ValueError as error:
+            raise ValueError(f"intermediate_matches[{i}]={dict(match)}: {error}") from error
+    return tuple(found)
+
+
+def _check_projection(
+    projection: Sequence[Any] | None, widths: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """The widths of student and teacher, those of a `proj` where none were known."""
+    if not projection:
+        return widths
+    own = tuple(projection[1:3])
+    if len(own) != 2 or not all(isinstance(width, int) for width in own):
+        raise ValueError("wanted proj=[name, width of the student, width of the teacher]")
+    if widths is not None and own != tuple(widths):
+        raise ValueError(
+            f"proj is from {own[0]} to {own[1]}, and the hidden states of student and teacher are "
+            f"{widths[0]} and {widths[1]} wide; give these"
         )
-        for i, match in enumerate(matches)
-    )
+    return own[0], own[1]
 
 
-def _from_textbrewer(match: Mapping[str, Any], index: int) -> Match:
+def _from_textbrewer(match: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """What a match is, without its normalisation."""
     wanted = ("layer_T", "layer_S", "feature", "loss")
     missing = [name for name in wanted if name not in match]
     if missing or match["feature"] not in ("hidden", "attention"):
@@ -267,12 +293,12 @@ def _from_textbrewer(match: Mapping[str, Any], index: int) -> Match:
         return tuple(int(layer) - lower for layer in given)
 
     projection = match.get("proj") or [""]
-    return Match(
-        match["loss"],
-        pairs=(LayerPair(layers("layer_T"), layers("layer_S")),),
-        weight=float(match.get("weight", 1.0)),
-        projection=projection[0],
-    )
+    return {
+        "knowledge": match["loss"],
+        "pairs": (LayerPair(layers("layer_T"), layers("layer_S")),),
+        "weight": float(match.get("weight", 1.0)),
+        "projection": projection[0],
+    }
 
 
 def _split_items(text: str) -> list[str]:

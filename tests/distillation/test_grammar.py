@@ -12,6 +12,8 @@ from jaxlab.distillation.grammar import (
     parse_matches,
 )
 
+HIDDEN = {"layer_T": 8, "layer_S": 2, "feature": "hidden", "loss": "hidden_mse"}
+
 
 def pairs_of(line, teacher, student):
     matches = parse_matches(line)
@@ -153,9 +155,22 @@ def test_what_the_adaptors_of_textbrewer_give_is_said_beside_the_matches():
     [
         ({"layer_T": 1, "layer_S": 1, "feature": "hidden"}, "has no loss"),
         ({"layer_T": 1, "layer_S": 1, "feature": "keys", "loss": "cos"}, "an unknown feature"),
+        ({**HIDDEN, "loss": "cosine"}, "'cosine' is no knowledge"),
+        ({**HIDDEN, "loss": "attention_kl"}, "convention='textbrewer' is not one that it has"),
+        ({**HIDDEN, "proj": ["gelu", 8, 12]}, "projection='gelu' is not one of"),
+        ({**HIDDEN, "proj": ["linear"]}, "wanted proj="),
+        ({**HIDDEN, "proj": ["linear", 12, 8]}, "proj is from 12 to 8.*are 8 and 12 wide"),
     ],
-    ids=["missing", "unknown"],
+    ids=["missing", "feature", "loss", "convention", "projection", "no widths", "widths"],
 )
 def test_a_broken_match_of_textbrewer_is_told_with_its_place(match, message):
-    with pytest.raises(ValueError, match=rf"intermediate_matches\[0\].*{message}"):
-        from_textbrewer([match])
+    fine = {**HIDDEN, "proj": ["linear", 8, 12]}
+    with pytest.raises(ValueError, match=rf"intermediate_matches\[1\].*{message}"):
+        from_textbrewer([fine, match])
+
+
+def test_projections_of_textbrewer_have_the_widths_of_the_networks():
+    match = {**HIDDEN, "proj": ["linear", 312, 768]}
+    assert from_textbrewer([match, HIDDEN], widths=(312, 768))[0].projection == "linear"
+    with pytest.raises(ValueError, match="from 312 to 768.*are 384 and 768 wide"):
+        from_textbrewer([match], widths=(384, 768))
