@@ -29,7 +29,7 @@ from jaxlab.distillation.grammar import MOVING, parse_matches
 from jaxlab.distillation.knowledge import Feature, Features
 from jaxlab.distillation.means import Mean
 from jaxlab.distillation.moving_matches import moving_loss
-from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig
+from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.progressive import ProgressiveTransfer
 from jaxlab.distillation.projections import Projection, init_projection, project
 from jaxlab.distillation.terms import Shape, Term, features_of, terms_of, with_unique_names
@@ -192,7 +192,7 @@ class Objective:
             weights[RESPONSE] = self.config.response.weight * factor
         if self.config.hard.weight > 0:
             means[HARD] = hard_loss(self.task, logits, batch, self.config.hard, progress)
-            factor = self._factor(self.config.hard.schedule, progress)
+            factor = self._factor(self.config.hard.schedule, progress, self.config.hard)
             weights[HARD] = self.config.hard.weight * factor
         return Losses(means, weights, pairs or None)
 
@@ -217,11 +217,15 @@ class Objective:
     def _response_factor(self, loss: Mean, progress: Array) -> Array:
         config = self.config.response
         if config.schedule != "continuation":
-            return self._factor(config.schedule, progress)
+            return self._factor(config.schedule, progress, config)
         return schedules.continuation_kd(progress, loss.value, config.margin, config.annealing).soft
 
-    def _factor(self, schedule: str, progress: Array) -> Array:
+    def _factor(
+        self, schedule: str, progress: Array, pieces: ResponseConfig | HardConfig | None = None
+    ) -> Array:
         """The factor of a weight at a point of the run."""
+        if pieces is not None and schedule == "piecewise":
+            return schedules.piecewise(pieces.bounds, pieces.factors)(progress)
         factors = {
             "constant": jnp.ones_like,
             "growth": schedules.growth,

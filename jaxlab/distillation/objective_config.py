@@ -6,8 +6,10 @@ What they compile to stands in `objective`.
 import dataclasses
 from typing import Literal
 
-from jaxlab.distillation import responses
+from jaxlab.distillation import responses, schedules
 from jaxlab.distillation.grammar import parse_matches
+
+Schedule = Literal["constant", "growth", "decay", "continuation", "after_transfer", "piecewise"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +27,16 @@ class ResponseConfig:
       beta: how much those vary, 0 or more; a tenth of `temperature` is the lowest there is.
       gamma: exponent of `flsw`, 0 or more.
       schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
-        (to 0 over two thirds of the run, and 0 while the loss of a batch is below the margin), or
-        `after_transfer`, see `ObjectiveConfig`.
+        (to 0 over two thirds of the run, and 0 while the loss of a batch is below the margin),
+        `piecewise`, or `after_transfer`, see `ObjectiveConfig`.
       reduction: mean over `rows`, or over rows times classes (`numel`); `mse` has the latter only.
       tokens: of a model that labels tokens, `real` ones count, or those with a `label` only.
       shift_probability: let the right class have the teacher's largest probability.
       annealing: `mse` against logits that grow to the teacher's in so many steps (Annealing-KD); 0
         compares with the logits as they are.
       margin: of a `continuation`, at the end of the run; it grows with the teacher's logits.
+      bounds: shares of the run, in (0, 1), at which the factor of a `piecewise` schedule changes.
+      factors: of the weight between them, one more than `bounds`.
     """
 
     kind: Literal["none", "kl", "ce", "mse"] = "kl"
@@ -42,12 +46,14 @@ class ResponseConfig:
     temperature_schedule: Literal["constant", "flsw", "cwsm"] = "constant"
     beta: float = 1.0
     gamma: float = 1.0
-    schedule: Literal["constant", "growth", "decay", "continuation", "after_transfer"] = "constant"
+    schedule: Schedule = "constant"
     reduction: responses.Reduction = "rows"
     tokens: Literal["real", "label"] = "real"
     shift_probability: bool = False
     annealing: int = 0
     margin: float = 1.0
+    bounds: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -81,6 +87,7 @@ class ResponseConfig:
             responses.check_temperature(self.temperature)
         except ValueError as error:
             problems.append(str(error))
+        problems += _of_pieces(self)
         if problems:
             raise ValueError("response: " + "; ".join(problems))
 
@@ -99,19 +106,24 @@ class HardConfig:
       label_smoothing: probability of a label that goes to the other classes; not of numbers or
         answers.
       schedule: how the weight changes over a run: `constant`, `growth`, `decay`, `continuation`
-        (growth over two thirds of the run), or `after_transfer`, see `ObjectiveConfig`.
+        (growth over two thirds of the run), `piecewise`, or `after_transfer`, see
+        `ObjectiveConfig`.
       drop_worst: share of the examples of a batch, those with the largest losses, that is left out,
         of a classification; the batch then has no microbatches.
       drop_after: share of the run after which it is.
       r_drop: weight of the symmetric KL between two passes with different dropout (R-Drop).
+      bounds: of a `piecewise` schedule, see `ResponseConfig`.
+      factors: likewise.
     """
 
     weight: float = 0.0
     label_smoothing: float = 0.0
-    schedule: Literal["constant", "growth", "decay", "continuation", "after_transfer"] = "constant"
+    schedule: Schedule = "constant"
     drop_worst: float = 0.0
     drop_after: float = 0.0
     r_drop: float = 0.0
+    bounds: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -129,8 +141,25 @@ class HardConfig:
             for name in ("label_smoothing", "drop_worst")
             if not 0 <= getattr(self, name) < 1
         ]
+        problems += _of_pieces(self)
         if problems:
             raise ValueError("hard: " + "; ".join(problems))
+
+
+def _of_pieces(config: ResponseConfig | HardConfig) -> list[str]:
+    """What is wrong with the pieces of a schedule."""
+    bounds, factors = config.bounds, config.factors
+    if config.schedule != "piecewise":
+        return (
+            [f"bounds={bounds} and factors={factors} go with schedule='piecewise' alone"]
+            if bounds or factors
+            else []
+        )
+    try:
+        schedules.check_pieces(bounds, factors)
+    except ValueError as error:
+        return [str(error)]
+    return [] if min(factors) >= 0 else [f"factors={factors} must not be negative"]
 
 
 @dataclasses.dataclass(frozen=True)

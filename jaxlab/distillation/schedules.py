@@ -157,6 +157,22 @@ def piecewise(bounds: tuple[float, ...], factors: tuple[float, ...]) -> Schedule
     Raises:
       ValueError: if there are not as many factors, or the bounds are not in order.
     """
+    check_pieces(bounds, factors)
+    values = jnp.asarray(factors, jnp.float32)
+    places = jnp.asarray(bounds, jnp.float32)
+    return lambda progress: values[jnp.searchsorted(places, progress, side="right")]
+
+
+def check_pieces(bounds: tuple[float, ...], factors: tuple[float, ...]) -> None:
+    """Refuse what `piecewise` cannot be made of.
+
+    Args:
+      bounds: where the factor changes.
+      factors: one more than bounds.
+
+    Raises:
+      ValueError: as `piecewise`.
+    """
     if len(factors) != len(bounds) + 1:
         raise ValueError(
             f"{len(bounds)} bounds cut the run into {len(bounds) + 1} pieces, and there are "
@@ -164,9 +180,6 @@ def piecewise(bounds: tuple[float, ...], factors: tuple[float, ...]) -> Schedule
         )
     if list(bounds) != sorted(set(bounds)) or not all(0 < bound < 1 for bound in bounds):
         raise ValueError(f"bounds={bounds} must increase, between 0 and 1")
-    values = jnp.asarray(factors, jnp.float32)
-    places = jnp.asarray(bounds, jnp.float32)
-    return lambda progress: values[jnp.searchsorted(places, progress, side="right")]
 
 
 def annealing_factor(progress: Float[Array, ""], max_temperature: int = 7) -> Float[Array, ""]:

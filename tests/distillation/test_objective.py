@@ -168,6 +168,38 @@ def test_schedules_multiply_the_weight(schedule, factors):
         }  # fmt: skip
 
 
+def test_weights_can_change_at_points_of_the_run():
+    """Annealing-KD in one stage: logits first, then labels alone."""
+    bounds = (0.25, 0.5)
+    config = ObjectiveConfig(
+        response=ResponseConfig(
+            weight=2.0, schedule="piecewise", bounds=(0.5,), factors=(1.0, 0.0)
+        ),
+        hard=HardConfig(3.0, schedule="piecewise", bounds=bounds, factors=(0.0, 0.5, 1.0)),
+    )
+    assert hash(config) == hash(dataclasses.replace(config))
+    for progress, soft, hard in ((0.0, 2, 0), (0.3, 2, 1.5), (0.5, 0, 3), (1.0, 0, 3)):
+        _, losses = losses_of(config, progress=progress)
+        found = {name: float(weight) for name, weight in losses.weights.items()}
+        assert found == {"response": soft, "hard": hard}
+
+
+@pytest.mark.parametrize("kind", [ResponseConfig, HardConfig])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"schedule": "piecewise"}, "0 factors; give one a piece"),
+        ({"schedule": "piecewise", "bounds": (1.5,), "factors": (1.0, 2.0)}, "between 0 and 1"),
+        ({"schedule": "piecewise", "factors": (-1.0,)}, "must not be negative"),
+        ({"factors": (1.0,)}, "go with schedule='piecewise' alone"),
+    ],
+    ids=["none", "bounds", "factors", "constant"],
+)
+def test_pieces_that_are_none_are_refused(kind, changes, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**changes)
+
+
 def test_layers_have_their_turns_and_then_comes_the_loss():
     config = ObjectiveConfig(
         "gap:hidden_mse[emb=no,schedule=progressive]@2",
