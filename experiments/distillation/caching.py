@@ -14,7 +14,6 @@ from experiments.distillation.tasks import Problem
 from experiments.distillation.teachers import Teachers
 from jaxlab import distillation as kd
 from jaxlab import parallel
-from jaxlab.distillation.cached_features import check_cacheable
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.teacher_cache import (
     Kept,
@@ -52,10 +51,8 @@ def open_cache(
       From the number of updates done to the batches from there on.
 
     Raises:
-      ValueError: if the folder holds the outputs of another teacher, several processes run, or the
-        objective counts padding.
+      ValueError: if the folder holds the outputs of another teacher, or several processes run.
     """
-    check_cacheable(objective.terms)
     if jax.process_count() > 1:
         raise ValueError(
             "cache_teacher=True writes one folder from one process; run it on one host, or set "

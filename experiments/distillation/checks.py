@@ -12,6 +12,7 @@ from experiments.distillation.settings import StageConfig
 from experiments.distillation.tasks import Problem
 from experiments.distillation.teachers import Teachers
 from jaxlab import distillation as kd
+from jaxlab.distillation.cached_features import check_cacheable
 from jaxlab.distillation.ensembles import check_mixing
 from jaxlab.distillation.hard_losses import check_labels
 from jaxlab.distillation.terms import Term
@@ -46,7 +47,7 @@ def check_stage(
     problems = [*_of_labels(problem, objective), *_of_lengths(problem, networks)]
     problems += [*_of_teachers(objective, teacher, stage), *_of_measuring(problem, stage)]
     if is_cached and objective.needs_teacher:
-        problems += _of_cache(problem)
+        problems += _of_cache(problem, objective)
     if teacher is not None:
         problems += _of_vocabularies(problem, objective, stage)
     if stage.method == "theseus":
@@ -163,7 +164,11 @@ def _of_measuring(problem: Problem, stage: StageConfig) -> list[str]:
     ]
 
 
-def _of_cache(problem: Problem) -> list[str]:
+def _of_cache(problem: Problem, objective: kd.Objective) -> list[str]:
+    try:
+        check_cacheable(objective.terms)
+    except ValueError as error:
+        return [str(error)]
     if problem.task != "mlm":
         return []
     return [

@@ -78,6 +78,13 @@ def test_plain_text_has_no_cache_and_no_scores(tmp_path, changes, stages, messag
         train(tmp_path, dataclasses.replace(config, **changes))
 
 
+def test_what_counts_padding_has_no_cache(tmp_path):
+    scores = ObjectiveConfig("last1:attention_tinybert", ResponseConfig("kl"))
+    config = settings(tmp_path, stage_2=stage(scores))
+    with pytest.raises(ValueError, match="attention_tinybert count padding"):
+        train(tmp_path, dataclasses.replace(config, cache_teacher=True))
+
+
 def test_plain_text_without_a_test_set_may_have_two_vocabularies(tmp_path):
     own = write_teacher(tmp_path / "own", seed=3)
     lines = (own / "vocab.txt").read_text("utf-8").split()
