@@ -28,7 +28,7 @@ from experiments.common import run, start
 from experiments.distillation.ablation_report import write_report
 from experiments.distillation.augmentation import augment_problem
 from experiments.distillation.checks import check_stage
-from experiments.distillation.courses import make_optimizer
+from experiments.distillation.courses import fit_principal_components, make_optimizer
 from experiments.distillation.models import Network, make_model, make_student
 from experiments.distillation.own_vocabulary import student_vocabulary, with_student_vocabulary
 from experiments.distillation.scores import compare, score
@@ -42,7 +42,7 @@ from jaxlab import parallel, training
 from jaxlab.distillation.evaluate import Predictions, predict
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.objective import top_features
-from jaxlab.distillation.train import STUDENT
+from jaxlab.distillation.train import PRINCIPAL, STUDENT
 from jaxlab.training.resume import CHECKPOINTS
 from jaxlab.training.workdir import CONFIG, check_config, open_workdir, read_json, save_config
 
@@ -180,6 +180,10 @@ def run_seed(
         kd.make_forward(make_model(config, students[0]), prefix=STUDENT_PREFIX),
         kd.make_forward(make_model(config, teacher)),
     )
+    taught = Teachers((teacher,))
+    principal = fit_principal_components(
+        config, compiled.objective, students[0], taught, problem.training(stage)(0), mesh
+    )
     tx = make_optimizer(stage, students[0])
     folder = workdir / f"seed_{seed}"
     state = sweep_state(compiled, students, tx, seed)
@@ -192,7 +196,7 @@ def run_seed(
             at_once=config.at_once,
         ),
         make_batches=problem.training(stage),
-        frozen={"teacher": teacher.params},
+        frozen={"teacher": teacher.params, PRINCIPAL: principal},
         mesh=mesh,
         rules=getattr(parallel.ShardingRules, config.sharding)(),
         run_config=config,

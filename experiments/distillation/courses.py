@@ -1,22 +1,30 @@
 """How a student trains in a stage: by a distillation, or by taking the place of its teacher."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from experiments.distillation.models import Network, make_model
 from experiments.distillation.settings import NetworksConfig, StageConfig
 from experiments.distillation.teachers import Teachers
 from jaxlab import distillation as kd
-from jaxlab import training
-from jaxlab.distillation.train import LOG_VARIANCES, STUDENT, Forward
+from jaxlab import parallel, training
+from jaxlab.distillation.knowledge import Features
+from jaxlab.distillation.projections import Projection
+from jaxlab.distillation.train import LOG_VARIANCES, PRINCIPAL, STUDENT, Forward
 from jaxlab.layers.stacking import LAYER_PREFIX
 from jaxlab.parallel import path_name
 from jaxlab.training.step import TrainStep
+
+PRINCIPAL_BATCHES = 32
+"""Of a stage, that principal components are taken from."""
 
 
 class Course(NamedTuple):
@@ -46,6 +54,7 @@ def make_course(
     *,
     prefix: str = "student_",
     is_cached: bool = False,
+    principal: PyTree | None = None,
 ) -> Course:
     """What a stage trains, and how.
 
@@ -57,6 +66,7 @@ def make_course(
       teacher: what it learns from; None for labels alone.
       prefix: of the student's own tokens in a batch, see `make_forward`.
       is_cached: batches bring what the teacher shows.
+      principal: from `fit_principal_components`.
     """
     forward = kd.make_forward(make_model(config, student), prefix=prefix)
     tx = make_optimizer(stage, student)
@@ -80,6 +90,7 @@ def make_course(
         parts = kd.Parts(objective, forward, taught)
         step = kd.make_distillation_step(parts, tx, stage.num_steps, **options)
         frozen = {} if live is None else {"teacher": live.params}
+        frozen |= {PRINCIPAL: principal} if principal else {}
         trained, export = student.params, kd.exported_params
 
     def init(key: jax.Array) -> training.TrainState:
@@ -88,6 +99,48 @@ def make_course(
         return training.TrainState.create(params, tx, run, kd.distillation_extra(objective))
 
     return Course(init, step, frozen, export, forward)
+
+
+def fit_principal_components(
+    config: NetworksConfig,
+    objective: kd.Objective,
+    student: Network,
+    teacher: Teachers,
+    batches: Iterator[dict[str, Any]],
+    mesh: Mesh,
+) -> dict[str, Projection]:
+    """What takes the teacher's hidden states down to the student's width, where matches ask for it.
+
+    It is of the first batches of the stage, the same at every start.
+
+    Args:
+      config: the settings of the run.
+      objective: what is learnt.
+      student: the network that learns.
+      teacher: what it learns from.
+      batches: of the stage, from its first step on.
+      mesh: the devices.
+
+    Returns:
+      Name -> projection; empty where no match asks for one.
+
+    Raises:
+      ValueError: if the batches have fewer tokens than the student has features.
+    """
+    if not kd.uses_principal(objective):
+        return {}
+    params = parallel.place(mesh, teacher.params)
+    run = jax.jit(functools.partial(teacher.forward(config), taps=objective.teacher_taps))
+
+    def show(batch: Mapping[str, Any]) -> Features:
+        return Features(hidden=parallel.to_host(run(params, batch).hidden))
+
+    def placed() -> Iterator[Mapping[str, Any]]:
+        for batch in itertools.islice(batches, PRINCIPAL_BATCHES):
+            fields = parallel.shard_batch(mesh, parallel.split_host_fields(batch)[0])
+            yield {**fields, "mask": parallel.to_host(fields["mask"])}
+
+    return kd.fit_principal(objective, show, placed(), student.shape.width)
 
 
 def make_optimizer(stage: StageConfig, student: Network) -> optax.GradientTransformation:

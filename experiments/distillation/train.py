@@ -23,7 +23,7 @@ from experiments.common.stages import chosen_state
 from experiments.distillation.augmentation import augment_problem
 from experiments.distillation.caching import open_cache
 from experiments.distillation.checks import check_stage
-from experiments.distillation.courses import make_course
+from experiments.distillation.courses import fit_principal_components, make_course
 from experiments.distillation.models import Network, make_student
 from experiments.distillation.own_vocabulary import (
     in_student_words,
@@ -229,6 +229,11 @@ def run_stage(
         ignored = ELSEWHERE.get(workdir.name, ELSEWHERE[TEACHER])  # a further teacher
         warn_of_other_settings(workdir, config, ignored=ignored)
     make_batches = problem.training(stage)
+    principal = None
+    if teacher is not None:
+        principal = fit_principal_components(
+            config, objective, student, teacher, make_batches(0), mesh
+        )
     is_cached = config.cache_teacher and objective.needs_teacher
     if is_cached:
         assert teacher is not None, "checked when the objective was compiled"
@@ -241,6 +246,7 @@ def run_stage(
         teacher,
         prefix=prefix if teacher is None else STUDENT_PREFIX,
         is_cached=is_cached,
+        principal=principal,
     )
 
     def validate(state: training.TrainState) -> dict[str, float]:

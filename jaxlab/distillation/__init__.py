@@ -146,6 +146,10 @@ from jaxlab.distillation.objective_config import (
     ObjectiveConfig,
     ResponseConfig,
 )
+from jaxlab.distillation.principal import (
+    fit_principal,
+    uses_principal,
+)
 from jaxlab.distillation.programs import (
     read_program,
     write_program,
@@ -353,6 +357,7 @@ __all__ = [
     "feature_gram",
     "fill_cache",
     "find_knowledge",
+    "fit_principal",
     "flops",
     "flsw_temperature",
     "format_matches",
@@ -434,6 +439,7 @@ __all__ = [
     "tokenize_tagged",
     "tokenize_texts",
     "top_logits",
+    "uses_principal",
     "without_labels",
     "write_program",
 ]

@@ -81,7 +81,8 @@ class Match:
         as it is where its adaptor gives no `inputs_mask`, `textbrewer_unmasked`; of relations
         `bertdistiller`, a mean over texts of their means.
       probabilities: attention losses compare probabilities, not scores.
-      embeddings: match the embeddings, too; None leaves it to the knowledge.
+      embeddings: match the embeddings, too; None leaves it to the knowledge. `emd` and `alp` match
+        layers alone.
       every: updates after which a `random` or `emd` matching changes.
     """
 
@@ -127,6 +128,12 @@ class Match:
             problems.append(f"weight={self.weight} must not be negative")
         if self.every < 1:
             problems.append(f"every={self.every} must be 1 or more updates")
+        if self.every != 1 and self.strategy not in ("random", "emd"):
+            problems.append(f"every={self.every} is of layers that move: random and emd")
+        if self.embeddings and (self.strategy in ("emd", "alp") or kind.features != ("hidden",)):
+            problems.append(
+                "embeddings have no place in it: add emb-emb:hidden_mse, a match of its own"
+            )
         if self.num_relation_heads < 0:
             problems.append(f"num_relation_heads={self.num_relation_heads} must not be negative")
         if problems:

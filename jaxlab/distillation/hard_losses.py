@@ -16,11 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxlab.distillation.means import Mean, masked_mean
+from jaxlab.distillation.rows import IGNORED
 
 logger = logging.getLogger(__name__)
-
-IGNORED = -100
-"""Label of a token that has none."""
 
 
 def label_ce(

@@ -54,8 +54,8 @@ def match_layers(strategy: str, num_teacher_layers: int, num_student_layers: int
         return _counted(strategy, counted, teacher, student)
     if strategy not in STRATEGIES:
         raise ValueError(
-            f"{strategy!r} is no strategy of matching; there are {', '.join(STRATEGIES)}, and "
-            "firstK and lastK with a number for K"
+            f"{strategy!r} is no strategy of matching; there are {', '.join(STRATEGIES)}, "
+            "firstK and lastK with a number for K, and in an objective random, emd and alp"
         )
     if student > teacher:
         raise ValueError(

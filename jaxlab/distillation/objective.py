@@ -252,7 +252,7 @@ class Objective:
         if term.projection:
             side = 1 if match.projection == "pca" else 0
             activation = "linear" if match.projection == "pca" else match.projection
-            own = projections[term.projection]
+            own = _projection(term, projections)
             sides[side] = tuple(project(own, hidden, activation) for hidden in sides[side])
         if match.strategy in MOVING:
             return moving_loss(match.strategy, kind.loss, sides[0], sides[1], mask, matching)
@@ -320,6 +320,18 @@ class Objective:
         )
 
 
+def _projection(term: Term, projections: Mapping[str, Projection]) -> Projection:
+    if term.projection not in projections:
+        made = "frozen['principal'] by fit_principal, before the first step"
+        if term.match.projection != "pca":
+            made = "params['projections'] by distillation_params"
+        raise ValueError(
+            f"{term.name} needs the projection {term.projection!r}, and there are "
+            f"{sorted(projections)}; make it in {made}"
+        )
+    return projections[term.projection]
+
+
 def compile_objective(
     config: ObjectiveConfig,
     student: Shape,
@@ -341,7 +353,7 @@ def compile_objective(
     matches = parse_matches(config.matches)
     if teacher is None and (matches or config.response.is_used):
         raise ValueError("the objective compares with a teacher, and there is none")
-    problems, terms, projections = [], [], {}
+    problems, terms = [], []
     if task == "regression" and config.response.is_used and config.response.kind != "mse":
         problems.append(
             f"response.kind={config.response.kind!r} compares distributions over classes, and the "
@@ -356,16 +368,16 @@ def compile_objective(
     for match in matches:
         assert teacher is not None, "checked"
         try:
-            found = terms_of(match, student, teacher)
+            terms += terms_of(match, student, teacher)
         except ValueError as error:
             problems.append(str(error))
-            continue
-        terms += found
-        if match.projection and match.projection != "pca":
-            projections |= {term.projection: (student.width, teacher.width) for term in found}
     if problems:
         raise ValueError("the objective does not fit: " + "; ".join(problems))
     terms = with_unique_names(terms)
+    trained = dict.fromkeys(
+        term.projection for term in terms if term.match.projection not in ("", "pca")
+    )
+    widths = (student.width, 0 if teacher is None else teacher.width)
     taps = frozenset(feature for term in terms for feature in features_of(term.match))
     return Objective(
         config=config,
@@ -373,7 +385,7 @@ def compile_objective(
         terms=tuple(terms),
         teacher_taps=taps,
         student_taps=taps,
-        projections=tuple((name, *widths) for name, widths in projections.items()),
+        projections=tuple((name, *widths) for name in trained),
         student_layers=student.num_layers,
         teacher_layers=0 if teacher is None else teacher.num_layers,
     )

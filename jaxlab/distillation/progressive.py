@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-EMBEDDINGS = -1
-"""Layer of a match of the embeddings, which are matched from the beginning."""
+from jaxlab.distillation.grammar import EMBEDDINGS
 
 _LAYER = re.compile(r"layer_(\d+)")
 _ROUNDING = 1e-5

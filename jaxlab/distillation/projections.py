@@ -83,7 +83,8 @@ def principal_projection(hidden: Float[Array, "tokens width"], student_width: in
       student_width: number of components.
 
     Returns:
-      `kernel` (teacher width, student width) with orthonormal columns, and the `bias` that centres.
+      `kernel` (teacher width, student width) with orthonormal columns, in each of which the largest
+      entry is positive, and the `bias` that centres.
 
     Raises:
       ValueError: if there are fewer features or tokens than components.
@@ -98,4 +99,6 @@ def principal_projection(hidden: Float[Array, "tokens width"], student_width: in
     centred = (hidden - mean[None]) / math.sqrt(tokens)
     _, _, components = jnp.linalg.svd(centred, full_matrices=False)
     kernel = components[:student_width].T
+    largest = jnp.take_along_axis(kernel, jnp.abs(kernel).argmax(axis=0)[None], axis=0)
+    kernel = kernel * jnp.sign(largest)
     return {"kernel": kernel, "bias": -mean @ kernel}

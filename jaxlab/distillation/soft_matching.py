@@ -37,6 +37,7 @@ Hidden = Float[Array, "batch time width"]
 TeacherHidden = Float[Array, "batch time teacher_width"]
 
 _SMALL = 1e-12
+_MOST_APART = 18.0
 
 
 class LayerWeights(NamedTuple):
@@ -93,7 +94,8 @@ class EmdMatching:
         """Weights of the pairs of this batch, and of the layers for the next.
 
         A layer's cost is that of moving one unit of it; the next weights are
-        `softmax((mean cost / cost) / temperature)`: cheap layers weigh more.
+        `softmax((mean cost / cost) / temperature)`: cheap layers weigh more. None weighs less than
+        `exp(-18)` times the cheapest, so that what costs nothing leaves all others a cost.
 
         Args:
           state: weights of the layers.
@@ -117,8 +119,8 @@ class EmdMatching:
         ), flow
 
     def _next(self, unit_costs: Float[Array, " layers"]) -> Float[Array, " layers"]:
-        ratios = (unit_costs.mean() + _SMALL) / (unit_costs + _SMALL)
-        return jax.nn.softmax(ratios / self.temperature)
+        ratios = (unit_costs.mean() + _SMALL) / (unit_costs + _SMALL) / self.temperature
+        return jax.nn.softmax(jnp.maximum(ratios, ratios.max() - _MOST_APART))
 
 
 def entropic_flow(

@@ -1,6 +1,7 @@
 """The terms of an objective: matches of layers, laid out for networks of known sizes."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ class Shape(NamedTuple):
     """The sizes of a network that matter to an objective.
 
     Attributes:
-      num_layers: its layers, of an encoder-decoder by stack.
+      num_layers: its layers, of an encoder-decoder those of each stack.
       width: of its hidden states.
       num_heads: attention heads.
       attention_width: of its queries, keys and values; `None` is `width`.
@@ -64,6 +65,13 @@ def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
             f"heads, the teacher {teacher.num_heads}; use attention_mse_mean, attention_ce_mean or "
             "relations"
         )
+    if match.knowledge == "attention_mse_sum" and student.num_heads != teacher.num_heads:
+        warnings.warn(
+            f"attention_mse_sum adds up the maps of {student.num_heads} heads of the student and "
+            f"{teacher.num_heads} of the teacher: of probabilities it never becomes 0; "
+            "attention_mse_mean does",
+            stacklevel=2,
+        )
     heads = (match.num_relation_heads or teacher.num_heads) if kind.is_relation else 0
     if kind.is_relation:
         widths = [shape.attention_width or shape.width for shape in (student, teacher)]
@@ -73,7 +81,8 @@ def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
         every = LayerPair(tuple(range(teacher.num_layers)), tuple(range(student.num_layers)))
         name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}"
         name += match.strategy
-        return [Term(name, match, every, 0, (match.shared or name) if match.projection else "")]
+        moving = Term(name, match, every, 0, (match.shared or name) if match.projection else "")
+        return [moving, *_fixed_embeddings(match, student, teacher)]
     terms = []
     for pair in match.layer_pairs(teacher.num_layers, student.num_layers):
         layers = "-".join("/".join(map(_layer_name, side)) for side in pair)
@@ -83,8 +92,21 @@ def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
     return terms
 
 
+def _fixed_embeddings(match: Match, student: Shape, teacher: Shape) -> list[Term]:
+    """The pair of embeddings beside layers that are drawn anew."""
+    wanted = match.kind.with_embeddings if match.embeddings is None else match.embeddings
+    if match.strategy != "random" or not wanted:
+        return []
+    pair = LayerPair((EMBEDDINGS,), (EMBEDDINGS,))
+    fixed = dataclasses.replace(match, strategy="", pairs=(pair,), embeddings=None, every=1)
+    return terms_of(fixed, student, teacher)
+
+
 def with_unique_names(terms: Iterable[Term]) -> list[Term]:
     """Terms of which those that are there twice have a number after their name.
+
+    It is after the name of their projection as well, which no two matches have in common unless
+    the settings give it a name.
 
     Args:
       terms: in their order.
@@ -93,10 +115,11 @@ def with_unique_names(terms: Iterable[Term]) -> list[Term]:
     unique = []
     for term in terms:
         seen[term.name] = seen.get(term.name, 0) + 1
-        times = seen[term.name]
-        unique.append(
-            term if times == 1 else dataclasses.replace(term, name=f"{term.name}#{times}")
-        )
+        if (times := seen[term.name]) > 1:
+            name = f"{term.name}#{times}"
+            own = name if term.projection == term.name else term.projection
+            term = dataclasses.replace(term, name=name, projection=own)
+        unique.append(term)
     return unique
 
 

@@ -66,7 +66,7 @@ def distances(state, loss=hidden_mse):
 
 
 def test_random_layers_are_drawn_again_when_it_is_time_and_kept_till_then():
-    states, losses = run("random:hidden_mse[every=2]", 8)
+    states, losses = run("random:hidden_mse[every=2,emb=no]", 8)
     chosen = []
     for state, loss in zip(states[:-1], losses, strict=True):
         pairs = distances(state)
@@ -126,8 +126,16 @@ def test_attention_maps_are_transported_too_and_projections_are_shared():
     objective = compile_objective(
         ObjectiveConfig("random:hidden_mse->linear", ResponseConfig("none")), narrow, TEACHER
     )
-    assert objective.projections == (("hidden_mse/random", 4, 8),)
-    assert objective.teacher_entries == tuple(("hidden", i) for i in range(1, 6))
+    assert objective.names == ("hidden_mse/random", "hidden_mse/emb-emb")
+    assert objective.projections == (("hidden_mse/random", 4, 8), ("hidden_mse/emb-emb", 4, 8))
+    assert objective.teacher_entries == tuple(("hidden", i) for i in range(6))
+
+
+def test_embeddings_stay_matched_where_layers_are_drawn():
+    _, (layers,) = run("random:hidden_mse[emb=no]", 1)
+    _, (all_of_them,) = run("random:hidden_mse", 1)
+    _, (embeddings,) = run("emb-emb:hidden_mse", 1)
+    assert all_of_them == pytest.approx(layers + embeddings, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +145,9 @@ def test_attention_maps_are_transported_too_and_projections_are_shared():
         ("emd:query_relation", "is of several features"),
         ("alp:attention_mse", "only first tokens attend"),
         ("emd:hidden_mse[schedule=progressive]", "holds all layers at once"),
+        ("emd:hidden_mse[emb=yes]", "add emb-emb:hidden_mse, a match of its own"),
+        ("gap:hidden_mse[every=2]", "every=2 is of layers that move"),
+        ("gap:attention_kl[emb=yes]", "embeddings have no place in it"),
     ],
 )
 def test_what_cannot_move_is_refused(matches, message):

@@ -15,6 +15,7 @@ from jaxlab.distillation.objective_config import (
     ObjectiveConfig,
     ResponseConfig,
 )
+from jaxlab.distillation.principal import fit_principal
 from jaxlab.distillation.terms import Shape
 from jaxlab.distillation.train import Parts
 
@@ -148,6 +149,46 @@ def test_principal_components_take_the_teacher_down():
         FROM_STUDENT.hidden[2], FROM_TEACHER.hidden[4] @ kernel, BATCH["mask"]
     )
     np.testing.assert_allclose(losses.total(), expected.value, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"cos/3-1 needs the projection 'pca'.*by fit_principal"):
+        objective({}, FROM_STUDENT, FROM_TEACHER, BATCH)
+
+
+def test_principal_components_are_those_of_the_real_tokens_of_their_layers():
+    config = ObjectiveConfig("1-0+3-1:hidden_mse->pca/both,3-1:cos->pca", NO_RESPONSE)
+    objective = compile_objective(config, Shape(2, 3, 1), TEACHER)
+    found = fit_principal(objective, lambda _: FROM_TEACHER, [BATCH], 3)
+    mask = np.asarray(BATCH["mask"])
+    tokens = {"both": [2, 4], "cos/3-1": [4]}
+    assert found.keys() == tokens.keys()
+    for name, layers in tokens.items():
+        rows = np.concatenate([np.asarray(FROM_TEACHER.hidden[i])[mask] for i in layers])
+        kernel, projected = np.asarray(found[name]["kernel"]), project_rows(found[name], rows)
+        np.testing.assert_allclose(kernel.T @ kernel, np.eye(3), atol=1e-5)
+        np.testing.assert_allclose(projected.mean(axis=0), 0.0, atol=1e-5)
+        spread = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)[:3]
+        np.testing.assert_allclose(np.linalg.norm(projected, axis=0), spread, rtol=1e-4)
+        assert (np.take_along_axis(kernel, np.abs(kernel).argmax(axis=0)[None], 0) > 0).all()
+    with pytest.raises(ValueError, match="12 components need as many tokens"):
+        fit_principal(objective, lambda _: FROM_TEACHER, [BATCH], 12)
+
+
+def project_rows(projection, rows):
+    return rows @ np.asarray(projection["kernel"]) + np.asarray(projection["bias"])
+
+
+def test_a_pair_that_is_matched_twice_has_two_projections():
+    line = "gap:hidden_mse->linear,last1:hidden_mse[emb=no]->relu,last1:cos->linear/fit"
+    own, _ = losses_of(ObjectiveConfig(line, NO_RESPONSE), FROM_STUDENT, STUDENT)
+    named = {term.name: term.projection for term in own.terms}
+    assert named["hidden_mse/3-1"] == "hidden_mse/3-1"
+    assert named["hidden_mse/3-1#2"] == "hidden_mse/3-1#2" and named["cos/3-1"] == "fit"
+    assert len(own.init(jax.random.key(0))) == 5
+
+
+def test_sums_over_other_numbers_of_heads_are_warned_of():
+    config = ObjectiveConfig("last1:attention_mse_sum", NO_RESPONSE)
+    with pytest.warns(UserWarning, match="attention_mse_mean does"):
+        compile_objective(config, Shape(2, 12, 4), TEACHER)
 
 
 @pytest.mark.parametrize(

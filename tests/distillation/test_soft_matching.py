@@ -79,6 +79,17 @@ def test_layers_that_cost_nothing_keep_everything_finite():
     np.testing.assert_allclose(flow, 1 / 6, rtol=1e-5)
 
 
+def test_a_layer_that_costs_nothing_beside_dear_ones_keeps_everything_finite():
+    matching = soft_matching.EmdMatching()
+    state, costs = matching.init(4, 2), jnp.full((4, 2), 3.0).at[0, 0].set(0.0).at[1, 1].set(1e-7)
+    for _ in range(5):
+        state, flow = jax.jit(matching.update)(state, costs)
+        assert np.isfinite(flow).all() and float(flow.sum()) == pytest.approx(1.0, rel=1e-5)
+        for weights in state:
+            assert (np.asarray(weights) > 0).all()
+            assert float(weights.sum()) == pytest.approx(1.0, rel=1e-5)
+
+
 def test_costs_of_pairs_are_those_of_every_pair_alone():
     found = soft_matching.pairwise_hidden_mse(STUDENT, TEACHER, MASK)
     for (i, t), (j, s) in itertools.product(enumerate(TEACHER), enumerate(STUDENT)):

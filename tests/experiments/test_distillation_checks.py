@@ -143,3 +143,15 @@ def test_costs_are_not_retained():
     assert headline(scores, 1.0) == {
         "teacher/parameters": 4, "teacher/gflops": 2.0, "distilled/parameters": 2, "seconds": 1.0
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["gap:hidden_mse->pca", "random:hidden_mse->pca/one"])
+def test_the_teacher_comes_down_to_the_width_of_its_student(tmp_path, line):
+    student = StudentConfig(weights="random", num_layers=1, width=8)
+    matched = stage(ObjectiveConfig(line, ResponseConfig("kl")))
+    config = settings(tmp_path, student=student, stage_2=matched)
+    first = train(tmp_path, config)[1]["distilled"]
+    assert first.config.encoder.width == 8 and "projections" not in first.params
+    # Trained again in another folder it is the same: the components are, too.
+    again = train(tmp_path, config, workdir="again")[1]["distilled"]
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
