@@ -379,8 +379,15 @@ class AblationConfig(NetworksConfig):
         Raises:
           ValueError: listing all that is wrong.
         """
-        names = [parse_variant(line).name for line in self.variants]
-        problems = []
+        variants = [parse_variant(line) for line in self.variants]
+        names = [variant.name for variant in variants]
+        problems = [
+            f"variant {variant.name!r}: {match.strategy}:{match.knowledge} takes layers from step "
+            "to step, which students side by side do not have; match by one that stays, or alp"
+            for variant in variants
+            for match in variant.matches
+            if match.strategy in ("random", "emd")
+        ]
         if len(set(names)) != len(names) or not names:
             problems.append(f"variants {names}: give one at least, and every name once")
         if self.baseline not in names:

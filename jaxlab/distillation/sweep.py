@@ -166,6 +166,13 @@ def make_sweep_step(
             f"weighting={objective.config.weighting!r} has a state a student; a sweep has fixed "
             "weights: train the students one by one"
         )
+    if moving := [
+        term.name for term in objective.terms if term.match.strategy in ("random", "emd")
+    ]:
+        raise ValueError(
+            f"{', '.join(moving)} take layers from step to step, a state that a sweep does not "
+            "have: train the students one by one, or match by a strategy that stays"
+        )
     if objective.config.hard.r_drop:
         raise ValueError(
             f"hard.r_drop={objective.config.hard.r_drop} takes a second pass of a student, which a "

@@ -108,6 +108,10 @@ def test_what_does_not_fit_is_refused():
         init_sweep(OBJECTIVE, [STUDENTS[0], random_params(TEACHER, 0)], TX, jax.random.key(0))
     with pytest.raises(ValueError, match="1 names for 2 students"):
         make_sweep_step(PARTS, TX, 3, make_variants(OBJECTIVE, [{"hard": 1.0}] * 2), ("a",))
+    moving = compile_objective(ObjectiveConfig("emd:hidden_mse->linear"), STUDENT, TEACHER)
+    variants = make_variants(moving, [{"response": 1.0}])
+    with pytest.raises(ValueError, match="hidden_mse/emd take layers from step to step"):
+        make_sweep_step(PARTS._replace(objective=moving), TX, 3, variants, ("a",))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -2.0, float("nan")])

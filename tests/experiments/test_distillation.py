@@ -221,12 +221,13 @@ def test_the_students_of_the_shipped_comparisons_learn_what_they_say(kind):
     [
         ({"variants": ("kd = response", "kd = hard")}, "every name once"),
         ({"variants": ("kd = response",)}, "baseline='hard' is none of the variants"),
+        ({"variants": ("hard = emd:hidden_mse",)}, "'hard': emd:hidden_mse takes layers"),
         ({"seeds": (1, 1)}, r"seeds=\(1, 1\): give one at least, and every one once"),
         ({"at_once": -1}, "at_once=-1 must be 0"),
         ({"teacher": TeacherConfig("minilm_l6,mpnet_base")}, "give one teacher"),
         ({"cache_teacher": True}, "cache_teacher: one pass of the teacher feeds all"),
     ],
-    ids=["names", "baseline", "seeds", "at once", "teachers", "cache"],
+    ids=["names", "baseline", "moving", "seeds", "at once", "teachers", "cache"],
 )
 def test_what_cannot_be_compared_is_told(changes, message):
     with pytest.raises(ValueError, match=message):
