@@ -159,10 +159,23 @@ def divergence(student: Scores, teacher: TeacherScores, mask: Mask) -> Mean:
       teacher: scores; no gradient goes to them.
       mask: True for real tokens.
     """
+    losses = divergences(student, teacher, mask)
+    return masked_mean(losses, jnp.broadcast_to(mask[:, None, :], losses.shape))
+
+
+def divergences(
+    student: Scores, teacher: TeacherScores, mask: Mask
+) -> Float[Array, "batch heads time"]:
+    """`KL(softmax(teacher) || softmax(student))` over real keys, of every query.
+
+    Args:
+      student: scores.
+      teacher: scores; no gradient goes to them.
+      mask: True for real tokens; what padded queries have is finite, and means nothing.
+    """
     log_student = _log_softmax(student, mask)
     log_teacher = jax.lax.stop_gradient(_log_softmax(teacher, mask))
-    losses = (jnp.exp(log_teacher) * (log_teacher - log_student)).sum(axis=-1)
-    return masked_mean(losses, jnp.broadcast_to(mask[:, None, :], losses.shape))
+    return (jnp.exp(log_teacher) * (log_teacher - log_student)).sum(axis=-1)
 
 
 def _log_softmax(scores: Array, mask: Mask) -> Array:

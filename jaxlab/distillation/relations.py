@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxlab.distillation.attentions import divergence
+from jaxlab.distillation.attentions import divergences
 from jaxlab.distillation.means import Mean, masked_mean
 
 Projected = Float[Array, "batch time width"]
@@ -27,6 +27,9 @@ TeacherProjected = Float[Array, "batch teacher_time teacher_width"]
 
 Mask = Bool[Array, "batch time"]
 Average = Literal["tokens", "texts"]
+
+SCORES_AT_ONCE = 2**24
+"""Relations of more pieces than one have so many scores at a time at most; 64 MiB of float32."""
 
 
 def relation(
@@ -39,6 +42,9 @@ def relation(
 ) -> Mean:
     """KL from the teacher's relations to the student's, mean over pieces and tokens.
 
+    Goes through the pieces a few at a time, and computes their scores anew for the gradient: the
+    memory is that of one piece, (batch, time, time), however many there are.
+
     Args:
       student: what relates to what: queries to queries, queries to keys ...
       teacher: the same of the teacher; no gradient goes to them.
@@ -50,17 +56,48 @@ def relation(
       ValueError: if the pieces do not divide a width, or lengths differ.
     """
     check_relation_heads(num_relation_heads, student[0].shape[-1], teacher[0].shape[-1])
-    scores = [relation_scores(*pair, num_relation_heads) for pair in (student, teacher)]
-    if scores[0].shape[-1] != scores[1].shape[-1]:
+    lengths = [pair[1].shape[1] for pair in (student, teacher)]
+    if lengths[0] != lengths[1]:
         raise ValueError(
-            f"the student's texts have {scores[0].shape[-1]} tokens and the teacher's "
-            f"{scores[1].shape[-1]}; relations need one tokenisation: use one vocabulary, or "
-            "compare logits only"
+            f"the student's texts have {lengths[0]} tokens and the teacher's {lengths[1]}; "
+            "relations need one tokenisation: use one vocabulary, or compare logits only"
         )
+    totals = _totals(student, teacher, mask, num_relation_heads)
+    tokens = num_relation_heads * mask.sum(axis=1, dtype=jnp.float32)
     if average == "tokens":
-        return divergence(scores[0], scores[1], mask)
-    by_text = jax.vmap(lambda s, t, m: divergence(s[None], t[None], m[None]).value)
-    return masked_mean(by_text(scores[0], scores[1], mask), mask.any(axis=1))
+        return Mean(totals.sum(), tokens.sum())
+    return masked_mean(totals / jnp.maximum(tokens, 1.0), mask.any(axis=1))
+
+
+def _totals(
+    student: tuple[Projected, Projected],
+    teacher: tuple[TeacherProjected, TeacherProjected],
+    mask: Mask,
+    num_relation_heads: int,
+) -> Float[Array, " batch"]:
+    """Sums over the pieces and tokens of every text."""
+    scores = mask.shape[0] * student[0].shape[1] * student[1].shape[1]
+    fitting = [n for n in range(2, num_relation_heads + 1) if n * scores <= SCORES_AT_ONCE]
+    at_once = max((n for n in fitting if num_relation_heads % n == 0), default=1)
+    num_rounds = num_relation_heads // at_once
+
+    def totals_of(pieces: tuple[tuple[Array, Array], tuple[Array, Array]]) -> Array:
+        losses = divergences(*(relation_scores(*pair, at_once) for pair in pieces), mask)
+        return jnp.where(mask[:, None, :], losses, 0.0).sum(axis=(1, 2))
+
+    if num_rounds == 1:
+        return totals_of((student, teacher))
+
+    def cut(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:2], num_rounds, -1), 2, 0)
+
+    # Without the checkpoint the scan would keep the scores of all pieces for the gradient.
+    one_round = jax.checkpoint(totals_of, prevent_cse=False)
+    return jax.lax.scan(
+        lambda total, pieces: (total + one_round(pieces), None),
+        jnp.zeros(mask.shape[0], jnp.float32),
+        jax.tree.map(cut, (student, teacher)),
+    )[0]
 
 
 def example_relation(

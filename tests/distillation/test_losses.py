@@ -5,6 +5,8 @@ by its published package; the others come from the formulas in float64.
 """
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -214,3 +216,31 @@ def test_other_widths_heads_and_lengths_are_told():
     with pytest.raises(ValueError, match="have 4 tokens and the teacher's 5"):
         student = STUDENT_PROJECTED[0][:, :4]
         relations.relation((student, student), QUERIES[1], MASK[:, :4], 4)
+
+
+@pytest.mark.parametrize("average", ["tokens", "texts"])
+def test_relations_are_the_same_piece_by_piece(monkeypatch, average):
+    def loss_of(student, teacher):
+        pair = ((student, student), (teacher, teacher))
+        return relations.relation(*pair, MASK, 4, average=average).value
+
+    arguments = (QUERIES[0][0], QUERIES[1][0])
+    at_once = jax.value_and_grad(loss_of)(*arguments)
+    for scores in (0, 2 * MASK.size * MASK.shape[1]):
+        monkeypatch.setattr(relations, "SCORES_AT_ONCE", scores)
+        found = jax.jit(jax.value_and_grad(lambda *xs: loss_of(*xs)))(*arguments)
+        for one, other in zip(found, at_once, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_relations_never_hold_the_scores_of_all_pieces():
+    """Sizes of MiniLMv2, forwards and backwards: of any array that is made on the way."""
+    student, teacher = (jax.ShapeDtypeStruct((32, 512, n), jnp.float32) for n in (384, 768))
+
+    def loss_of(student, teacher, mask):
+        return relations.relation((student,) * 2, (teacher,) * 2, mask, 48).value
+
+    mask = jax.ShapeDtypeStruct((32, 512), jnp.bool_)
+    text = str(jax.make_jaxpr(jax.grad(loss_of))(student, teacher, mask))
+    sizes = [math.prod(map(int, shape.split(","))) for shape in re.findall(r"\w\[([\d,]+)\]", text)]
+    assert 32 * 512 * 512 <= max(sizes) <= relations.SCORES_AT_ONCE
