@@ -256,6 +256,7 @@ from jaxlab.distillation.train import (
     losses_of,
     make_distillation_step,
     make_forward,
+    make_seq2seq_forward,
 )
 from jaxlab.distillation.vocabularies import (
     map_labels,
@@ -385,6 +386,7 @@ __all__ = [
     "make_distillation_step",
     "make_eval_batches",
     "make_forward",
+    "make_seq2seq_forward",
     "make_sweep_step",
     "make_theseus_step",
     "make_train_batches",

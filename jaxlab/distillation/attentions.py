@@ -1,7 +1,8 @@
 """Losses between attention maps of a layer each.
 
 All take scores before the softmax, without the additive mask of padding: what is padded is named by
-`mask`. Maps of another number of heads are compared after a mean over heads (`_mean`).
+`mask`, and where queries and keys are of two texts, or see some tokens only, by an `Attended` in
+its place. Maps of another number of heads are compared after a mean over heads (`_mean`).
 
 With `convention="textbrewer"` the numbers are that library's: its softmax runs over padded keys
 too, and without a mask it takes all entries up to -0.001 for padding.
@@ -12,17 +13,33 @@ References:
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxlab.distillation.hidden import Convention
-from jaxlab.distillation.means import Mean, masked_mean, pairs_of_tokens, plain_mean
+from jaxlab.distillation.means import Mean, masked_mean, plain_mean
 
-Scores = Float[Array, "batch heads time time"]
-TeacherScores = Float[Array, "batch teacher_heads teacher_time teacher_time"]
-Mask = Bool[Array, "batch time"]
+Scores = Float[Array, "batch heads queries keys"]
+TeacherScores = Float[Array, "batch teacher_heads teacher_queries teacher_keys"]
+
+
+class Attended(NamedTuple):
+    """Which queries of an attention count, and which keys each of them sees.
+
+    Attributes:
+      queries: True for real tokens that ask.
+      keys: True for those that a query sees, whether it is real or not; one row where all queries
+        see the same.
+    """
+
+    queries: Bool[Array, "batch queries"]
+    keys: Bool[Array, "batch #queries keys"]
+
+
+Mask = Bool[Array, "batch time"] | Attended
 
 PADDED_SCORE = -1e-3
 """Without a mask TextBrewer takes this and everything below for padding."""
@@ -148,7 +165,18 @@ def attention_tinybert(student: Scores, teacher: TeacherScores, mask: Mask) -> M
     """
     _check_heads(student, teacher, "attention_mse_mean")
     difference = student.astype(jnp.float32) - jax.lax.stop_gradient(teacher.astype(jnp.float32))
-    return plain_mean(jnp.where(mask[:, None, None, :], difference, 0.0) ** 2)
+    return plain_mean(jnp.where(attended(mask).keys[:, None], difference, 0.0) ** 2)
+
+
+def attended(mask: Mask) -> Attended:
+    """Queries and keys of a mask; queries that see nothing do not count.
+
+    Args:
+      mask: True for real tokens, all of which see each other; or queries and keys as they are.
+    """
+    if not isinstance(mask, Attended):
+        return Attended(mask, mask[:, None, :])
+    return Attended(mask.queries & mask.keys.any(axis=-1), mask.keys)
 
 
 def divergence(student: Scores, teacher: TeacherScores, mask: Mask) -> Mean:
@@ -160,12 +188,13 @@ def divergence(student: Scores, teacher: TeacherScores, mask: Mask) -> Mean:
       mask: True for real tokens.
     """
     losses = divergences(student, teacher, mask)
-    return masked_mean(losses, jnp.broadcast_to(mask[:, None, :], losses.shape))
+    queries = attended(mask).queries[:, None, :]
+    return masked_mean(losses, jnp.broadcast_to(queries, losses.shape))
 
 
 def divergences(
     student: Scores, teacher: TeacherScores, mask: Mask
-) -> Float[Array, "batch heads time"]:
+) -> Float[Array, "batch heads queries"]:
     """`KL(softmax(teacher) || softmax(student))` over real keys, of every query.
 
     Args:
@@ -180,9 +209,14 @@ def divergences(
 
 def _log_softmax(scores: Array, mask: Mask) -> Array:
     """Log of the softmax over real keys; padded ones are very unlikely, and finite."""
-    padded = mask.reshape(mask.shape[0], *(1,) * (scores.ndim - 2), mask.shape[1])
-    scores = jnp.where(padded, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min / 2)
+    keys = _over_heads(attended(mask).keys, scores.ndim)
+    scores = jnp.where(keys, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min / 2)
     return jax.nn.log_softmax(scores, axis=-1)
+
+
+def _over_heads(mask: Array, ndim: int) -> Array:
+    """A mask of texts with axes of size 1 after the first, for scores of so many axes."""
+    return mask.reshape(mask.shape[0], *(1,) * (ndim - mask.ndim), *mask.shape[1:])
 
 
 def _squares(student: Array, teacher: Array, mask: Mask | None, convention: Convention) -> Mean:
@@ -193,8 +227,8 @@ def _squares(student: Array, teacher: Array, mask: Mask | None, convention: Conv
         _check_convention(convention)
         kept = (jnp.where(scores <= PADDED_SCORE, 0.0, scores) for scores in (student, teacher))
         return plain_mean((next(kept) - next(kept)) ** 2)
-    pairs = pairs_of_tokens(mask)
-    pairs = pairs.reshape(pairs.shape[0], *(1,) * (student.ndim - 3), *pairs.shape[1:])
+    queries, keys = attended(mask)
+    pairs = _over_heads(queries[:, :, None] & keys, student.ndim)
     return masked_mean((student - teacher) ** 2, jnp.broadcast_to(pairs, student.shape))
 
 
@@ -215,9 +249,9 @@ def _cross_entropy(
         if mask is None:
             weights = jnp.where(teacher <= PADDED_SCORE, 0.0, weights)
             return plain_mean(-(weights * log_student).sum(axis=-1))
-        keys = mask.reshape(mask.shape[0], *(1,) * (student.ndim - 2), mask.shape[1])
+        keys = _over_heads(attended(mask).keys, student.ndim)
         losses = -jnp.where(keys, weights * log_student, 0.0).sum(axis=-1)
-    queries = mask.reshape(mask.shape[0], *(1,) * (losses.ndim - 2), mask.shape[1])
+    queries = _over_heads(attended(mask).queries, losses.ndim)
     return masked_mean(losses, jnp.broadcast_to(queries, losses.shape))
 
 
@@ -239,9 +273,10 @@ def _check_heads(student: Array, teacher: Array, instead: str) -> None:
 
 def _check_lengths(student: Array, teacher: Array) -> None:
     if student.shape[-2:] != teacher.shape[-2:]:
+        axis = -1 if student.shape[-1] != teacher.shape[-1] else -2
         raise ValueError(
-            f"the student's attention is over {student.shape[-1]} tokens and the teacher's over "
-            f"{teacher.shape[-1]}; use one vocabulary, or compare logits only"
+            f"the student's attention is over {student.shape[axis]} tokens and the teacher's over "
+            f"{teacher.shape[axis]}; use one vocabulary, or compare logits only"
         )
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
+from jaxlab.distillation.attentions import Attended, Mask
 from jaxlab.distillation.grammar import MOVING, Match
 from jaxlab.distillation.means import Mean
 from jaxlab.distillation.soft_matching import (
@@ -138,7 +139,7 @@ def moving_loss(
     loss: Callable[..., Mean],
     student: Sequence[Array],
     teacher: Sequence[Array],
-    mask: Array,
+    mask: Mask,
     matching: Array | None,
 ) -> tuple[Mean, Mean | None]:
     """The loss of a moving match.
@@ -162,6 +163,7 @@ def moving_loss(
     own, others = jnp.stack(student), jax.lax.stop_gradient(jnp.stack(teacher))
     if strategy == "alp":
         own, others = own[:, :, :1], attended_teacher(own[:, :, 0], others[:, :, 0])[:, :, None]
+        assert not isinstance(mask, Attended), "hidden states have no keys"
         mask = mask.any(axis=1)[:, None]
     elif matching is None:
         raise ValueError(

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxlab.distillation import hard_losses, responses, schedules
-from jaxlab.distillation.grammar import MOVING, parse_matches
+from jaxlab.distillation.attentions import Attended, Mask
+from jaxlab.distillation.grammar import MOVING, Match, parse_matches
 from jaxlab.distillation.knowledge import Feature, Features
 from jaxlab.distillation.means import Mean
 from jaxlab.distillation.moving_matches import moving_loss
@@ -246,15 +247,15 @@ class Objective:
     ) -> tuple[Mean, Mean | None]:
         """The loss of one pair of layers, and the distances of all pairs if it moves by them."""
         match, kind = term.match, term.match.kind
-        stack = match.stack
-        mask = batch["decoder_mask"] if stack == "decoder" else batch["mask"]
-        sides = [_take(_of(f, stack), term, i) for i, f in enumerate((student, teacher))]
+        sides = [_take(_of(f, match.stack), term, i) for i, f in enumerate((student, teacher))]
+        mask: Mask | None = mask_of(match, batch)
         if term.projection:
             side = 1 if match.projection == "pca" else 0
             activation = "linear" if match.projection == "pca" else match.projection
             own = _projection(term, projections)
             sides[side] = tuple(project(own, hidden, activation) for hidden in sides[side])
         if match.strategy in MOVING:
+            assert mask is not None, "there are no conventions of moving matches"
             return moving_loss(match.strategy, kind.loss, sides[0], sides[1], mask, matching)
         if kind.num_layers == 1 and len(kind.features) == 1:
             sides = [side[0] for side in sides]
@@ -367,6 +368,12 @@ def compile_objective(
     problems += _unused(config.hard, task)
     for match in matches:
         assert teacher is not None, "checked"
+        if match.stack == "cross" and "hidden" in features_of(match):
+            problems.append(
+                f"{match.knowledge!r} is of hidden states, and the attention between the stacks "
+                "has none; match those of the decoder, or of the encoder"
+            )
+            continue
         try:
             terms += terms_of(match, student, teacher)
         except ValueError as error:
@@ -453,6 +460,42 @@ def _of(features: Features | Stacks, stack: str) -> Features:
     if stack not in features:
         raise ValueError(f"a match is of the {stack}; the model shows {', '.join(features)}")
     return features[stack]
+
+
+def mask_of(match: Match, batch: Batch) -> Mask:
+    """What counts of a stack: real tokens, or queries and the keys that they see.
+
+    In the decoder tokens see those before them and themselves, relations between its tokens as its
+    attention. Of the attention to the encoder the queries are the decoder's, keys and values the
+    encoder's.
+
+    Args:
+      match: of features of a stack.
+      batch: with `mask`, and of an encoder-decoder `decoder_mask`.
+
+    Raises:
+      ValueError: if there is no mask of a decoder.
+    """
+    if match.stack == "encoder":
+        return batch["mask"]
+    if "decoder_mask" not in batch:
+        raise ValueError(
+            f"a match is of {match.stack}, and the batch has {', '.join(sorted(batch))}; give "
+            "decoder_mask, True for the decoder's real tokens"
+        )
+    queries = batch["decoder_mask"]
+    keys = queries if match.stack == "decoder" else batch["mask"]
+    features = features_of(match)
+    if features == ("hidden",):
+        return queries
+    sides = features if match.kind.is_relation else ("queries", "keys")
+    asking, seen = (queries if feature == "queries" else keys for feature in sides)
+    if match.knowledge == "example_relation":
+        return asking
+    shown = seen[:, None, :]
+    if match.stack == "decoder":
+        shown = shown & jnp.tril(jnp.ones((seen.shape[1],) * 2, bool))[None]
+    return Attended(asking, shown)
 
 
 def top_features(features: Features | Stacks) -> Features:

@@ -15,17 +15,16 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from jaxlab.distillation.attentions import divergences
+from jaxlab.distillation.attentions import Mask, attended, divergences
 from jaxlab.distillation.means import Mean, masked_mean
 
-Projected = Float[Array, "batch time width"]
+Projected = Float[Array, "batch _ width"]
 """Queries, keys or values of all heads, one after the other."""
 
-TeacherProjected = Float[Array, "batch teacher_time teacher_width"]
+TeacherProjected = Float[Array, "batch _ teacher_width"]
 
-Mask = Bool[Array, "batch time"]
 Average = Literal["tokens", "texts"]
 
 SCORES_AT_ONCE = 2**24
@@ -48,7 +47,8 @@ def relation(
     Args:
       student: what relates to what: queries to queries, queries to keys ...
       teacher: the same of the teacher; no gradient goes to them.
-      mask: True for real tokens; neither padded queries nor padded keys count.
+      mask: True for real tokens; neither padded queries nor padded keys count. Where the first and
+        the second are of two texts, or some tokens relate to some only, an `Attended`.
       num_relation_heads: pieces; must divide both widths.
       average: over all `tokens` of the batch, or over `texts` of their means, as bertdistiller.
 
@@ -56,17 +56,19 @@ def relation(
       ValueError: if the pieces do not divide a width, or lengths differ.
     """
     check_relation_heads(num_relation_heads, student[0].shape[-1], teacher[0].shape[-1])
-    lengths = [pair[1].shape[1] for pair in (student, teacher)]
-    if lengths[0] != lengths[1]:
-        raise ValueError(
-            f"the student's texts have {lengths[0]} tokens and the teacher's {lengths[1]}; "
-            "relations need one tokenisation: use one vocabulary, or compare logits only"
-        )
+    for one, other in zip(student, teacher, strict=True):
+        if one.shape[1] != other.shape[1]:
+            raise ValueError(
+                f"the student's texts have {one.shape[1]} tokens and the teacher's "
+                f"{other.shape[1]}; relations need one tokenisation: use one vocabulary, or "
+                "compare logits only"
+            )
     totals = _totals(student, teacher, mask, num_relation_heads)
-    tokens = num_relation_heads * mask.sum(axis=1, dtype=jnp.float32)
+    queries = attended(mask).queries
+    tokens = num_relation_heads * queries.sum(axis=1, dtype=jnp.float32)
     if average == "tokens":
         return Mean(totals.sum(), tokens.sum())
-    return masked_mean(totals / jnp.maximum(tokens, 1.0), mask.any(axis=1))
+    return masked_mean(totals / jnp.maximum(tokens, 1.0), queries.any(axis=1))
 
 
 def _totals(
@@ -76,14 +78,15 @@ def _totals(
     num_relation_heads: int,
 ) -> Float[Array, " batch"]:
     """Sums over the pieces and tokens of every text."""
-    scores = mask.shape[0] * student[0].shape[1] * student[1].shape[1]
+    queries = attended(mask).queries
+    scores = queries.size * student[1].shape[1]
     fitting = [n for n in range(2, num_relation_heads + 1) if n * scores <= SCORES_AT_ONCE]
     at_once = max((n for n in fitting if num_relation_heads % n == 0), default=1)
     num_rounds = num_relation_heads // at_once
 
     def totals_of(pieces: tuple[tuple[Array, Array], tuple[Array, Array]]) -> Array:
         losses = divergences(*(relation_scores(*pair, at_once) for pair in pieces), mask)
-        return jnp.where(mask[:, None, :], losses, 0.0).sum(axis=(1, 2))
+        return jnp.where(queries[:, None, :], losses, 0.0).sum(axis=(1, 2))
 
     if num_rounds == 1:
         return totals_of((student, teacher))
@@ -95,7 +98,7 @@ def _totals(
     one_round = jax.checkpoint(totals_of, prevent_cse=False)
     return jax.lax.scan(
         lambda total, pieces: (total + one_round(pieces), None),
-        jnp.zeros(mask.shape[0], jnp.float32),
+        jnp.zeros(queries.shape[0], jnp.float32),
         jax.tree.map(cut, (student, teacher)),
     )[0]
 
@@ -127,7 +130,7 @@ def _turn(pair: tuple[Array, Array]) -> tuple[Array, Array]:
 
 def relation_scores(
     first: Projected, second: Projected, num_relation_heads: int
-) -> Float[Array, "batch heads time time"]:
+) -> Float[Array, "batch heads queries keys"]:
     """`X Y^T / sqrt(width of a piece)` of every piece, float32.
 
     Args:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxlab.distillation import hard_losses
 from jaxlab.distillation.cached_features import cached_features, check_cacheable
+from jaxlab.distillation.grammar import STACKS
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.moving_matches import current_matchings, init_matchings, next_matchings
 from jaxlab.distillation.objective import (
@@ -86,6 +87,48 @@ def make_forward(model: Any, *, prefix: str = "") -> Forward:
                 rngs={} if key is None else {"dropout": key},
             ),
         )
+
+    return forward
+
+
+def make_seq2seq_forward(model: Any) -> Forward:
+    """How a `layers.seq2seq.Seq2Seq` runs on a batch: what `encoder`, `decoder` and `cross` show.
+
+    A batch has `ids` and `mask` of the encoder, `decoder_ids` (already shifted) and `decoder_mask`.
+    Every stack shows all that any match asks for; the compiler leaves out what none reads.
+
+    Args:
+      model: the module.
+    """
+
+    def forward(
+        params: PyTree,
+        batch: Batch,
+        *,
+        taps: frozenset[str] = frozenset(),
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> Stacks:
+        wanted = ("ids", "mask", "decoder_ids", "decoder_mask")
+        if missing := [name for name in wanted if name not in batch]:
+            raise ValueError(
+                f"the batch has {', '.join(sorted(batch))}; an encoder-decoder also needs "
+                f"{', '.join(missing)}"
+            )
+        shown = model.apply(
+            {"params": params},
+            batch["ids"],
+            batch["decoder_ids"],
+            mask=batch["mask"],
+            decoder_mask=batch["decoder_mask"],
+            train=train,
+            encoder_taps=taps,
+            decoder_taps=taps,
+            cross_taps=taps - {"hidden"},
+            rngs={} if key is None else {"dropout": key},
+        )
+        stacks = {name: Features(**getattr(shown, name)._asdict()) for name in STACKS}
+        return {**stacks, "decoder": stacks["decoder"]._replace(logits=shown.logits)}
 
     return forward
 
