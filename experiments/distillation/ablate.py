@@ -179,6 +179,7 @@ def run_seed(
         compiled.objective,
         kd.make_forward(make_model(config, students[0]), prefix=STUDENT_PREFIX),
         kd.make_forward(make_model(config, teacher)),
+        is_aligned=True,  # as check_stage has seen
     )
     taught = Teachers((teacher,))
     principal = fit_principal_components(

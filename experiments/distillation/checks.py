@@ -16,9 +16,7 @@ from jaxlab.distillation.cached_features import check_cacheable
 from jaxlab.distillation.ensembles import check_mixing
 from jaxlab.distillation.hard_losses import check_labels
 from jaxlab.distillation.terms import Term
-
-OF_TEXTS = ("pkd",)
-"""Knowledge of a text as a whole, which needs no common tokens."""
+from jaxlab.distillation.train import OF_TEXTS
 
 
 def check_stage(

@@ -87,7 +87,8 @@ def make_course(
         live = None if is_cached or not objective.needs_teacher else teacher
         temperature = objective.config.response.temperature
         taught = None if live is None else live.forward(config, temperature)
-        parts = kd.Parts(objective, forward, taught)
+        # Tokens that differ are refused by check_stage, which has seen all texts.
+        parts = kd.Parts(objective, forward, taught, is_aligned=True)
         step = kd.make_distillation_step(parts, tx, stage.num_steps, **options)
         frozen = {} if live is None else {"teacher": live.params}
         frozen |= {PRINCIPAL: principal} if principal else {}

@@ -166,7 +166,8 @@ def make_train_batches(
     Returns:
       An iterator of dicts: `ids`, `types` int32 and `mask` bool (batch, length), `label`,
       `has_label`, `example_id` (-1 for rows that fill up). With `student_rows` also `student_ids`,
-      `student_mask`, `student_types`.
+      `student_mask`, `student_types`; labels of tokens stay those of `rows`, and `Parts.is_aligned`
+      says whether tokens may be compared.
 
     Raises:
       ValueError: if rows are too long for the buckets, the two kinds of rows are of other examples,

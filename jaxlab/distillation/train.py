@@ -20,6 +20,8 @@ from jaxlab.distillation.grammar import STACKS
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.moving_matches import current_matchings, init_matchings, next_matchings
 from jaxlab.distillation.objective import (
+    HARD,
+    RESPONSE,
     Losses,
     Objective,
     Stacks,
@@ -38,6 +40,9 @@ STUDENT, PROJECTIONS, TEACHER, PRINCIPAL = "student", "projections", "teacher", 
 LOG_VARIANCES, WEIGHTING, MATCHINGS = "log_variances", "weighting", "matchings"
 R_DROP = "r_drop"
 
+OF_TEXTS = ("pkd",)
+"""Knowledge of a text as a whole, which needs no common tokens."""
+
 
 class Parts(NamedTuple):
     """What a step is made of.
@@ -47,12 +52,15 @@ class Parts(NamedTuple):
       student: how the student runs.
       teacher: how the teacher runs; `None` where batches bring its features, or none are needed.
       num_classes: of a teacher of which batches bring the largest logits only.
+      is_aligned: where batches have `student_ids`, every token of them stands in the place of the
+        teacher's, so that tokens may be compared.
     """
 
     objective: Objective
     student: Forward
     teacher: Forward | None = None
     num_classes: int | None = None
+    is_aligned: bool = False
 
 
 def make_forward(model: Any, *, prefix: str = "") -> Forward:
@@ -183,11 +191,13 @@ def teach(parts: Parts, frozen: Mapping[str, PyTree], batch: Batch) -> Features 
 
     Raises:
       ValueError: if it is to run and has no parameters, or does not and the batch has no outputs,
-        or not all that the objective counts (see `check_cacheable`).
+        or not all that the objective counts (see `check_cacheable`), or the student has tokens of
+        its own and tokens are compared.
     """
     objective = parts.objective
     if not objective.needs_teacher:
         return None
+    _check_tokens(parts, batch)
     if parts.teacher is None:
         check_cacheable(objective.terms)
         return cached_features(batch, objective.teacher_layers, parts.num_classes)
@@ -198,6 +208,22 @@ def teach(parts: Parts, frozen: Mapping[str, PyTree], batch: Batch) -> Features 
         )
     shown = parts.teacher(frozen[TEACHER], batch, taps=objective.teacher_taps)
     return jax.lax.stop_gradient(shown)
+
+
+def _check_tokens(parts: Parts, batch: Batch) -> None:
+    """Refuse to compare the tokens of two vocabularies one by one."""
+    if parts.is_aligned or "student_ids" not in batch:
+        return
+    objective = parts.objective
+    compared = [t.name for t in objective.terms if t.match.knowledge not in OF_TEXTS]
+    if objective.task in ("tagging", "span", "mlm"):
+        compared += [name for name in objective.names if name in (RESPONSE, HARD)]
+    if compared:
+        raise ValueError(
+            f"{', '.join(compared)} are of tokens, and the batch has student_ids: the student cuts "
+            f"the texts in its own way; match {' or '.join(OF_TEXTS)} or logits of texts, or give "
+            "Parts(is_aligned=True) if every token stands in the place of the teacher's"
+        )
 
 
 def losses_of(

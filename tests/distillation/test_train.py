@@ -124,6 +124,29 @@ def test_a_batch_of_padding_is_no_loss():
     assert_same(new_state().params, state.params)
 
 
+def test_tokens_of_two_vocabularies_are_compared_where_they_are_said_to_align():
+    batch = {**make_batch(), "student_ids": make_batch()["ids"]}
+    wanted = (
+        "hidden_mse/emb-emb, .*query_relation/1-0 are of tokens, .*match pkd or logits of texts"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        run(batch)
+
+    def trace(objective, **options):
+        params = distillation_params(objective, random_params(STUDENT, 2), jax.random.key(3))
+        parts = Parts(objective, forward, forward, **options)
+        return jax.eval_shape(
+            lambda: losses_of(parts, params, FROZEN, batch, jnp.float32(0.0), None)[0].means
+        )
+
+    assert set(trace(OBJECTIVE, is_aligned=True)) == set(OBJECTIVE.names)
+    of_texts = ObjectiveConfig("last1:pkd->linear", ResponseConfig("kl"), HardConfig(0.5))
+    assert len(trace(compile_objective(of_texts, STUDENT, TEACHER))) == 3
+    of_tokens = ObjectiveConfig(response=ResponseConfig("kl"))
+    with pytest.raises(ValueError, match="response are of tokens"):
+        trace(compile_objective(of_tokens, STUDENT, TEACHER, task="tagging"))
+
+
 def test_r_drop_compares_two_passes():
     config = ObjectiveConfig(response=ResponseConfig("none"), hard=HardConfig(1.0, r_drop=2.0))
     objective = compile_objective(config, STUDENT, None)
