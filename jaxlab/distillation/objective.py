@@ -247,7 +247,11 @@ class Objective:
     ) -> tuple[Mean, Mean | None]:
         """The loss of one pair of layers, and the distances of all pairs if it moves by them."""
         match, kind = term.match, term.match.kind
-        sides = [_take(_of(f, match.stack), term, i) for i, f in enumerate((student, teacher))]
+        depths = (self.student_layers, self.teacher_layers)
+        sides = [
+            _take(_of(shown, match.stack), term, side, depths[side])
+            for side, shown in enumerate((student, teacher))
+        ]
         mask: Mask | None = mask_of(match, batch)
         if term.projection:
             side = 1 if match.projection == "pca" else 0
@@ -507,18 +511,20 @@ def top_features(features: Features | Stacks) -> Features:
     return features if isinstance(features, Features) else features["decoder"]
 
 
-def _take(features: Features, term: Term, side: int) -> tuple[Array, ...]:
+def _take(features: Features, term: Term, side: int, num_layers: int) -> tuple[Array, ...]:
     """What a loss compares, of one side: a feature of one or two layers, or two of one layer."""
     layers = term.pair.student if side == 0 else term.pair.teacher
     taken = []
     for feature in features_of(term.match):
         values = getattr(features, feature)
         lower = 1 if feature == "hidden" else 0
-        if max(layers) + lower >= len(values):
+        # A deeper stack than the one compiled for has its last layer elsewhere.
+        if not max(layers) + lower < len(values) <= num_layers + lower:
             raise ValueError(
                 f"{term.name} compares {feature} of layer {max(layers)} of the "
-                f"{('student', 'teacher')[side]}, which shows {len(values) - lower} layers of it; "
-                "compile the objective for the shapes of these models, and let them show what "
+                f"{('student', 'teacher')[side]}, which shows {len(values) - lower} layers of it, "
+                f"and was to have {num_layers}; compile the objective for the shapes of these "
+                "models, an encoder-decoder's stacks of one depth, and let them show what "
                 "`student_taps` and `teacher_taps` name"
             )
         taken += [values[layer + lower] for layer in layers]
