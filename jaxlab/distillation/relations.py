@@ -15,7 +15,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxlab.distillation.attentions import Mask, attended, divergences
 from jaxlab.distillation.means import Mean, masked_mean
@@ -85,7 +85,8 @@ def _totals(
     num_rounds = num_relation_heads // at_once
 
     def totals_of(pieces: tuple[tuple[Array, Array], tuple[Array, Array]]) -> Array:
-        losses = divergences(*(relation_scores(*pair, at_once) for pair in pieces), mask)
+        ours, theirs = (relation_scores(*pair, at_once) for pair in pieces)
+        losses = divergences(ours, theirs, mask)
         return jnp.where(queries[:, None, :], losses, 0.0).sum(axis=(1, 2))
 
     if num_rounds == 1:
@@ -106,7 +107,7 @@ def _totals(
 def example_relation(
     student: tuple[Projected, Projected],
     teacher: tuple[TeacherProjected, TeacherProjected],
-    mask: Mask,
+    mask: Bool[Array, "batch time"],
     num_relation_heads: int,
 ) -> Mean:
     """KL of the relations between the examples of a batch at the same position (PP-MiniLM).
