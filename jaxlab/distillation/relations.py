@@ -56,13 +56,7 @@ def relation(
       ValueError: if the pieces do not divide a width, or lengths differ.
     """
     check_relation_heads(num_relation_heads, student[0].shape[-1], teacher[0].shape[-1])
-    for one, other in zip(student, teacher, strict=True):
-        if one.shape[1] != other.shape[1]:
-            raise ValueError(
-                f"the student's texts have {one.shape[1]} tokens and the teacher's "
-                f"{other.shape[1]}; relations need one tokenisation: use one vocabulary, or "
-                "compare logits only"
-            )
+    _check_lengths(student, teacher)
     totals = _totals(student, teacher, mask, num_relation_heads)
     queries = attended(mask).queries
     tokens = num_relation_heads * queries.sum(axis=1, dtype=jnp.float32)
@@ -119,9 +113,20 @@ def example_relation(
       num_relation_heads: pieces; must divide both widths.
 
     Raises:
-      ValueError: if the pieces do not divide a width.
+      ValueError: if the pieces do not divide a width, or lengths differ.
     """
+    _check_lengths(student, teacher)
     return relation(_turn(student), _turn(teacher), mask.T, num_relation_heads)
+
+
+def _check_lengths(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> None:
+    for one, other in zip(student, teacher, strict=True):
+        if one.shape[1] != other.shape[1]:
+            raise ValueError(
+                f"the student's texts have {one.shape[1]} tokens and the teacher's "
+                f"{other.shape[1]}; relations need one tokenisation: use one vocabulary, or "
+                "compare logits only"
+            )
 
 
 def _turn(pair: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -216,6 +216,8 @@ def test_other_widths_heads_and_lengths_are_told():
     with pytest.raises(ValueError, match="have 4 tokens and the teacher's 5"):
         student = STUDENT_PROJECTED[0][:, :4]
         relations.relation((student, student), QUERIES[1], MASK[:, :4], 4)
+    with pytest.raises(ValueError, match="have 4 tokens and the teacher's 5"):
+        relations.example_relation((student, student), QUERIES[1], MASK[:, :4], 4)
 
 
 @pytest.mark.parametrize("average", ["tokens", "texts"])
