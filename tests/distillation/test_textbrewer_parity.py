@@ -47,7 +47,7 @@ def exact(case, drawn):
     (match,) = kd.from_textbrewer(case.config["intermediate_matches"])
     matches = kd.format_matches([dataclasses.replace(match, convention="exact")])
     config = kd.ObjectiveConfig(matches, kd.ResponseConfig("none"))
-    objective = kd.compile_objective(config, SAME, TEACHER)
+    objective = kd.compile_objective(config, kd.Shape(*case.student), TEACHER)
     teacher, student = (
         kd.Features(
             hidden=tuple(map(jnp.asarray, side["hidden"])),
@@ -192,11 +192,11 @@ def test_it_clips_the_student_alone():
     shown = jnp.full((4, 5, 12), 50.0)
 
     def forward(params, batch, **_):
-        return kd.Features(hidden=(50.0 * params[None, None] + jnp.zeros((4, 5, 1)),))
+        return kd.Features(hidden=(50.0 * params["dense"][None, None] + jnp.zeros((4, 5, 1)),))
 
     parts = kd.Parts(objective, forward, lambda *_, **__: kd.Features(hidden=(shown,)))
     tx = optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0))
-    params = kd.distillation_params(objective, jnp.ones(8), jax.random.key(0))
+    params = kd.distillation_params(objective, {"dense": jnp.ones(8)}, jax.random.key(0))
     step = kd.make_distillation_step(parts, tx, 1)
     state = TrainState.create(params, tx, jax.random.key(1), {})
     after, _ = step(state, {"teacher": {}}, {"mask": jnp.ones((4, 5), bool)}, jax.random.key(2))

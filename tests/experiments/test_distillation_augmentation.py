@@ -179,4 +179,4 @@ def test_other_data_and_settings_are_refused(world):
     other = Other(**{**fields, "task": "classification"})
     assert type(augment_problem(config, other, world)) is Other
     with pytest.raises(ValueError, match="tokens of one vocabulary"):
-        augment_problem(settings(world, candidates="mask"), other)
+        augment_problem(settings(world, candidates="mask"), other, world)
