@@ -382,12 +382,19 @@ def compile_objective(
             terms += terms_of(match, student, teacher)
         except ValueError as error:
             problems.append(str(error))
-    if problems:
-        raise ValueError("the objective does not fit: " + "; ".join(problems))
     terms = with_unique_names(terms)
     trained = dict.fromkeys(
         term.projection for term in terms if term.match.projection not in ("", "pca")
     )
+    fixed = {term.projection for term in terms if term.match.projection == "pca"}
+    problems += [
+        f"{name!r} is the name of a projection that trains and of principal components, which do "
+        "not; give each a name of its own"
+        for name in trained
+        if name in fixed
+    ]
+    if problems:
+        raise ValueError("the objective does not fit: " + "; ".join(problems))
     widths = (student.width, 0 if teacher is None else teacher.width)
     taps = frozenset(feature for term in terms for feature in features_of(term.match))
     return Objective(
