@@ -24,7 +24,7 @@ from jaxlab.parallel import path_name
 from jaxlab.training.step import TrainStep
 
 PRINCIPAL_BATCHES = 32
-"""Of a stage, that principal components are taken from."""
+"""Of a stage, that principal components are taken from at most."""
 
 
 class Course(NamedTuple):

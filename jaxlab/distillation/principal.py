@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import Objective
+from jaxlab.distillation.objective import Objective, Stacks
 from jaxlab.distillation.projections import Projection, principal_projection
 
 
@@ -26,17 +26,21 @@ def uses_principal(objective: Objective) -> bool:
 
 def fit_principal(
     objective: Objective,
-    show: Callable[[Mapping[str, Any]], Features],
+    show: Callable[[Mapping[str, Any]], Features | Stacks],
     batches: Iterable[Mapping[str, Any]],
     width: int,
+    *,
+    num_tokens: int = 16_384,
 ) -> dict[str, Projection]:
     """The principal components that an objective asks for, `frozen["principal"]` of a step.
 
     Args:
       objective: what is learnt; its matches with `->pca`.
       show: from a batch to what the teacher shows of it, with `objective.teacher_taps`.
-      batches: some of the training batches, with `mask`; a few thousand tokens are enough.
+      batches: of the training, with `mask`, and `decoder_mask` for a decoder; read as far as they
+        are needed.
       width: of the student's hidden states.
+      num_tokens: real tokens that are taken of every layer, the first: all of them are in memory.
 
     Returns:
       By name of the projection; those that have one name are fitted to all of their layers.
@@ -44,16 +48,31 @@ def fit_principal(
     Raises:
       ValueError: if there are fewer real tokens than components.
     """
-    layers: dict[str, set[int]] = {}
+    layers: dict[str, set[tuple[str, int]]] = {}
     for term in objective.terms:
         if term.match.projection == "pca":
-            layers.setdefault(term.projection, set()).update(term.pair.teacher)
-    tokens: dict[str, list[np.ndarray]] = {name: [] for name in layers}
+            own = layers.setdefault(term.projection, set())
+            own |= {(term.match.stack, layer) for layer in term.pair.teacher}
+    tokens: dict[tuple[str, int], list[np.ndarray]] = {
+        layer: [] for own in layers.values() for layer in sorted(own)
+    }
+    counts = dict.fromkeys(tokens, 0)
     for batch in batches:
-        hidden, mask = show(batch).hidden, np.asarray(batch["mask"])
-        for name, own in layers.items():
-            tokens[name] += [np.asarray(hidden[layer + 1])[mask] for layer in sorted(own)]
+        shown = show(batch)
+        for (stack, layer), found in tokens.items():
+            features = shown if isinstance(shown, Features) else shown[stack]
+            mask = np.asarray(batch["decoder_mask" if stack == "decoder" else "mask"])
+            left = num_tokens - counts[stack, layer]
+            found.append(np.asarray(features.hidden[layer + 1])[mask][:left])
+            counts[stack, layer] += len(found[-1])
+        if min(counts.values(), default=num_tokens) >= num_tokens:
+            break
+    if not all(counts.values()):
+        raise ValueError("there are no real tokens to take components from; give batches of texts")
     return {
-        name: principal_projection(jnp.asarray(np.concatenate(found)), width)
-        for name, found in tokens.items()
+        name: principal_projection(
+            jnp.asarray(np.concatenate([part for layer in sorted(own) for part in tokens[layer]])),
+            width,
+        )
+        for name, own in layers.items()
     }

@@ -136,6 +136,11 @@ def _check_widths(match: Match, student: Shape, teacher: Shape) -> None:
     kind = match.kind
     if match.projection and kind.features != ("hidden",):
         raise ValueError(f"{match.knowledge!r} is of no hidden states: nothing to project")
+    if match.projection == "pca" and student.width > teacher.width:
+        raise ValueError(
+            f"{match.knowledge}->pca takes {student.width} components of a teacher of width "
+            f"{teacher.width}; use ->linear"
+        )
     if kind.equal_width and not match.projection and student.width != teacher.width:
         raise ValueError(
             f"{match.knowledge!r} needs one width, and the student has {student.width}, the "

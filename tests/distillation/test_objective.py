@@ -1,6 +1,7 @@
 """Compiled objectives: which losses they are, what they refuse; a copy has none to lose."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +173,26 @@ def test_principal_components_are_those_of_the_real_tokens_of_their_layers():
         fit_principal(objective, lambda _: FROM_TEACHER, [BATCH], 12)
 
 
+def test_components_take_the_first_tokens_of_every_stack():
+    line = "last1:hidden_mse:encoder[emb=no]->pca/fit,last1:hidden_mse:decoder[emb=no]->pca"
+    objective = compile_objective(ObjectiveConfig(line, NO_RESPONSE), Shape(2, 3, 1), TEACHER)
+    stacks = {"encoder": FROM_TEACHER, "decoder": random_features(TEACHER, 5)}
+    batch = {**BATCH, "decoder_mask": jnp.roll(BATCH["mask"], 1, axis=0)}
+    # Endless: they are read as far as they are needed.
+    endless = itertools.repeat(batch)
+    found = fit_principal(objective, lambda _: stacks, endless, 3, num_tokens=14)
+    names = {"encoder": ("fit", "mask"), "decoder": ("hidden_mse/decoder/3-1", "decoder_mask")}
+    for stack, (name, mask) in names.items():
+        rows = np.asarray(stacks[stack].hidden[4])[np.asarray(batch[mask])]
+        rows = np.concatenate([rows, rows[:6]])
+        projected = project_rows(found[name], rows)
+        np.testing.assert_allclose(projected.mean(axis=0), 0.0, atol=1e-5)
+        spread = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)[:3]
+        np.testing.assert_allclose(np.linalg.norm(projected, axis=0), spread, rtol=1e-4)
+    with pytest.raises(ValueError, match="no real tokens to take components from"):
+        fit_principal(objective, lambda _: stacks, [], 3)
+
+
 def project_rows(projection, rows):
     return rows @ np.asarray(projection["kernel"]) + np.asarray(projection["bias"])
 
@@ -264,8 +285,10 @@ def test_layers_have_their_turns_and_then_comes_the_loss():
         ("last3:cos", SAME, "last3"),
         ("gap:value_relation->linear", SAME, "nothing to project"),
         ("gap:cos[of=probabilities]", SAME, "not of attention"),
+        ("gap:cos->pca", Shape(2, 16, 2), "16 components of a teacher of width 12; use ->linear"),
+        ("last1:cos->linear/a,0-0:pkd->pca/a", STUDENT, "'a' is the name of a projection that"),
     ],
-    ids=["width", "heads", "pieces", "layers", "projection", "probabilities"],
+    ids=["width", "heads", "pieces", "layers", "projection", "probabilities", "wide", "name"],
 )
 def test_what_does_not_fit_the_sizes_is_refused(matches, shape, message):
     with pytest.raises(ValueError, match=message):
