@@ -130,12 +130,18 @@ class Match:
             problems.append(f"every={self.every} must be 1 or more updates")
         if self.every != 1 and self.strategy not in ("random", "emd"):
             problems.append(f"every={self.every} is of layers that move: random and emd")
-        if self.embeddings and (self.strategy in ("emd", "alp") or kind.features != ("hidden",)):
+        if self.embeddings and self.pairs:
+            problems.append("embeddings are of strategies: add emb-emb to the pairs")
+        elif self.embeddings and (self.strategy in ("emd", "alp") or kind.features != ("hidden",)):
             problems.append(
                 "embeddings have no place in it: add emb-emb:hidden_mse, a match of its own"
             )
         if self.num_relation_heads < 0:
             problems.append(f"num_relation_heads={self.num_relation_heads} must not be negative")
+        if self.num_relation_heads and not kind.is_relation:
+            problems.append(
+                f"num_relation_heads={self.num_relation_heads} is of relations, and this is none"
+            )
         if problems:
             raise ValueError(f"match of {self.knowledge!r}: " + "; ".join(problems))
 

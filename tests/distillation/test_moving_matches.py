@@ -148,6 +148,8 @@ def test_embeddings_stay_matched_where_layers_are_drawn():
         ("emd:hidden_mse[emb=yes]", "add emb-emb:hidden_mse, a match of its own"),
         ("gap:hidden_mse[every=2]", "every=2 is of layers that move"),
         ("gap:attention_kl[emb=yes]", "embeddings have no place in it"),
+        ("3-0:hidden_mse[emb=yes]", "add emb-emb to the pairs"),
+        ("gap:hidden_mse[heads=2]", "num_relation_heads=2 is of relations"),
     ],
 )
 def test_what_cannot_move_is_refused(matches, message):
