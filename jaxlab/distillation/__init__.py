@@ -211,12 +211,9 @@ from jaxlab.distillation.sizes import (
 from jaxlab.distillation.soft_matching import (
     EmdMatching,
     LayerWeights,
-    attended_mse,
     entropic_flow,
     exact_flow,
     layer_attention,
-    pair_weights,
-    pairwise_hidden_mse,
     random_teacher_layers,
 )
 from jaxlab.distillation.sweep import (
@@ -326,7 +323,6 @@ __all__ = [
     "advise",
     "annealing_factor",
     "annealing_kd",
-    "attended_mse",
     "attention_ce",
     "attention_ce_mean",
     "attention_kl",
@@ -405,8 +401,6 @@ __all__ = [
     "mixed_stack",
     "mpnet_base",
     "num_params",
-    "pair_weights",
-    "pairwise_hidden_mse",
     "parse_matches",
     "piecewise",
     "pool",

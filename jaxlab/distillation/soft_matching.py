@@ -27,14 +27,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float64, Int, Key
-
-from jaxlab.distillation.hidden import hidden_mse
-from jaxlab.distillation.means import Mean, masked_mean
+from jaxtyping import Array, Float, Float64, Int, Key
 
 Costs = Float[Array, "teacher_layers student_layers"]
-Hidden = Float[Array, "batch time width"]
-TeacherHidden = Float[Array, "batch time teacher_width"]
 
 _SMALL = 1e-12
 _MOST_APART = 18.0
@@ -99,7 +94,7 @@ class EmdMatching:
 
         Args:
           state: weights of the layers.
-          costs: distance of every pair, such as `pairwise_hidden_mse`.
+          costs: distance of every pair.
 
         Returns:
           The next state, and the flow, which adds up to 1: the loss is `(flow * costs).sum()`.
@@ -201,28 +196,6 @@ def _with_sums(flow: Array, supply: Array, demand: Array) -> Array:
     return flow + left[:, None] * lacking[None, :] / total
 
 
-def pairwise_hidden_mse(
-    student: tuple[Hidden, ...], teacher: tuple[TeacherHidden, ...], mask: Bool[Array, "batch time"]
-) -> Costs:
-    """`hidden_mse` of every pair of layers.
-
-    Args:
-      student: hidden states of its layers, in the teacher's width.
-      teacher: hidden states of its layers; no gradient goes to them.
-      mask: True for real tokens.
-
-    Raises:
-      ValueError: if widths or lengths differ.
-    """
-    stacked = jnp.stack(student)
-
-    def to_one(layer: TeacherHidden) -> Float[Array, " student_layers"]:
-        return jax.vmap(lambda own: hidden_mse(own, layer, mask).value)(stacked)
-
-    # One teacher layer after the other: the differences of all pairs would not fit.
-    return jax.lax.map(to_one, jnp.stack(teacher))
-
-
 def layer_attention(
     student: Float[Array, "student_layers batch width"],
     teacher: Float[Array, "teacher_layers batch width"],
@@ -257,29 +230,6 @@ def attended_teacher(
     return jax.lax.stop_gradient(jnp.einsum("bts,tbw->sbw", weights, teacher.astype(jnp.float32)))
 
 
-def attended_mse(
-    student: tuple[Hidden, ...], teacher: tuple[TeacherHidden, ...], mask: Bool[Array, "batch time"]
-) -> Mean:
-    """Mean squared difference of first tokens and the teacher's that they attend to (ALP).
-
-    Args:
-      student: hidden states of its layers, in the teacher's width.
-      teacher: hidden states of its layers; no gradient goes to them.
-      mask: True for real tokens; a text without any does not count.
-
-    Raises:
-      ValueError: if widths differ.
-    """
-    if student[0].shape[-1] != teacher[0].shape[-1]:
-        raise ValueError(
-            f"the student's hidden states have width {student[0].shape[-1]} and the teacher's "
-            f"{teacher[0].shape[-1]}; attention between layers needs one: project the student's"
-        )
-    own, others = (jnp.stack([h[:, 0] for h in hidden]) for hidden in (student, teacher))
-    squares = ((own.astype(jnp.float32) - attended_teacher(own, others)) ** 2).mean(axis=(0, 2))
-    return masked_mean(squares, mask.any(axis=1))
-
-
 def random_teacher_layers(
     key: Key[Array, ""],
     step: Int[Array, ""],
@@ -310,13 +260,3 @@ def random_teacher_layers(
     )
     chosen = jnp.sort(below[: num_student_layers - 1])
     return jnp.append(chosen, num_teacher_layers - 1).astype(jnp.int32)
-
-
-def pair_weights(teacher_layers: Int[Array, " student_layers"], num_teacher_layers: int) -> Costs:
-    """A matching of one teacher layer for each of the student's, as weights of all pairs.
-
-    Args:
-      teacher_layers: of every student layer.
-      num_teacher_layers: layers of the teacher.
-    """
-    return (jnp.arange(num_teacher_layers)[:, None] == teacher_layers[None, :]).astype(jnp.float32)

@@ -8,6 +8,7 @@ from scipy.special import softmax
 
 from jaxlab.distillation import soft_matching
 from jaxlab.distillation.hidden import hidden_mse
+from jaxlab.distillation.moving_matches import moving_loss
 
 RNG = np.random.default_rng(0)
 MASK = jnp.asarray([[1, 1, 1], [1, 0, 0], [0, 0, 0]], bool)
@@ -18,6 +19,15 @@ def states(count, width=4):
 
 
 TEACHER, STUDENT = states(4), states(2)
+
+
+def distances(student):
+    """Of every pair of layers."""
+    return jnp.stack([jnp.stack([hidden_mse(s, t, MASK).value for s in student]) for t in TEACHER])
+
+
+def attended_mse(student):
+    return moving_loss("alp", hidden_mse, student, TEACHER, MASK, None)[0]
 
 
 def marginals(rows, columns):
@@ -90,23 +100,17 @@ def test_a_layer_that_costs_nothing_beside_dear_ones_keeps_everything_finite():
             assert float(weights.sum()) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_costs_of_pairs_are_those_of_every_pair_alone():
-    found = soft_matching.pairwise_hidden_mse(STUDENT, TEACHER, MASK)
-    for (i, t), (j, s) in itertools.product(enumerate(TEACHER), enumerate(STUDENT)):
-        assert float(found[i, j]) == pytest.approx(float(hidden_mse(s, t, MASK).value), rel=1e-6)
-
-
 def test_the_gradient_of_a_transport_is_that_of_its_distances():
     matching = soft_matching.EmdMatching()
     state = matching.init(4, 2)
 
     def loss(student, flow=None):
-        costs = soft_matching.pairwise_hidden_mse(student, TEACHER, MASK)
+        costs = distances(student)
         if flow is None:
             flow = matching.update(state, costs)[1]
         return (flow * costs).sum()
 
-    fixed = matching.update(state, soft_matching.pairwise_hidden_mse(STUDENT, TEACHER, MASK))[1]
+    fixed = matching.update(state, distances(STUDENT))[1]
     for own, wanted in zip(jax.grad(loss)(STUDENT), jax.grad(loss)(STUDENT, fixed), strict=True):
         np.testing.assert_allclose(own, wanted, atol=1e-6)
         assert np.abs(own).max() > 1e-3
@@ -122,7 +126,7 @@ def test_student_layers_follow_what_they_attend_to():
     np.testing.assert_allclose(
         soft_matching.attended_teacher(*arrays), targets, rtol=1e-5, atol=1e-6
     )
-    found = soft_matching.attended_mse(STUDENT, TEACHER, MASK)
+    found = attended_mse(STUDENT)
     # The third text is padding.
     wanted = ((own - targets)[:, :2] ** 2).mean()
     assert float(found.value) == pytest.approx(wanted, rel=1e-5)
@@ -136,7 +140,7 @@ def test_no_gradient_goes_through_the_attention():
 
     def loss(first):
         hidden = tuple(h.at[:, 0].set(first[i]) for i, h in enumerate(STUDENT))
-        return soft_matching.attended_mse(hidden, TEACHER, MASK).value
+        return attended_mse(hidden).value
 
     wanted = np.array(2 * (first - target) / (2 * 4 * 2))
     wanted[:, 2] = 0.0
@@ -173,11 +177,6 @@ def test_every_lower_layer_is_drawn_as_often():
     assert (np.abs(counts - 3000 * share) < 5 * deviation).all()
 
 
-def test_a_matching_is_a_weight_of_one_pair_a_layer():
-    found = soft_matching.pair_weights(jnp.asarray([0, 2]), 3)
-    np.testing.assert_array_equal(found, [[1, 0], [0, 0], [0, 1]])
-
-
 def test_wrong_numbers_are_told():
     with pytest.raises(ValueError, match="temperature=0.0 must be positive"):
         soft_matching.EmdMatching(temperature=0.0)
@@ -187,7 +186,3 @@ def test_wrong_numbers_are_told():
         soft_matching.exact_flow(np.ones((2, 2)), np.array([1.0, 1.0]), np.array([1.0, 0.5]))
     with pytest.raises(ValueError, match="4 layers drawn of 3 every 1 steps"):
         draws(1, 1, sizes=(3, 4))
-    with pytest.raises(ValueError, match="project the student's"):
-        soft_matching.attended_mse(states(2, width=3), TEACHER, MASK)
-    with pytest.raises(ValueError, match="project the student's"):
-        soft_matching.pairwise_hidden_mse(states(2, width=3), TEACHER, MASK)
