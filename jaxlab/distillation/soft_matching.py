@@ -32,7 +32,9 @@ from jaxtyping import Array, Float, Float64, Int, Key
 Costs = Float[Array, "teacher_layers student_layers"]
 
 _SMALL = 1e-12
-_MOST_APART = 18.0
+
+_LEAST_WEIGHT = 1e-4
+"""Of a layer in a transport: one without any has no unit cost, and float32 none below this."""
 
 
 class LayerWeights(NamedTuple):
@@ -89,8 +91,8 @@ class EmdMatching:
         """Weights of the pairs of this batch, and of the layers for the next.
 
         A layer's cost is that of moving one unit of it; the next weights are
-        `softmax((mean cost / cost) / temperature)`: cheap layers weigh more. None weighs less than
-        `exp(-18)` times the cheapest, so that what costs nothing leaves all others a cost.
+        `softmax((mean cost / cost) / temperature)`: cheap layers weigh more. None falls below
+        1e-4, so that a layer that weighs next to nothing still has a cost and can come back.
 
         Args:
           state: weights of the layers.
@@ -114,8 +116,9 @@ class EmdMatching:
         ), flow
 
     def _next(self, unit_costs: Float[Array, " layers"]) -> Float[Array, " layers"]:
-        ratios = (unit_costs.mean() + _SMALL) / (unit_costs + _SMALL) / self.temperature
-        return jax.nn.softmax(jnp.maximum(ratios, ratios.max() - _MOST_APART))
+        ratios = (unit_costs.mean() + _SMALL) / (unit_costs + _SMALL)
+        weights = jnp.maximum(jax.nn.softmax(ratios / self.temperature), _LEAST_WEIGHT)
+        return weights / weights.sum()
 
 
 def entropic_flow(

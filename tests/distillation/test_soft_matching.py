@@ -89,15 +89,23 @@ def test_layers_that_cost_nothing_keep_everything_finite():
     np.testing.assert_allclose(flow, 1 / 6, rtol=1e-5)
 
 
-def test_a_layer_that_costs_nothing_beside_dear_ones_keeps_everything_finite():
+def test_layers_that_cost_next_to_nothing_do_not_end_the_others():
     matching = soft_matching.EmdMatching()
-    state, costs = matching.init(4, 2), jnp.full((4, 2), 3.0).at[0, 0].set(0.0).at[1, 1].set(1e-7)
+    state, update = matching.init(4, 3), jax.jit(matching.update)
+    mixed = jnp.asarray([[0.0, 0.0, 0.0], [1e-6, 5.0, 1e3], [2.0, 0.0, 7.0], [1e4, 1e4, 1e4]])
     for _ in range(5):
-        state, flow = jax.jit(matching.update)(state, costs)
-        assert np.isfinite(flow).all() and float(flow.sum()) == pytest.approx(1.0, rel=1e-5)
-        for weights in state:
-            assert (np.asarray(weights) > 0).all()
+        before = state
+        state, flow = update(before, mixed)
+        for axis, (weights, used) in enumerate(zip(state, before, strict=True)):
+            assert float(weights.min()) > 5e-5
             assert float(weights.sum()) == pytest.approx(1.0, rel=1e-5)
+            np.testing.assert_allclose(flow.sum(axis=1 - axis), used, rtol=1e-2)
+        assert float(state.teacher[0]) > 0.99
+    # Where all layers cost the same, those that had no weight to speak of are back.
+    for _ in range(2):
+        state, _ = update(state, jnp.full((4, 3), 2.0))
+    np.testing.assert_allclose(state.teacher, 1 / 4, rtol=1e-2)
+    np.testing.assert_allclose(state.student, 1 / 3, rtol=1e-2)
 
 
 def test_the_gradient_of_a_transport_is_that_of_its_distances():
