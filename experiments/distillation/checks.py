@@ -146,7 +146,7 @@ def _of_vocabularies(problem: Problem, objective: kd.Objective, stage: StageConf
         return []
     return [
         f"{sizes}, and they cut the texts differently, so that {_listed(common)} have no common "
-        f"tokens to compare; match {' or '.join(OF_TEXTS)} or logits, or give the student a "
+        f"tokens to compare; match {', '.join(OF_TEXTS)} or logits, or give the student a "
         "vocabulary whose pieces are the teacher's"
     ]
 

@@ -1,6 +1,6 @@
 """A teacher's outputs from a batch that they were attached to, in the place of the teacher."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,15 +27,21 @@ _WITH_PADDING = {
 """Knowledge -> conventions under which padded tokens or texts of the teacher count."""
 
 
-def check_cacheable(terms: Iterable[Term]) -> None:
+def check_cacheable(terms: Sequence[Term]) -> None:
     """Refuse terms whose loss a teacher on disk would change: only real tokens are kept of it.
 
     Args:
       terms: of an objective.
 
     Raises:
-      ValueError: listing those that count padding, which is zeros in the place of the teacher's.
+      ValueError: listing those that count padding, which is zeros in the place of the teacher's, or
+        are of its pooled output.
     """
+    if pooled := [term.name for term in terms if term.match.kind.is_pooled]:
+        raise ValueError(
+            f"{', '.join(pooled)} compare the pooled output, which is not kept of a teacher on "
+            "disk; let the teacher run (cache_teacher=False), or match last1:pkd"
+        )
     padded = dict.fromkeys(_named(term.match) for term in terms if _counts_padding(term.match))
     if padded:
         raise ValueError(

@@ -9,12 +9,12 @@ import difflib
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxlab.distillation import attentions, hidden, relations
 from jaxlab.distillation.means import Mean
 
-Feature = Literal["hidden", "scores", "probabilities", "queries", "keys", "values"]
+Feature = Literal["hidden", "scores", "probabilities", "queries", "keys", "values", "pooled"]
 
 
 class Features(NamedTuple):
@@ -66,6 +66,11 @@ class Knowledge:
     with_embeddings: bool = False
     conventions: tuple[str, ...] = ("exact",)
 
+    @property
+    def is_pooled(self) -> bool:
+        """Of texts as a whole: of the pooled output, not of tokens."""
+        return self.features == ("pooled",)
+
 
 _TEXTBREWER = ("exact", "textbrewer", "textbrewer_unmasked")
 
@@ -96,6 +101,19 @@ def _relation(first: Feature, second: Feature) -> Knowledge:
     )
 
 
+def _pooled(loss: Callable[..., Mean]) -> Knowledge:
+    """A loss of hidden states, of texts of one token each: what they were pooled to."""
+
+    def of_texts(
+        student: Float[Array, "batch 1 width"],
+        teacher: Float[Array, "batch 1 teacher_width"],
+        mask: Bool[Array, "batch time"],
+    ) -> Mean:
+        return loss(student, teacher, mask.any(axis=1)[:, None])
+
+    return Knowledge(of_texts, ("pooled",), equal_width=True)
+
+
 _PROJECTIONS: dict[str, Feature] = {"query": "queries", "key": "keys", "value": "values"}
 
 CATALOGUE: dict[str, Knowledge] = {
@@ -123,8 +141,15 @@ CATALOGUE: dict[str, Knowledge] = {
     "example_relation": Knowledge(
         relations.example_relation, ("values", "values"), is_relation=True
     ),
+    "pooled_mse": _pooled(hidden.hidden_mse),
+    "pooled_cos": _pooled(hidden.hidden_cosine),
 }  # fmt: skip
-"""Name -> kind of knowledge. `nst` and `fsp` are other names, see `find_knowledge`."""
+"""Name -> kind of knowledge. `nst` and `fsp` are other names, see `find_knowledge`.
+
+`pooled_mse` and `pooled_cos` are of the pooled output, what the head of a task of texts takes, and
+means over texts. They belong to the last layers (`last1:pooled_mse`); other tasks, encoder-decoders
+and teachers on disk have none.
+"""
 
 OTHER_NAMES = {"nst": "mmd", "fsp": "gram", "hidden_cos": "cos"}
 

@@ -127,6 +127,7 @@ class Objective:
             for term in self.terms
             for feature in features_of(term.match)
             for layer in term.pair.teacher
+            if feature != "pooled"
         }
         return tuple(sorted(found))
 
@@ -397,6 +398,7 @@ def compile_objective(
         raise ValueError("the objective does not fit: " + "; ".join(problems))
     widths = (student.width, 0 if teacher is None else teacher.width)
     taps = frozenset(feature for term in terms for feature in features_of(term.match))
+    taps -= {"pooled"}  # shown untapped
     return Objective(
         config=config,
         task=task,
@@ -520,6 +522,8 @@ def top_features(features: Features | Stacks) -> Features:
 
 def _take(features: Features, term: Term, side: int, num_layers: int) -> tuple[Array, ...]:
     """What a loss compares, of one side: a feature of one or two layers, or two of one layer."""
+    if term.match.kind.is_pooled:
+        return (_pooled(features, term, side)[:, None],)
     layers = term.pair.student if side == 0 else term.pair.teacher
     taken = []
     for feature in features_of(term.match):
@@ -536,6 +540,16 @@ def _take(features: Features, term: Term, side: int, num_layers: int) -> tuple[A
             )
         taken += [values[layer + lower] for layer in layers]
     return tuple(taken)
+
+
+def _pooled(features: Features, term: Term, side: int) -> Array:
+    if features.pooled is None:
+        raise ValueError(
+            f"{term.name} compares the pooled output, and the {('student', 'teacher')[side]} shows "
+            "none; give both models a task of whole texts (classification, regression, or none) "
+            "and let the teacher run, as on disk it has none"
+        )
+    return features.pooled
 
 
 def distributions(

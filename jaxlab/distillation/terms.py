@@ -59,6 +59,7 @@ def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
     """
     kind = match.kind
     _check_widths(match, student, teacher)
+    _check_pooled(match, student, teacher)
     if kind.equal_heads and student.num_heads != teacher.num_heads:
         raise ValueError(
             f"{match.knowledge!r} compares head by head, and the student has {student.num_heads} "
@@ -134,7 +135,7 @@ def features_of(match: Match) -> tuple[Feature, ...]:
 
 def _check_widths(match: Match, student: Shape, teacher: Shape) -> None:
     kind = match.kind
-    if match.projection and kind.features != ("hidden",):
+    if match.projection and kind.features != ("hidden",) and not kind.is_pooled:
         raise ValueError(f"{match.knowledge!r} is of no hidden states: nothing to project")
     if match.projection == "pca" and student.width > teacher.width:
         raise ValueError(
@@ -150,6 +151,29 @@ def _check_widths(match: Match, student: Shape, teacher: Shape) -> None:
     if match.probabilities and kind.features != ("scores",):
         raise ValueError(
             f"{match.knowledge!r} is not of attention: [of=probabilities] goes nowhere"
+        )
+
+
+def _check_pooled(match: Match, student: Shape, teacher: Shape) -> None:
+    """A text is pooled once, behind the last layer, and that of an encoder."""
+    if not match.kind.is_pooled:
+        return
+    item = f"last1:{match.knowledge}"
+    last = LayerPair((teacher.num_layers - 1,), (student.num_layers - 1,))
+    moves = match.strategy in MOVING
+    if moves or match.layer_pairs(teacher.num_layers, student.num_layers) != [last]:
+        layers = match.strategy or "+".join(
+            "-".join("/".join(map(_layer_name, side)) for side in pair) for pair in match.pairs
+        )
+        raise ValueError(
+            f"{match.knowledge!r} is of what comes behind the last layers, not of {layers!r}; "
+            f"write {item}"
+        )
+    if match.stack != "encoder":
+        raise ValueError(f"{match.knowledge!r} is of an encoder, and got {match.stack}; use {item}")
+    if match.projection == "pca":
+        raise ValueError(
+            f"{match.knowledge!r}: principal components are of hidden states; use {item}->linear"
         )
 
 

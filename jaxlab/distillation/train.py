@@ -40,7 +40,7 @@ STUDENT, PROJECTIONS, TEACHER, PRINCIPAL = "student", "projections", "teacher", 
 LOG_VARIANCES, WEIGHTING, MATCHINGS = "log_variances", "weighting", "matchings"
 R_DROP = "r_drop"
 
-OF_TEXTS = ("pkd",)
+OF_TEXTS = ("pkd", "pooled_mse", "pooled_cos")
 """Knowledge of a text as a whole, which needs no common tokens."""
 
 
@@ -221,7 +221,7 @@ def _check_tokens(parts: Parts, batch: Batch) -> None:
     if compared:
         raise ValueError(
             f"{', '.join(compared)} are of tokens, and the batch has student_ids: the student cuts "
-            f"the texts in its own way; match {' or '.join(OF_TEXTS)} or logits of texts, or give "
+            f"the texts in its own way; match {', '.join(OF_TEXTS)} or logits of texts, or give "
             "Parts(is_aligned=True) if every token stands in the place of the teacher's"
         )
 

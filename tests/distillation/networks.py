@@ -38,8 +38,9 @@ def forward(params, batch, *, taps=frozenset(), train=False, key=None):
         hidden.append(x)
     shares = batch["mask"] / jnp.maximum(batch["mask"].sum(axis=1, keepdims=True), 1)
     found = {"hidden": hidden, "queries": queries, "scores": scores}
-    logits = jnp.einsum("bt,btf->bf", shares, x) @ params["head"]
-    return Features(logits=logits, **{name: tuple(found[name]) for name in taps})
+    pooled = jnp.einsum("bt,btf->bf", shares, x)
+    tapped = {name: tuple(found[name]) for name in taps}
+    return Features(logits=pooled @ params["head"], pooled=pooled, **tapped)
 
 
 FROZEN = {"teacher": random_params(TEACHER, 1)}

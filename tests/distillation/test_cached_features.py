@@ -32,6 +32,13 @@ def test_terms_that_count_padding_need_a_teacher_that_runs(matches, named):
         losses_of(parts, params, {}, make_batch(), jnp.zeros(()), None)
 
 
+def test_a_pooled_output_needs_a_teacher_that_runs():
+    objective = compile_objective(ObjectiveConfig("last1:pooled_mse->linear"), STUDENT, TEACHER)
+    params = distillation_params(objective, random_params(STUDENT, 2), jax.random.key(3))
+    with pytest.raises(ValueError, match="pooled_mse/1-0 compare the pooled output.*last1:pkd"):
+        losses_of(Parts(objective, forward), params, {}, make_batch(), jnp.zeros(()), None)
+
+
 def test_other_normalisations_of_textbrewer_are_those_of_a_cached_teacher():
     """What is not refused: the same loss with the teacher's padding in zeros."""
     names = [

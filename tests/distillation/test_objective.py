@@ -10,6 +10,7 @@ import pytest
 
 from jaxlab.distillation import attentions, hard_losses, hidden, relations, responses, train
 from jaxlab.distillation.knowledge import CATALOGUE, Features
+from jaxlab.distillation.model import TextModel, TextModelConfig, init_params
 from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
     HardConfig,
@@ -19,6 +20,7 @@ from jaxlab.distillation.objective_config import (
 from jaxlab.distillation.principal import fit_principal
 from jaxlab.distillation.terms import Shape
 from jaxlab.distillation.train import Parts
+from jaxlab.layers.bert import BertConfig
 
 TEACHER, STUDENT = Shape(4, 12, 2), Shape(2, 8, 2)
 SAME = Shape(2, 12, 2)
@@ -46,6 +48,7 @@ def random_features(shape: Shape, seed: int, *, classes: int = 3) -> Features:
         queries=tuple(draw(3, 5, shape.width) for _ in layers),
         keys=tuple(draw(3, 5, shape.width) for _ in layers),
         values=tuple(draw(3, 5, shape.width) for _ in layers),
+        pooled=draw(3, shape.width),
     )
 
 
@@ -107,8 +110,9 @@ def test_only_the_features_of_its_terms_are_asked_for():
 @pytest.mark.parametrize("knowledge", CATALOGUE)
 def test_a_copy_of_the_teacher_has_nothing_to_learn(knowledge):
     """No loss, and no gradient that would move the copy away."""
+    layers = "last1" if CATALOGUE[knowledge].is_pooled else "first"
     objective = compile_objective(
-        ObjectiveConfig(f"first:{knowledge}", NO_RESPONSE), TEACHER, TEACHER
+        ObjectiveConfig(f"{layers}:{knowledge}", NO_RESPONSE), TEACHER, TEACHER
     )
 
     def loss(student):
@@ -122,6 +126,53 @@ def test_a_copy_of_the_teacher_has_nothing_to_learn(knowledge):
         np.testing.assert_allclose(value, 0.0, atol=1e-6)
     for gradient in jax.tree.leaves(gradients):
         np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+
+
+def test_pooled_outputs_are_compared_text_by_text():
+    line = "last1:pooled_mse->tanh,3-1:pooled_cos@2->linear/fit"
+    objective, losses = losses_of(ObjectiveConfig(line, NO_RESPONSE), FROM_STUDENT, STUDENT)
+    assert objective.names == ("pooled_mse/3-1", "pooled_cos/3-1")
+    assert not objective.teacher_taps and not objective.teacher_entries
+    projections = objective.init(jax.random.key(0))
+    own, fit = projections["pooled_mse/3-1"]["kernel"], projections["fit"]["kernel"]
+    ours, theirs = np.asarray(FROM_STUDENT.pooled)[:2], np.asarray(FROM_TEACHER.pooled)[:2]
+    expected = ((np.tanh(ours @ own) - theirs) ** 2).mean()  # the third text has no token
+    np.testing.assert_allclose(losses.values["pooled_mse/3-1"], expected, rtol=1e-5)
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (ours @ fit, theirs)]
+    expected = (1.0 - (unit[0] * unit[1]).sum(axis=1)).mean()
+    np.testing.assert_allclose(losses.values["pooled_cos/3-1"], expected, rtol=1e-5)
+    assert {float(count) for count in losses.counts.values()} == {2.0}
+    with pytest.raises(ValueError, match="and the teacher shows none; give both models a task"):
+        objective(projections, FROM_STUDENT, FROM_TEACHER._replace(pooled=None), BATCH)
+
+
+def test_a_text_model_shows_its_pooled_output():
+    encoder = BertConfig(11, num_layers=2, width=12, num_heads=2, mlp_width=8, max_positions=5)
+    config = TextModelConfig(encoder, task="classification", num_labels=3)
+    objective = compile_objective(ObjectiveConfig("last1:pooled_cos", NO_RESPONSE), SAME, SAME)
+    forward = train.make_forward(TextModel(config))
+    batch = {"ids": jnp.ones((3, 5), jnp.int32), "types": jnp.zeros((3, 5), jnp.int32), **BATCH}
+
+    def loss(key):
+        shown = forward(init_params(config, key), batch, taps=objective.student_taps)
+        return objective({}, shown, shown, batch).total()
+
+    assert jax.eval_shape(loss, jax.random.key(0)).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("gap:pooled_mse", "'pooled_mse' is of what comes behind the last layers, not of 'gap'"),
+        ("2-1:pooled_cos", "not of '2-1'; write last1:pooled_cos"),
+        ("emd:pooled_mse", "not of 'emd'; write last1:pooled_mse"),
+        ("last1:pooled_mse:decoder", "is of an encoder, and got decoder"),
+        ("last1:pooled_mse->pca", "use last1:pooled_mse->linear"),
+    ],
+)
+def test_pooled_outputs_are_of_the_last_layers_alone(line, message):
+    with pytest.raises(ValueError, match=message):
+        compile_objective(ObjectiveConfig(line, NO_RESPONSE), SAME, TEACHER)
 
 
 def test_projections_are_one_a_pair_or_shared():

@@ -127,7 +127,7 @@ def test_a_batch_of_padding_is_no_loss():
 def test_tokens_of_two_vocabularies_are_compared_where_they_are_said_to_align():
     batch = {**make_batch(), "student_ids": make_batch()["ids"]}
     wanted = (
-        "hidden_mse/emb-emb, .*query_relation/1-0 are of tokens, .*match pkd or logits of texts"
+        "hidden_mse/emb-emb, .*query_relation/1-0 are of tokens, .*match pkd, .* or logits of texts"
     )
     with pytest.raises(ValueError, match=wanted):
         run(batch)
@@ -140,8 +140,9 @@ def test_tokens_of_two_vocabularies_are_compared_where_they_are_said_to_align():
         )
 
     assert set(trace(OBJECTIVE, is_aligned=True)) == set(OBJECTIVE.names)
-    of_texts = ObjectiveConfig("last1:pkd->linear", ResponseConfig("kl"), HardConfig(0.5))
-    assert len(trace(compile_objective(of_texts, STUDENT, TEACHER))) == 3
+    matches = "last1:pkd->linear,last1:pooled_mse->linear,last1:pooled_cos->linear"
+    of_texts = ObjectiveConfig(matches, ResponseConfig("kl"), HardConfig(0.5))
+    assert len(trace(compile_objective(of_texts, STUDENT, TEACHER))) == 5
     of_tokens = ObjectiveConfig(response=ResponseConfig("kl"))
     with pytest.raises(ValueError, match="response are of tokens"):
         trace(compile_objective(of_tokens, STUDENT, TEACHER, task="tagging"))
