@@ -371,6 +371,13 @@ def compile_objective(
             "is a regression; set it to 0"
         )
     problems += _unused(config.hard, task)
+    if task in ("tagging", "span", "mlm"):
+        problems += [
+            f"{match.knowledge!r} is of texts as a whole, and models of task {task!r} pool none; "
+            "match hidden states, such as last1:hidden_mse"
+            for match in matches
+            if match.kind.is_pooled
+        ]
     for match in matches:
         assert teacher is not None, "checked"
         if match.stack == "cross" and "hidden" in features_of(match):

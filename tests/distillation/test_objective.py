@@ -173,6 +173,9 @@ def test_a_text_model_shows_its_pooled_output():
 def test_pooled_outputs_are_of_the_last_layers_alone(line, message):
     with pytest.raises(ValueError, match=message):
         compile_objective(ObjectiveConfig(line, NO_RESPONSE), SAME, TEACHER)
+    with pytest.raises(ValueError, match="models of task 'tagging' pool none; match hidden states"):
+        config = ObjectiveConfig("last1:pooled_mse", NO_RESPONSE)
+        compile_objective(config, SAME, TEACHER, task="tagging")
 
 
 def test_projections_are_one_a_pair_or_shared():
