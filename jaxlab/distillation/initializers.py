@@ -220,7 +220,8 @@ def shared_vocabulary(
 ) -> Int32[np.ndarray, " student_vocabulary"]:
     """The teacher's id of every piece of the student's vocabulary; -1 where it has none.
 
-    Special pieces are matched by their use: `[CLS]` is `<s>`.
+    Special pieces are matched by their use: `[CLS]` is `<s>`, also of a teacher that has an entry
+    `[CLS]` which no text becomes, as MPNet has.
 
     Args:
       student_pieces: pieces by id.
@@ -232,10 +233,19 @@ def shared_vocabulary(
     Example:
       >>> shared_vocabulary(["[CLS]", "cat", "##s"], ["<s>", "dog", "cat"]).tolist()
       [0, 2, -1]
+      >>> shared_vocabulary(["[CLS]", "cat"], ["<s>", "[CLS]", "cat"]).tolist()
+      [0, 2]
     """
     ids = {piece: i for i, piece in reversed(list(enumerate(teacher_pieces)))}
     uses = {**SPECIAL_PIECES, **{theirs: ours for ours, theirs in SPECIAL_PIECES.items()}}
-    found = [ids.get(piece, ids.get(uses.get(piece, piece), -1)) for piece in student_pieces]
+    own = set(student_pieces)
+
+    def place(piece: str) -> int:
+        other = uses.get(piece, piece)
+        names = (piece, other) if other in own else (other, piece)
+        return next((ids[name] for name in names if name in ids), -1)
+
+    found = [place(piece) for piece in student_pieces]
     if all(i < 0 for i in found):
         raise ValueError(
             f"none of {len(found)} pieces of the student is one of the teacher's "

@@ -170,6 +170,10 @@ def test_pieces_are_matched_by_text_and_special_ones_by_use():
     teacher = ["<s>", "<pad>", "</s>", "<unk>", "##s", "cat", "cat", "<mask>"]
     assert shared_vocabulary(student, teacher).tolist() == [1, 0, 2, 3, 7, 5, 4, -1]
     assert shared_vocabulary(teacher, student).tolist() == [1, 0, 2, 3, 6, 5, 5, 4]
+    # MPNet's vocabulary keeps entries of BERT's special pieces, which no text becomes.
+    both = ["<s>", "<pad>", "</s>", "<unk>", *student, "<mask>"]
+    assert shared_vocabulary(student, both).tolist() == [1, 0, 2, 3, 12, 9, 10, 11]
+    assert shared_vocabulary(both, both).tolist() == list(range(13))
     with pytest.raises(ValueError, match="none of 1 pieces"):
         shared_vocabulary(["owl"], teacher)
 
