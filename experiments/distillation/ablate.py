@@ -39,9 +39,9 @@ from experiments.distillation.train import STUDENT_PREFIX, TEACHER, run_stage
 from experiments.distillation.variants import Compiled, Variant, compile_variants, parse_variant
 from jaxlab import distillation as kd
 from jaxlab import parallel, training
+from jaxlab.distillation.compared import top_features
 from jaxlab.distillation.evaluate import Predictions, predict
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import top_features
 from jaxlab.distillation.train import PRINCIPAL, STUDENT
 from jaxlab.training.resume import CHECKPOINTS
 from jaxlab.training.workdir import CONFIG, check_config, open_workdir, read_json, save_config

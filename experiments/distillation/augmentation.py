@@ -32,9 +32,9 @@ from jaxlab.distillation.augment import (
     swap_words,
     vary_text,
 )
+from jaxlab.distillation.compared import top_features
 from jaxlab.distillation.data import BUCKETS
 from jaxlab.distillation.masking import mask_rows
-from jaxlab.distillation.objective import top_features
 from jaxlab.distillation.rows import TokenRows
 from jaxlab.text import load_tokenizer
 

@@ -16,6 +16,7 @@ from experiments.distillation.settings import NetworksConfig, StageConfig, Texts
 from jaxlab import distillation as kd
 from jaxlab.data.texts import Columns, TextData, load_text_data
 from jaxlab.distillation.answers import Windows, make_windows
+from jaxlab.distillation.compared import Task
 from jaxlab.distillation.data import (
     BatchConfig,
     make_eval_batches,
@@ -23,7 +24,6 @@ from jaxlab.distillation.data import (
     steps_per_epoch,
 )
 from jaxlab.distillation.masking import MaskingConfig
-from jaxlab.distillation.objective import Task
 from jaxlab.distillation.rows import TokenRows, tokenize_tagged, tokenize_texts
 from jaxlab.distillation.vocabularies import map_labels
 from jaxlab.text import TextTokenizer, load_tokenizer

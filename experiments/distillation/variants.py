@@ -24,7 +24,8 @@ from jaxlab.distillation import (
     format_matches,
     parse_matches,
 )
-from jaxlab.distillation.objective import HARD, RESPONSE, Task
+from jaxlab.distillation.compared import Task
+from jaxlab.distillation.objective import HARD, RESPONSE
 from jaxlab.distillation.responses import check_temperature
 
 

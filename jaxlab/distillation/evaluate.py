@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64, PyTree
 
-from jaxlab.distillation.objective import top_features
+from jaxlab.distillation.compared import top_features
 from jaxlab.distillation.train import Forward
 from jaxlab.parallel import make_mesh, place, shard_batch, split_host_fields, to_host
 

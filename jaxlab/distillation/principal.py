@@ -10,8 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.distillation.compared import Stacks
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import Objective, Stacks
+from jaxlab.distillation.objective import Objective
 from jaxlab.distillation.projections import Projection, principal_projection
 
 

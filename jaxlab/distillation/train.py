@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxlab.distillation import hard_losses
 from jaxlab.distillation.cached_features import cached_features, check_cacheable
+from jaxlab.distillation.compared import Batch, Stacks, distributions, top_features
 from jaxlab.distillation.grammar import STACKS
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.moving_matches import current_matchings, init_matchings, next_matchings
@@ -24,15 +25,11 @@ from jaxlab.distillation.objective import (
     RESPONSE,
     Losses,
     Objective,
-    Stacks,
-    distributions,
-    top_features,
 )
 from jaxlab.distillation.weighting import Weighting
 from jaxlab.training.state import TrainState
 from jaxlab.training.step import TrainStep, apply_gradients, split_microbatches
 
-Batch = Mapping[str, Any]
 Forward = Callable[..., Features | Stacks]
 """`forward(params, batch, taps=, train=, key=)`: what a network shows of a batch."""
 
