@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -37,11 +36,12 @@ from jaxlab.distillation.data import BUCKETS
 from jaxlab.distillation.masking import mask_rows
 from jaxlab.distillation.rows import TokenRows
 from jaxlab.text import load_tokenizer
+from jaxlab.training.workdir import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 VARIED = ("classification", "regression")
-KEPT = "augmentation.jsonl"
+KEPT = "augmentation.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def augment_problem(config: NetworksConfig, problem: Problem, workdir: Path) -> 
     """The data with variants among the training texts; the data itself where none are asked for.
 
     Variants have ids above those of all parts, the same ones at every call. They are kept in
-    `augmentation.jsonl`: a model that is asked for words takes its time.
+    `augmentation.json`: a model that is asked for words takes its time.
 
     Args:
       config: the settings of the run.
@@ -108,7 +108,8 @@ def augment_problem(config: NetworksConfig, problem: Problem, workdir: Path) -> 
             first_id=first_id,
         )
         if parallel.is_main_process():
-            _keep(path, identity, made)
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"identity": identity, "examples": made})
     logger.info(
         "%d training texts and %d variants of them (%s)",
         len(examples), len(made) - len(examples), settings.candidates,
@@ -134,21 +135,10 @@ def _identity(
 
 def _read_kept(path: Path, identity: str) -> tuple[TextExample, ...]:
     """The texts of an earlier start of the run; none if there was none, or of other texts."""
-    if not path.is_file():
+    kept = read_json(path)
+    if kept is None or kept["identity"] != identity:
         return ()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if json.loads(lines[0]) != {"identity": identity}:
-        return ()
-    return tuple(TextExample(**json.loads(line)) for line in lines[1:])
-
-
-def _keep(path: Path, identity: str, examples: Sequence[TextExample]) -> None:
-    """Write all lines, and then put the file in its place."""
-    rows = [{"identity": identity}, *(dataclasses.asdict(example) for example in examples)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".new")
-    scratch.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    scratch.replace(path)
+    return tuple(TextExample(**example) for example in kept["examples"])
 
 
 def make_vary(settings: AugmentationConfig, teacher: str) -> Vary:

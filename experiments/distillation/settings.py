@@ -6,6 +6,7 @@ from typing import Literal
 from experiments.common.stages import EpochConfig
 from experiments.distillation.variants import parse_variant
 from jaxlab.distillation import SIZES, HardConfig, ObjectiveConfig, ResponseConfig
+from jaxlab.distillation.grammar import STEPPING
 from jaxlab.layers.attention import AttentionImplementation
 from jaxlab.training import OptimizerConfig
 
@@ -386,7 +387,7 @@ class AblationConfig(NetworksConfig):
             "to step, which students side by side do not have; match by one that stays, or alp"
             for variant in variants
             for match in variant.matches
-            if match.strategy in ("random", "emd")
+            if match.strategy in STEPPING
         ]
         if len(set(names)) != len(names) or not names:
             problems.append(f"variants {names}: give one at least, and every name once")

@@ -39,6 +39,9 @@ PROJECTIONS = ("linear", "relu", "tanh", "pca")
 MOVING = ("random", "emd", "alp")
 """Strategies whose pairs change during a run, see `moving_matches`."""
 
+STEPPING = ("random", "emd")
+"""Those whose pairs are a state that goes from step to step."""
+
 SCHEDULES = ("constant", "growth", "decay", "progressive")
 
 _ITEM = re.compile(
@@ -128,8 +131,8 @@ class Match:
             problems.append(f"weight={self.weight} must not be negative")
         if self.every < 1:
             problems.append(f"every={self.every} must be 1 or more updates")
-        if self.every != 1 and self.strategy not in ("random", "emd"):
-            problems.append(f"every={self.every} is of layers that move: random and emd")
+        if self.every != 1 and self.strategy not in STEPPING:
+            problems.append(f"every={self.every} is of layers that move: {' and '.join(STEPPING)}")
         if self.embeddings and self.pairs:
             problems.append("embeddings are of strategies: add emb-emb to the pairs")
         elif self.embeddings and (self.strategy in ("emd", "alp") or kind.features != ("hidden",)):

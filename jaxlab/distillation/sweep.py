@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxlab.distillation.grammar import STEPPING
 from jaxlab.distillation.objective import Objective
 from jaxlab.distillation.responses import check_temperature
 from jaxlab.distillation.train import (
@@ -166,9 +167,7 @@ def make_sweep_step(
             f"weighting={objective.config.weighting!r} has a state a student; a sweep has fixed "
             "weights: train the students one by one"
         )
-    if moving := [
-        term.name for term in objective.terms if term.match.strategy in ("random", "emd")
-    ]:
+    if moving := [term.name for term in objective.terms if term.match.strategy in STEPPING]:
         raise ValueError(
             f"{', '.join(moving)} take layers from step to step, a state that a sweep does not "
             "have: train the students one by one, or match by a strategy that stays"
