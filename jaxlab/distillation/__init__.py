@@ -202,6 +202,7 @@ from jaxlab.distillation.schedules import (
 from jaxlab.distillation.seq2seq import (
     load_seq2seq,
     save_seq2seq,
+    seq2seq_shape,
 )
 from jaxlab.distillation.sizes import (
     SIZES,
@@ -419,6 +420,7 @@ __all__ = [
     "scale_layer_gradients",
     "scale_layer_updates",
     "scores_from_rows",
+    "seq2seq_shape",
     "shared_vocabulary",
     "shift_probability",
     "span_ce",

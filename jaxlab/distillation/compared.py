@@ -89,7 +89,7 @@ def take(features: Features, term: Term, side: int, num_layers: int) -> tuple[Ar
       features: of the stack that the term is of.
       term: names features and layers.
       side: 0 is the student, 1 the teacher.
-      num_layers: of this side, by the shape that the objective was compiled for.
+      num_layers: of this side's stack, by the shape that the objective was compiled for.
 
     Raises:
       ValueError: if the model shows other layers, or nothing of the kind.
@@ -107,8 +107,7 @@ def take(features: Features, term: Term, side: int, num_layers: int) -> tuple[Ar
                 f"{term.name} compares {feature} of layer {max(layers)} of the "
                 f"{('student', 'teacher')[side]}, which shows {len(values) - lower} layers of it, "
                 f"and was to have {num_layers}; compile the objective for the shapes of these "
-                "models, an encoder-decoder's stacks of one depth, and let them show what "
-                "`student_taps` and `teacher_taps` name"
+                "models and let them show what `student_taps` and `teacher_taps` name"
             )
         taken += [values[layer + lower] for layer in layers]
     return tuple(taken)

@@ -38,6 +38,9 @@ SPECIAL_PIECES = {
 
 _LAYER = re.compile(r"layer_(\d+)")
 _QUERY_LIKE = ("query", "key", "value")
+_STACKS = ("encoder", "decoder")
+_SHARED_BY_STACKS = ("word_embeddings", "logits_bias")
+"""What an encoder-decoder has beside its stacks, an entry a piece of the vocabulary."""
 
 
 class HeadCounts(NamedTuple):
@@ -62,11 +65,13 @@ class StudentStart:
       parts: what else is copied.
       cut_heads: where heads differ in size, take the leading features of each; their scores then
         mean something else. Without it such a student is refused.
+      decoder_layers: likewise `layers` of an encoder-decoder's decoder; `None` is as in the encoder.
     """
 
     layers: str | tuple[int, ...] = "uniform_top"
     parts: tuple[Part, ...] = ("embeddings", "pooler")
     cut_heads: bool = False
+    decoder_layers: str | tuple[int, ...] | None = None
 
 
 class Started(NamedTuple):
@@ -97,7 +102,9 @@ def start_student(
     """The student's parameters with pieces of the teacher's in them.
 
     Args:
-      student: freshly drawn parameters, `{"encoder": {"layer_0": ...}, "pooler": ...}`.
+      student: freshly drawn parameters, `{"encoder": {"layer_0": ...}, "pooler": ...}`; of an
+        encoder-decoder also `decoder`, and beside both what they share, which goes with the
+        embeddings.
       teacher: parameters of the teacher, a tree of the same names.
       start: what is copied.
       heads: of both; needed where the widths differ.
@@ -113,7 +120,11 @@ def start_student(
       ValueError: if layers do not exist, or listing everything that is missing or cannot be cut.
     """
     flat_student, flat_teacher = _flatten(student), _flatten(teacher)
-    layers = dict(_swap(layers_of_start(start, count_layers(teacher), count_layers(student))))
+    layers = {
+        stack: _layers_of_stack(start, teacher, student, stack)
+        for stack in _STACKS
+        if stack in student
+    }
     widths = _width(flat_teacher), _width(flat_student)
     cut = _Cut(start.cut_heads, heads, vocabulary, skipped_positions, widths)
     params, copied, drawn, problems = {}, [], [], []
@@ -162,16 +173,18 @@ def start_from_distilled(
       ValueError: listing the parameters that are missing or of another shape.
     """
     own, found = _flatten(student), _flatten(distilled)
-    wanted = [path for path in own if with_head or path[0] == "encoder"]
+    bodies = (*_STACKS, *_SHARED_BY_STACKS)
+    wanted = [path for path in own if with_head or path[0] in bodies]
     problems = [
         f"{'/'.join(path)}: {found[path].shape if path in found else 'missing'} there, "
         f"{own[path].shape} here"
         for path in wanted
         if path not in found or found[path].shape != own[path].shape
     ]
-    depths = [count_layers(tree) for tree in (distilled, student)]
-    if depths[0] != depths[1]:
-        problems.append(f"encoder: {depths[0]} layers there, {depths[1]} here")
+    for stack in _STACKS:
+        if stack in student and stack in distilled:
+            there, here = (count_layers(tree, stack) for tree in (distilled, student))
+            problems += [f"{stack}: {there} layers there, {here} here"] if there != here else []
     if problems:
         listing = "\n  ".join(problems)
         raise ValueError(
@@ -254,44 +267,49 @@ def shared_vocabulary(
     return np.asarray(found, np.int32)
 
 
-def count_layers(params: Mapping[str, Any]) -> int:
-    """How many layers the encoder of a parameter tree has.
+def count_layers(params: Mapping[str, Any], stack: str = "encoder") -> int:
+    """How many layers the encoder of a parameter tree has, or its decoder.
 
     Args:
       params: with `encoder/layer_0` and so on.
+      stack: `encoder` or `decoder`.
 
     Raises:
-      ValueError: if there is no encoder, or a layer between is missing.
+      ValueError: if there is no such stack, or a layer between is missing.
     """
-    found = {
-        int(match[1]) for name in params.get("encoder", {}) if (match := _LAYER.fullmatch(name))
-    }
+    found = {int(match[1]) for name in params.get(stack, {}) if (match := _LAYER.fullmatch(name))}
     if not found or found != set(range(len(found))):
         raise ValueError(
-            f"the tree has layers {sorted(found)} under 'encoder' and the entries {sorted(params)};"
-            " expected encoder/layer_0, layer_1, ... without a gap"
+            f"the tree has layers {sorted(found)} under {stack!r} and the entries {sorted(params)};"
+            f" expected {stack}/layer_0, layer_1, ... without a gap"
         )
     return len(found)
+
+
+def _layers_of_stack(
+    start: StudentStart, teacher: Mapping[str, Any], student: Mapping[str, Any], stack: str
+) -> dict[int, int]:
+    """The teacher's layer of every layer of a stack of the student."""
+    if stack == "decoder" and start.decoder_layers is not None:
+        start = dataclasses.replace(start, layers=start.decoder_layers)
+    pairs = layers_of_start(start, *(count_layers(tree, stack) for tree in (teacher, student)))
+    return {own: theirs for theirs, own in pairs}
 
 
 def _flatten(params: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     return dict(flatten_dict(params))
 
 
-def _swap(pairs: Pairs) -> Pairs:
-    return tuple((student, teacher) for teacher, student in pairs)
-
-
 def _source(
-    path: tuple[str, ...], layers: Mapping[int, int], parts: Sequence[Part]
+    path: tuple[str, ...], layers: Mapping[str, Mapping[int, int]], parts: Sequence[Part]
 ) -> tuple[str, ...] | None:
     """Path of the teacher's parameter that a student's comes from; `None` if it stays."""
-    if path[0] != "encoder":
-        return path if path[0] in parts else None
-    if match := _LAYER.fullmatch(path[1]):
-        layer = layers.get(int(match[1]))
-        return None if layer is None else ("encoder", f"layer_{layer}", *path[2:])
-    return path if "embeddings" in parts else None
+    if path[0] in _STACKS and (match := _LAYER.fullmatch(path[1])):
+        layer = layers[path[0]].get(int(match[1]))
+        return None if layer is None else (path[0], f"layer_{layer}", *path[2:])
+    if path[0] in _STACKS or path[0] in _SHARED_BY_STACKS:
+        return path if "embeddings" in parts else None
+    return path if path[0] in parts else None
 
 
 class _Cut(NamedTuple):
@@ -332,12 +350,12 @@ def _is_vocabulary(path: tuple[str, ...]) -> bool:
     """Whether a parameter has an entry for every piece of the vocabulary."""
     if path[0] == "lm_head":
         return path[1:] == ("bias",) or path[1] in ("decoder", "features")
-    return path[-1] == "word_embeddings" or path[-2:] == ("word_embeddings", "embedding")
+    return path[-1] in _SHARED_BY_STACKS or path[-2:] == ("word_embeddings", "embedding")
 
 
 def _head_axis(path: tuple[str, ...], num_axes: int) -> int | None:
     """The axis along which the features of all attention heads lie."""
-    if "attention" not in path or path[-1] not in ("kernel", "bias"):
+    if path[-1] not in ("kernel", "bias") or not {"attention", "cross_attention"} & {*path}:
         return None
     if path[-2] in _QUERY_LIKE:
         return num_axes - 1

@@ -36,7 +36,7 @@ from jaxlab.distillation.compared import (
     take,
     top_features,
 )
-from jaxlab.distillation.grammar import MOVING, parse_matches
+from jaxlab.distillation.grammar import MOVING, STACKS, parse_matches
 from jaxlab.distillation.knowledge import Feature, Features
 from jaxlab.distillation.means import Mean
 from jaxlab.distillation.moving_matches import moving_loss
@@ -98,8 +98,8 @@ class Objective:
       teacher_taps: what the teacher has to show.
       student_taps: what the student has to show.
       projections: name of every trained projection -> its two widths.
-      student_layers: layers of the student, for schedules that go through them.
-      teacher_layers: layers of the teacher; 0 without one.
+      student: sizes of the student.
+      teacher: sizes of the teacher; `None` without one.
     """
 
     config: ObjectiveConfig
@@ -108,8 +108,8 @@ class Objective:
     teacher_taps: frozenset[Feature]
     student_taps: frozenset[Feature]
     projections: tuple[tuple[str, int, int], ...]
-    student_layers: int
-    teacher_layers: int
+    student: Shape
+    teacher: Shape | None
 
     @property
     def needs_teacher(self) -> bool:
@@ -218,7 +218,8 @@ class Objective:
     @property
     def _plan(self) -> ProgressiveTransfer:
         """When which layer of the student has its turn."""
-        return ProgressiveTransfer(self.student_layers, self.config.transfer_share)
+        deepest = max(self.student.depth(stack) for stack in STACKS)
+        return ProgressiveTransfer(deepest, self.config.transfer_share)
 
     def _response_factor(self, loss: Mean, progress: Array) -> Array:
         config = self.config.response
@@ -252,7 +253,8 @@ class Objective:
     ) -> tuple[Mean, Mean | None]:
         """The loss of one pair of layers, and the distances of all pairs if it moves by them."""
         match, kind = term.match, term.match.kind
-        depths = (self.student_layers, self.teacher_layers)
+        assert self.teacher is not None, "there are no terms without one"
+        depths = [shape.depth(match.stack) for shape in (self.student, self.teacher)]
         sides = [
             take(of_stack(shown, match.stack), term, side, depths[side])
             for side, shown in enumerate((student, teacher))
@@ -417,8 +419,8 @@ def compile_objective(
         teacher_taps=taps,
         student_taps=taps,
         projections=tuple((name, *widths) for name in trained),
-        student_layers=student.num_layers,
-        teacher_layers=0 if teacher is None else teacher.num_layers,
+        student=student,
+        teacher=teacher,
     )
 
 

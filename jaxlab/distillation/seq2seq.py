@@ -15,6 +15,7 @@ from jaxlab.checkpoints.foreign.configs import Field, read_fields
 from jaxlab.checkpoints.foreign.names import NameTable, Rule, Transform, flatten, naming, unflatten
 from jaxlab.checkpoints.foreign.rules import affine_rules, as_float32, dense_rules
 from jaxlab.checkpoints.foreign.state_dicts import read_model_folder, write_model_folder
+from jaxlab.distillation.terms import Shape
 from jaxlab.layers.seq2seq import Seq2Seq, Seq2SeqConfig
 
 _NORMS = {"bart": "post", "mbart": "pre"}
@@ -50,6 +51,20 @@ class PretrainedSeq2Seq(NamedTuple):
 
     config: Seq2SeqConfig
     params: dict[str, Any]
+
+
+def seq2seq_shape(config: Seq2SeqConfig) -> Shape:
+    """What an objective has to know of an encoder-decoder.
+
+    Args:
+      config: of the model.
+    """
+    return Shape(
+        config.num_encoder_layers,
+        config.width,
+        config.num_heads,
+        decoder_layers=config.num_decoder_layers,
+    )
 
 
 def load_seq2seq(folder: str | os.PathLike[str], *, verify: bool = True) -> PretrainedSeq2Seq:

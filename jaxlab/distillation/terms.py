@@ -15,16 +15,29 @@ class Shape(NamedTuple):
     """The sizes of a network that matter to an objective.
 
     Attributes:
-      num_layers: its layers, of an encoder-decoder those of each stack.
+      num_layers: its layers, of an encoder-decoder those of the encoder.
       width: of its hidden states.
       num_heads: attention heads.
       attention_width: of its queries, keys and values; `None` is `width`.
+      decoder_layers: layers of a decoder, and of its attention to the encoder; `None` is
+        `num_layers`.
     """
 
     num_layers: int
     width: int
     num_heads: int
     attention_width: int | None = None
+    decoder_layers: int | None = None
+
+    def depth(self, stack: str) -> int:
+        """The layers of a stack.
+
+        Args:
+          stack: `encoder`, `decoder` or `cross`.
+        """
+        if stack == "encoder" or self.decoder_layers is None:
+            return self.num_layers
+        return self.decoder_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +71,7 @@ def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
       ValueError: if the match does not fit the sizes, saying what would.
     """
     kind = match.kind
+    depths = teacher.depth(match.stack), student.depth(match.stack)
     _check_widths(match, student, teacher)
     _check_pooled(match, student, teacher)
     if kind.equal_heads and student.num_heads != teacher.num_heads:
@@ -78,14 +92,14 @@ def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
         widths = [shape.attention_width or shape.width for shape in (student, teacher)]
         check_relation_heads(heads, *widths)
     if match.strategy in MOVING:
-        check_moving(match, teacher.num_layers, student.num_layers)
-        every = LayerPair(tuple(range(teacher.num_layers)), tuple(range(student.num_layers)))
+        check_moving(match, *depths)
+        every = LayerPair(*(tuple(range(depth)) for depth in depths))
         name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}"
         name += match.strategy
         moving = Term(name, match, every, 0, (match.shared or name) if match.projection else "")
         return [moving, *_fixed_embeddings(match, student, teacher)]
     terms = []
-    for pair in match.layer_pairs(teacher.num_layers, student.num_layers):
+    for pair in match.layer_pairs(*depths):
         layers = "-".join("/".join(map(_layer_name, side)) for side in pair)
         name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}{layers}"
         projection = (match.shared or name) if match.projection else ""

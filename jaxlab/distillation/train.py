@@ -197,7 +197,8 @@ def teach(parts: Parts, frozen: Mapping[str, PyTree], batch: Batch) -> Features 
     _check_tokens(parts, batch)
     if parts.teacher is None:
         check_cacheable(objective.terms)
-        return cached_features(batch, objective.teacher_layers, parts.num_classes)
+        assert objective.teacher is not None, "it is needed"
+        return cached_features(batch, objective.teacher.num_layers, parts.num_classes)
     if TEACHER not in frozen:
         raise ValueError(
             f"frozen has {sorted(frozen)}; it is to hold the parameters of the teacher as "

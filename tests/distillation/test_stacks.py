@@ -1,5 +1,6 @@
 """Objectives of encoder-decoders: what counts of either stack, and of the cross attention."""
 
+import dataclasses
 import functools
 
 import jax
@@ -16,7 +17,8 @@ CONFIG = Seq2SeqConfig(
     vocab_size=20, num_encoder_layers=1, num_decoder_layers=1, width=8, num_heads=2, mlp_width=12,
     max_positions=12, dropout=0.0, init_std=0.4,
 )  # fmt: skip
-SHAPE = kd.Shape(1, 8, 2)
+SHAPE = kd.seq2seq_shape(CONFIG)
+DEEPER = dataclasses.replace(CONFIG, num_encoder_layers=2, num_decoder_layers=3)
 MATCHES = (
     "first:attention_mse:encoder,first:attention_mse:decoder,first:attention_mse:cross,"
     "first:attention_kl:decoder,first:attention_kl:cross,first:value_relation:decoder,"
@@ -29,11 +31,11 @@ OBJECTIVE = kd.compile_objective(
 FORWARD = kd.make_seq2seq_forward(Seq2Seq(CONFIG))
 
 
-def params_of(seed: int):
+def params_of(seed: int, config: Seq2SeqConfig = CONFIG):
     """Parameters drawn by NumPy, which compiles nothing."""
     rng = np.random.default_rng(seed)
     ids = jnp.zeros((1, 1), jnp.int32)
-    traced = jax.eval_shape(Seq2Seq(CONFIG).init, jax.random.key(0), ids, ids)["params"]
+    traced = jax.eval_shape(Seq2Seq(config).init, jax.random.key(0), ids, ids)["params"]
     return jax.tree.map(lambda x: np.float32(rng.normal(0, 0.4, x.shape)), traced)
 
 
@@ -105,6 +107,45 @@ def test_a_step_of_an_encoder_decoder_learns_from_its_stacks():
     run = (state, {"teacher": params_of(0)}, batch, jax.random.key(2))
     _, metrics = jax.eval_shape(step, *run)
     assert {f"loss/{name}" for name in objective.names} < set(metrics)
+
+
+def test_layers_are_matched_by_the_depth_of_their_stack():
+    matches = "gap:hidden_mse:encoder,gap:hidden_mse:decoder,last1:attention_kl:cross"
+    config = kd.ObjectiveConfig(matches, kd.ResponseConfig("none"))
+    objective = kd.compile_objective(config, SHAPE, kd.seq2seq_shape(DEEPER))
+    assert objective.names == (
+        "hidden_mse/emb-emb", "hidden_mse/1-0",
+        "hidden_mse/decoder/emb-emb", "hidden_mse/decoder/2-0", "attention_kl/cross/2-0",
+    )  # fmt: skip
+    batch, deeper = make_batch(), kd.make_seq2seq_forward(Seq2Seq(DEEPER))
+    shown = jax.jit(functools.partial(deeper, taps=objective.teacher_taps))
+    student, teacher = shown_by(params_of(1), batch), shown(params_of(0, DEEPER), batch)
+    found = objective({}, student, teacher, batch).values
+    for stack, layer in (("encoder", 2), ("decoder", 3)):
+        mask = np.asarray(batch["mask" if stack == "encoder" else "decoder_mask"])
+        own, other = student[stack].hidden[1], teacher[stack].hidden[layer]
+        name = f"hidden_mse/{'' if stack == 'encoder' else 'decoder/'}{layer - 1}-0"
+        wanted = np.mean(np.asarray(own - other)[mask] ** 2)
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-5)
+
+
+def test_a_student_of_either_depth_starts_from_layers_of_its_teacher():
+    teacher = params_of(0, DEEPER)
+    start = kd.StudentStart("last", decoder_layers=(1,))
+    found = kd.start_student(params_of(1), teacher, start)
+    assert found.drawn == () and found.num_shared_pieces == CONFIG.vocab_size
+    for path in (("word_embeddings",), ("encoder", "position_embeddings"), ("logits_bias",)):
+        own, theirs = found.params, teacher
+        for name in path:
+            own, theirs = own[name], theirs[name]
+        np.testing.assert_array_equal(own, theirs)
+    for stack, layer in (("encoder", 1), ("decoder", 1)):
+        own, theirs = found.params[stack]["layer_0"], teacher[stack][f"layer_{layer}"]
+        jax.tree.map(np.testing.assert_array_equal, own, theirs)
+    again = kd.start_from_distilled(params_of(2), found.params)
+    jax.tree.map(np.testing.assert_array_equal, again.params, found.params)
+    with pytest.raises(ValueError, match="encoder: 2 layers there, 1 here.*\n.*decoder: 3 layers"):
+        kd.start_from_distilled(params_of(2), teacher)
 
 
 def test_errors_say_what_a_stack_lacks():
