@@ -96,7 +96,7 @@ def make_course(
 
     def init(key: jax.Array) -> training.TrainState:
         draw, run = jax.random.split(key)
-        params = kd.distillation_params(objective, trained, draw)
+        params = kd.distillation_params(objective, trained, draw, student.fit_dense)
         return training.TrainState.create(params, tx, run, kd.distillation_extra(objective))
 
     return Course(init, step, frozen, export, forward)

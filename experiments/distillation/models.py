@@ -14,6 +14,7 @@ from experiments.distillation.settings import NetworksConfig, StudentConfig
 from jaxlab import distillation as kd
 from jaxlab.distillation import published
 from jaxlab.distillation.model import EncoderConfig
+from jaxlab.distillation.projections import Projection
 from jaxlab.distillation.weights import BERT_CONFIG
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.mobilebert import MobileBertConfig
@@ -40,12 +41,14 @@ class Network(NamedTuple):
       params: on the host.
       label_names: of its logits, where its file names them.
       drawn: parameters that its file did not have; () once it has learnt.
+      fit_dense: projections that its file has beside it, as TinyBERT's do.
     """
 
     config: kd.TextModelConfig
     params: PyTree
     label_names: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
+    fit_dense: tuple[Projection, ...] = ()
 
     @property
     def shape(self) -> kd.Shape:
@@ -126,7 +129,9 @@ def open_network(
     )
     if found.loaded.fresh:
         logger.info("%s: a new head is drawn (%s)", weights, ", ".join(found.loaded.fresh))
-    return Network(found.config, found.params, found.label_names, found.loaded.fresh)
+    return Network(
+        found.config, found.params, found.label_names, found.loaded.fresh, found.fit_dense
+    )
 
 
 def make_student(

@@ -65,7 +65,7 @@ class StudentStart:
       parts: what else is copied.
       cut_heads: where heads differ in size, take the leading features of each; their scores then
         mean something else. Without it such a student is refused.
-      decoder_layers: likewise `layers` of an encoder-decoder's decoder; `None` is as in the encoder.
+      decoder_layers: `layers` of an encoder-decoder's decoder; `None` is as in its encoder.
     """
 
     layers: str | tuple[int, ...] = "uniform_top"

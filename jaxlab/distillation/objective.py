@@ -17,11 +17,12 @@ References:
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxlab.distillation import hard_losses, responses, schedules
@@ -135,17 +136,37 @@ class Objective:
         }
         return tuple(sorted(found))
 
-    def init(self, key: Key[Array, ""]) -> dict[str, Projection]:
-        """New projections, the parameters of the objective itself; `{}` where it has none.
+    def init(
+        self, key: Key[Array, ""], fitted: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Projection]:
+        """The first projections, the parameters of the objective itself; `{}` where it has none.
 
         Args:
-          key: for their weights.
+          key: for the weights of new ones.
+          fitted: those that the student was trained with before (`Pretrained.fit_dense`): one for
+            all hidden states, or one for each, from the embeddings up. Projections begin as that
+            of their layer, if it is of their widths.
         """
         keys = jax.random.split(key, max(len(self.projections), 1))
         return {
-            name: init_projection(keys[i], narrow, wide, self.config.projection_init)
+            name: self._fitted(name, (narrow, wide), fitted)
+            or init_projection(keys[i], narrow, wide, self.config.projection_init)
             for i, (name, narrow, wide) in enumerate(self.projections)
         }
+
+    def _fitted(
+        self, name: str, widths: tuple[int, int], fitted: Sequence[Mapping[str, Any]]
+    ) -> Projection | None:
+        """What a projection was in an earlier training; `None` if it was in none."""
+        terms = [term for term in self.terms if term.projection == name]
+        layers = {layer + 1 for term in terms for layer in term.pair.student}
+        entry = 0 if len(fitted) == 1 else min(layers)
+        if (len(layers) > 1 and len(fitted) > 1) or entry >= len(fitted):
+            return None
+        own = fitted[entry]
+        if np.shape(own["kernel"]) != widths:
+            return None
+        return {part: jnp.asarray(array, jnp.float32) for part, array in own.items()}
 
     def __call__(
         self,

@@ -6,7 +6,7 @@ microbatches: every sum is divided by the count of the whole batch, so that the 
 whole batch, whatever the lengths of its texts are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -138,17 +138,20 @@ def make_seq2seq_forward(model: Any) -> Forward:
     return forward
 
 
-def distillation_params(objective: Objective, student: PyTree, key: jax.Array) -> dict[str, PyTree]:
+def distillation_params(
+    objective: Objective, student: PyTree, key: jax.Array, fitted: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, PyTree]:
     """What a distillation trains: the student, projections, and learned weights of the terms.
 
     Args:
       objective: what is learnt.
       student: parameters of the student.
       key: for the projections.
+      fitted: projections of an earlier training, see `Objective.init`.
     """
     learned = weighting_of(objective).init_params()
     own = {LOG_VARIANCES: learned} if learned else {}
-    return {STUDENT: student, PROJECTIONS: objective.init(key), **own}
+    return {STUDENT: student, PROJECTIONS: objective.init(key, fitted), **own}
 
 
 def distillation_extra(objective: Objective) -> dict[str, PyTree]:

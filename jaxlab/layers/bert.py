@@ -25,6 +25,7 @@ from jaxlab.layers.attention import (
     check_heads,
 )
 from jaxlab.layers.dense import Dense
+from jaxlab.layers.embedding import look_up
 from jaxlab.layers.normalization import LayerNorm
 from jaxlab.layers.stacking import DEFAULT_TAPS, LayerOutput, Taps, check_taps, run_layers
 
@@ -297,11 +298,12 @@ class BertEncoder(nn.Module):
         normal = nn.initializers.normal(config.embedding_init_std)
         words = self.param("word_embeddings", normal, (config.vocab_size, width))
         positions = self.param("position_embeddings", normal, (config.max_positions, width))
-        x = jnp.take(words, ids, axis=0)
+        x = look_up(words, ids, config.pad_id)
         if config.positions == "index":
             x = x + positions[None, : ids.shape[1]]
         else:
-            x = x + jnp.take(positions, positions_after_pad(mask, config.pad_id), axis=0)
+            places = positions_after_pad(mask, config.pad_id)
+            x = x + look_up(positions, places, config.pad_id)
         if not config.num_types:
             return x
         rows = self.param("type_embeddings", normal, (config.num_types, width))

@@ -22,6 +22,7 @@ from jaxlab.layers.attention import (
 )
 from jaxlab.layers.bert import RunBlocks, padding_bias
 from jaxlab.layers.dense import Dense
+from jaxlab.layers.embedding import look_up
 from jaxlab.layers.normalization import LayerNorm, per_channel
 from jaxlab.layers.stacking import LayerOutput, Taps, check_taps, run_layers
 
@@ -306,7 +307,7 @@ class MobileBertEncoder(nn.Module):
         words = self.param("word_embeddings", normal, (config.vocab_size, config.embedding_width))
         positions = self.param("position_embeddings", normal, (config.max_positions, config.width))
         rows = self.param("type_embeddings", normal, (config.num_types, config.width))
-        x = jnp.take(words, ids, axis=0)
+        x = look_up(words, ids, config.pad_id)
         if config.trigrams:
             following = jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0)))
             preceding = jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))

@@ -24,6 +24,7 @@ from jaxlab.layers.attention import (
 )
 from jaxlab.layers.bert import MASKED_SCORE, padding_bias
 from jaxlab.layers.dense import Dense
+from jaxlab.layers.embedding import look_up
 from jaxlab.layers.normalization import LayerNorm
 from jaxlab.layers.stacking import LayerOutput, Taps, check_taps, run_layers
 
@@ -411,13 +412,13 @@ class Seq2Seq(nn.Module):
         )
         bias = padding_bias(mask)
         encoded, encoder_tapped = encoder(
-            jnp.take(words, ids, axis=0) * scale,
+            look_up(words, ids, config.pad_id) * scale,
             bias,
             train=train,
             taps=check_taps(encoder_taps),
         )
         hidden, tapped = decoder(
-            jnp.take(words, decoder_ids, axis=0) * scale,
+            look_up(words, decoder_ids, config.pad_id) * scale,
             padding_bias(decoder_mask) + causal_bias(decoder_ids.shape[1]),
             encoded,
             bias,

@@ -1,15 +1,14 @@
 """Compiled objectives: which losses they are, what they refuse; a copy has none to lose."""
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.distillation import attentions, hard_losses, hidden, relations, responses, train
-from jaxlab.distillation.knowledge import CATALOGUE, Features
+from jaxlab.distillation import attentions, hidden, relations, responses, train
+from jaxlab.distillation.knowledge import CATALOGUE
 from jaxlab.distillation.model import TextModel, TextModelConfig, init_params
 from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
@@ -17,50 +16,19 @@ from jaxlab.distillation.objective_config import (
     ObjectiveConfig,
     ResponseConfig,
 )
-from jaxlab.distillation.principal import fit_principal
 from jaxlab.distillation.terms import Shape
-from jaxlab.distillation.train import Parts
 from jaxlab.layers.bert import BertConfig
-
-TEACHER, STUDENT = Shape(4, 12, 2), Shape(2, 8, 2)
-SAME = Shape(2, 12, 2)
-NO_RESPONSE = ResponseConfig(kind="none")
-BATCH = {
-    "mask": jnp.arange(5)[None] < jnp.array([[5], [3], [0]]),
-    "label": jnp.array([2, 0, 0]),
-    "has_label": jnp.array([True, True, False]),
-}
-
-
-def random_features(shape: Shape, seed: int, *, classes: int = 3) -> Features:
-    rng = np.random.default_rng(seed)
-
-    def draw(*sizes):
-        return jnp.asarray(rng.normal(size=sizes), jnp.float32)
-
-    layers = range(shape.num_layers)
-    scores = tuple(draw(3, shape.num_heads, 5, 5) for _ in layers)
-    return Features(
-        logits=draw(3, classes),
-        hidden=tuple(draw(3, 5, shape.width) for _ in range(shape.num_layers + 1)),
-        scores=scores,
-        probabilities=tuple(jax.nn.softmax(s) for s in scores),
-        queries=tuple(draw(3, 5, shape.width) for _ in layers),
-        keys=tuple(draw(3, 5, shape.width) for _ in layers),
-        values=tuple(draw(3, 5, shape.width) for _ in layers),
-        pooled=draw(3, shape.width),
-    )
-
-
-FROM_TEACHER = random_features(TEACHER, 0)
-FROM_STUDENT = random_features(STUDENT, 1)
-FROM_SAME = random_features(SAME, 2)
-
-
-def losses_of(config, student=FROM_SAME, shape=SAME, teacher=FROM_TEACHER, **options):
-    objective = compile_objective(config, shape, TEACHER)
-    projections = objective.init(jax.random.key(0))
-    return objective, objective(projections, student, teacher, BATCH, **options)
+from tests.distillation.features import (
+    BATCH,
+    FROM_SAME,
+    FROM_STUDENT,
+    FROM_TEACHER,
+    NO_RESPONSE,
+    SAME,
+    STUDENT,
+    TEACHER,
+    losses_of,
+)
 
 
 def test_terms_are_the_losses_of_their_layers():
@@ -192,63 +160,29 @@ def test_projections_are_one_a_pair_or_shared():
     np.testing.assert_allclose(losses.values["hidden_mse/3-1"], expected, rtol=1e-5)
 
 
-def test_principal_components_take_the_teacher_down():
-    objective = compile_objective(
-        ObjectiveConfig("last1:cos->pca/pca", NO_RESPONSE), STUDENT, TEACHER
+def test_projections_begin_as_those_of_an_earlier_training():
+    """One for all hidden states, or one for each from the embeddings up, if it is of the widths."""
+    rng = np.random.default_rng(4)
+
+    def fitted(*widths):
+        bias = np.float32(rng.normal(size=widths[1]))
+        return {"kernel": np.float32(rng.normal(size=widths)), "bias": bias}
+
+    line = "gap:hidden_mse->linear,gap:cos->linear/fit"
+    objective = compile_objective(ObjectiveConfig(line, NO_RESPONSE), STUDENT, TEACHER)
+    each = [fitted(8, 12) for _ in range(3)]
+    own = ["hidden_mse/emb-emb", "hidden_mse/1-0", "hidden_mse/3-1"]
+    new = objective.init(jax.random.key(0))
+    cases = (
+        (each, dict(zip(own, each, strict=True))),
+        (each[:1], dict.fromkeys([*own, "fit"], each[0])),
+        (each[:2], dict(zip(own[:2], each[:2], strict=True))),
+        ([fitted(8, 10)], {}),
     )
-    assert not objective.projections
-    kernel = jnp.asarray(np.random.default_rng(3).normal(size=(12, 8)), jnp.float32)
-    principal = {"pca": {"kernel": kernel, "bias": jnp.zeros(8)}}
-    losses = objective(principal, FROM_STUDENT, FROM_TEACHER, BATCH)
-    expected = hidden.hidden_cosine(
-        FROM_STUDENT.hidden[2], FROM_TEACHER.hidden[4] @ kernel, BATCH["mask"]
-    )
-    np.testing.assert_allclose(losses.total(), expected.value, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"cos/3-1 needs the projection 'pca'.*by fit_principal"):
-        objective({}, FROM_STUDENT, FROM_TEACHER, BATCH)
-
-
-def test_principal_components_are_those_of_the_real_tokens_of_their_layers():
-    config = ObjectiveConfig("1-0+3-1:hidden_mse->pca/both,3-1:cos->pca", NO_RESPONSE)
-    objective = compile_objective(config, Shape(2, 3, 1), TEACHER)
-    found = fit_principal(objective, lambda _: FROM_TEACHER, [BATCH], 3)
-    mask = np.asarray(BATCH["mask"])
-    tokens = {"both": [2, 4], "cos/3-1": [4]}
-    assert found.keys() == tokens.keys()
-    for name, layers in tokens.items():
-        rows = np.concatenate([np.asarray(FROM_TEACHER.hidden[i])[mask] for i in layers])
-        kernel, projected = np.asarray(found[name]["kernel"]), project_rows(found[name], rows)
-        np.testing.assert_allclose(kernel.T @ kernel, np.eye(3), atol=1e-5)
-        np.testing.assert_allclose(projected.mean(axis=0), 0.0, atol=1e-5)
-        spread = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)[:3]
-        np.testing.assert_allclose(np.linalg.norm(projected, axis=0), spread, rtol=1e-4)
-        assert (np.take_along_axis(kernel, np.abs(kernel).argmax(axis=0)[None], 0) > 0).all()
-    with pytest.raises(ValueError, match="12 components need as many tokens"):
-        fit_principal(objective, lambda _: FROM_TEACHER, [BATCH], 12)
-
-
-def test_components_take_the_first_tokens_of_every_stack():
-    line = "last1:hidden_mse:encoder[emb=no]->pca/fit,last1:hidden_mse:decoder[emb=no]->pca"
-    objective = compile_objective(ObjectiveConfig(line, NO_RESPONSE), Shape(2, 3, 1), TEACHER)
-    stacks = {"encoder": FROM_TEACHER, "decoder": random_features(TEACHER, 5)}
-    batch = {**BATCH, "decoder_mask": jnp.roll(BATCH["mask"], 1, axis=0)}
-    # Endless: they are read as far as they are needed.
-    endless = itertools.repeat(batch)
-    found = fit_principal(objective, lambda _: stacks, endless, 3, num_tokens=14)
-    names = {"encoder": ("fit", "mask"), "decoder": ("hidden_mse/decoder/3-1", "decoder_mask")}
-    for stack, (name, mask) in names.items():
-        rows = np.asarray(stacks[stack].hidden[4])[np.asarray(batch[mask])]
-        rows = np.concatenate([rows, rows[:6]])
-        projected = project_rows(found[name], rows)
-        np.testing.assert_allclose(projected.mean(axis=0), 0.0, atol=1e-5)
-        spread = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)[:3]
-        np.testing.assert_allclose(np.linalg.norm(projected, axis=0), spread, rtol=1e-4)
-    with pytest.raises(ValueError, match="no real tokens to take components from"):
-        fit_principal(objective, lambda _: stacks, [], 3)
-
-
-def project_rows(projection, rows):
-    return rows @ np.asarray(projection["kernel"]) + np.asarray(projection["bias"])
+    for given, expected in cases:
+        key = jax.random.key(0)
+        found = train.distillation_params(objective, {}, key, given)["projections"]
+        jax.tree.map(np.testing.assert_array_equal, found, {**new, **expected})
 
 
 def test_a_pair_that_is_matched_twice_has_two_projections():
@@ -382,51 +316,6 @@ def test_settings_that_the_loss_of_a_task_does_not_have_are_refused(task, change
     assert compile_objective(config, SAME, None, task="classification")
 
 
-def r_drop_of(task, passes, batch=BATCH):
-    """R-Drop of a step whose two passes of the student are given."""
-    config = ObjectiveConfig(response=NO_RESPONSE, hard=HardConfig(r_drop=1.0, weight=1e-9))
-    objective = compile_objective(config, SAME, None, task=task)
-    shown = iter(passes)
-    parts = Parts(objective, lambda *_, **__: next(shown))
-    params = {"student": {}, "projections": {}}
-    losses, _ = train.losses_of(parts, params, {}, batch, jnp.zeros(()), jax.random.key(0))
-    return losses.values["r_drop"]
-
-
-def test_r_drop_of_answers_is_over_the_tokens_of_a_text():
-    rng = np.random.default_rng(7)
-    s, t = (jnp.asarray(rng.normal(size=(3, 5, 2)), jnp.float32) for _ in range(2))
-    batch = {**BATCH, "label": jnp.zeros((3, 2), jnp.int32)}
-    found = r_drop_of("span", (Features(logits=s), Features(logits=t)), batch)
-    total = 0.0
-    for row, length in ((0, 5), (1, 3)):
-        for end in range(2):
-            p, q = (np.asarray(jax.nn.softmax(x[row, :length, end]), np.float64) for x in (t, s))
-            total += np.sum((p - q) * np.log(p / q)) / 2
-    np.testing.assert_allclose(found, total / 4, rtol=1e-5)
-
-
-def test_r_drop_of_an_encoder_decoder_is_over_what_the_decoder_says():
-    rng = np.random.default_rng(8)
-    s, t = (jnp.asarray(rng.normal(size=(3, 4, 3)), jnp.float32) for _ in range(2))
-    said = jnp.arange(4)[None] < jnp.array([[4], [1], [0]])
-    batch = {**BATCH, "decoder_mask": said, "label": jnp.where(said, 1, -100)}
-    stacks = [{"encoder": Features(), "decoder": Features(logits=logits)} for logits in (s, t)]
-    found = r_drop_of("mlm", stacks, batch)
-    wanted = hard_losses.r_drop(s, t, said).value
-    np.testing.assert_allclose(found, wanted, rtol=1e-6)
-
-
-def test_r_drop_needs_a_head():
-    config = ObjectiveConfig("last1:cos", NO_RESPONSE, HardConfig(r_drop=1.0))
-    bare = FROM_SAME._replace(logits=None)
-    objective = compile_objective(config, SAME, TEACHER)
-    parts = Parts(objective, lambda *_, **__: bare, lambda *_, **__: FROM_TEACHER)
-    params, frozen = {"student": {}, "projections": {}}, {"teacher": {}}
-    with pytest.raises(ValueError, match="hard.r_drop=1.0 compares logits and the student has no"):
-        train.losses_of(parts, params, frozen, BATCH, jnp.zeros(()), jax.random.key(0))
-
-
 def test_an_objective_without_anything_is_refused():
     with pytest.raises(ValueError, match="the objective is empty"):
         ObjectiveConfig(response=NO_RESPONSE)
@@ -483,20 +372,6 @@ def test_a_given_temperature_takes_the_place_of_the_settings():
     np.testing.assert_allclose(warm.total(), same.total(), rtol=1e-6)
 
 
-def test_answers_are_compared_over_the_tokens_of_a_text():
-    """Start and end of a span are two distributions over real tokens."""
-    rng = np.random.default_rng(5)
-    s, t = (jnp.asarray(rng.normal(size=(3, 5, 2)), jnp.float32) for _ in range(2))
-    objective = compile_objective(ObjectiveConfig(), SAME, TEACHER, task="span")
-    found = objective({}, Features(logits=s), Features(logits=t), BATCH).values["response"]
-    total = 0.0
-    for row, length in ((0, 5), (1, 3)):
-        for end in range(2):
-            p, q = (np.asarray(jax.nn.softmax(x[row, :length, end]), np.float64) for x in (t, s))
-            total += np.sum(p * np.log(p / q))
-    np.testing.assert_allclose(found, total / 4, rtol=1e-5)
-
-
 def test_conventions_are_those_of_the_peers():
     mask = BATCH["mask"]
     teacher, student = FROM_TEACHER, FROM_SAME
@@ -518,89 +393,3 @@ def test_conventions_are_those_of_the_peers():
     )
     for (name, value), mean in zip(losses.values.items(), expected, strict=True):
         np.testing.assert_allclose(value, mean.value, rtol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("schedule", ["flsw", "cwsm"])
-def test_temperatures_of_tokens_know_no_padding(schedule):
-    rng = np.random.default_rng(6)
-    config = ObjectiveConfig(response=ResponseConfig("ce", 1.0, 4.0, temperature_schedule=schedule))
-    objective = compile_objective(config, SAME, TEACHER, task="tagging")
-    s, t = (jnp.asarray(rng.normal(size=(3, 5, 4)), jnp.float32) for _ in range(2))
-    found = objective({}, Features(logits=s), Features(logits=t), BATCH)
-    real = np.asarray(BATCH["mask"])
-    short = {"mask": jnp.ones((1, real.sum()), bool)}
-    only = objective({}, Features(logits=s[real][None]), Features(logits=t[real][None]), short)
-    np.testing.assert_allclose(found.total(), only.total(), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"temperature_schedule": "flsw"},
-        {"temperature_schedule": "cwsm"},
-        {"shift_probability": True},
-    ],
-    ids=["flsw", "cwsm", "shift"],
-)
-def test_answers_know_no_padding(changes):
-    """Temperatures and the largest probability of an answer are those of its real tokens."""
-    rng = np.random.default_rng(9)
-    config = ObjectiveConfig(response=ResponseConfig("kl", 1.0, 4.0, **changes))
-    objective = compile_objective(config, SAME, TEACHER, task="span")
-    s, t = (rng.normal(size=(3, 12, 2)).astype(np.float32) for _ in range(2))
-    for logits in (s, t):
-        logits[:, 5:] += 9.0
-    # The end of the second answer is outside of its tokens: it stays as it is.
-    batch = {**BATCH, "label": jnp.array([[1, 2], [0, 4], [0, 0]])}
-    wide = {**batch, "mask": jnp.pad(batch["mask"], ((0, 0), (0, 7)))}
-    short, padded = (
-        objective({}, Features(logits=jnp.asarray(a)), Features(logits=jnp.asarray(b)), c).total()
-        for a, b, c in ((s[:, :5], t[:, :5], batch), (s, t, wide))
-    )
-    assert short > 0
-    np.testing.assert_allclose(padded, short, rtol=1e-6)
-
-
-@pytest.mark.parametrize("form", ["tokens", "texts", "all"])
-def test_words_that_are_not_allowed_have_no_part(form):
-    """As in OFA's code: masked, and a mean over tokens and the whole vocabulary."""
-    rng = np.random.default_rng(10)
-    s, t = (rng.normal(size=(3, 5, 7)).astype(np.float32) for _ in range(2))
-    allowed = rng.random((3, 5, 7)) < 0.6
-    if form != "tokens":
-        allowed = allowed[:, :1] if form == "texts" else allowed[0, 0]
-    real = np.array(BATCH["mask"])
-    if form == "tokens":
-        allowed[0, 2] = False  # nothing to predict: the token does not count
-        allowed[2] = False
-        real[0, 2] = False
-    wide = np.broadcast_to(allowed, s.shape)
-    config = ObjectiveConfig(response=ResponseConfig("ce", reduction="numel"))
-    objective = compile_objective(config, SAME, TEACHER, task="mlm")
-    total = 0.0
-    for place in zip(*np.nonzero(real), strict=True):
-        p, q = (np.array(x[place][wide[place]], np.float64) for x in (t, s))
-        total -= np.sum(np.exp(p) / np.exp(p).sum() * (q - np.log(np.exp(q).sum())))
-
-    def loss(student):
-        batch = {**BATCH, "allowed": jnp.asarray(allowed)}
-        return objective(
-            {}, Features(logits=student), Features(logits=jnp.asarray(t)), batch
-        ).total()
-
-    found, gradient = jax.value_and_grad(loss)(jnp.asarray(s))
-    np.testing.assert_allclose(found, total / (real.sum() * 7), rtol=1e-5)
-    assert np.isfinite(gradient).all() and not np.asarray(gradient)[~(wide & real[..., None])].any()
-
-
-def test_allowed_classes_are_of_tokens_and_of_their_shape():
-    objective = compile_objective(ObjectiveConfig(), SAME, TEACHER, task="mlm")
-    shown = Features(logits=jnp.zeros((3, 5, 7)))
-    batch = {**BATCH, "allowed": jnp.ones((5, 7), bool)}
-    with pytest.raises(
-        ValueError, match=r"allowed has shape \(5, 7\) and logits \(3, 5, 7\); give"
-    ):
-        objective({}, shown, shown, batch)
-    texts = compile_objective(ObjectiveConfig(), SAME, TEACHER)
-    with pytest.raises(ValueError, match=r"are of a classification; leave `allowed` out"):
-        texts({}, FROM_SAME, FROM_TEACHER, batch)
