@@ -113,6 +113,19 @@ def take(features: Features, term: Term, side: int, num_layers: int) -> tuple[Ar
     return tuple(taken)
 
 
+def join(layers: tuple[Array, ...], chosen: Array | None) -> tuple[Array]:
+    """Hidden states of layers as one hidden state, whose width is the sum of theirs.
+
+    Args:
+      layers: hidden states, of one width.
+      chosen: which of them; `None` takes all.
+    """
+    if chosen is None:
+        return (jnp.concatenate(layers, axis=-1),)
+    kept = jnp.moveaxis(jnp.stack(layers)[chosen], 0, 2)
+    return (kept.reshape(*kept.shape[:2], -1),)
+
+
 def _pooled(features: Features, term: Term, side: int) -> Array:
     if features.pooled is None:
         raise ValueError(

@@ -87,6 +87,7 @@ class Match:
       embeddings: match the embeddings, too; None leaves it to the knowledge. `emd` and `alp` match
         layers alone.
       every: updates after which a `random` or `emd` matching changes.
+      joined: all layers are one pair: their hidden states, one behind the other, as one wide one.
     """
 
     knowledge: str
@@ -102,6 +103,7 @@ class Match:
     probabilities: bool = False
     embeddings: bool | None = None
     every: int = 1
+    joined: bool = False
 
     def __post_init__(self) -> None:
         """Check names and ranges.
@@ -139,6 +141,12 @@ class Match:
             problems.append(
                 "embeddings have no place in it: add emb-emb:hidden_mse, a match of its own"
             )
+        if self.joined and (kind.features != ("hidden",) or kind.num_layers != 1):
+            problems.append("joined=yes is of hidden states of single layers, such as mean_pkd")
+        if self.joined and (self.strategy in ("emd", "alp") or self.projection == "pca"):
+            problems.append("joined=yes does not go with emd, alp or ->pca; use gap or random")
+        if self.joined and self.schedule == "progressive":
+            problems.append("joined=yes holds all layers at once: schedule=progressive has no turn")
         if self.num_relation_heads < 0:
             problems.append(f"num_relation_heads={self.num_relation_heads} must not be negative")
         if self.num_relation_heads and not kind.is_relation:
@@ -199,6 +207,7 @@ _OPTIONS: dict[str, tuple[str, type]] = {
     "of": ("probabilities", bool),
     "emb": ("embeddings", bool),
     "every": ("every", int),
+    "joined": ("joined", bool),
 }
 _WORDS = {"yes": True, "no": False, "probabilities": True, "scores": False}
 
@@ -391,6 +400,7 @@ def _format_item(match: Match) -> str:
         "of=probabilities" if match.probabilities else "",
         "" if match.embeddings is None else f"emb={'yes' if match.embeddings else 'no'}",
         f"every={match.every}" if match.every != 1 else "",
+        "joined=yes" if match.joined else "",
     ]
     options = ",".join(filter(None, options))
     projection = f"->{match.projection}" if match.projection else ""

@@ -10,7 +10,8 @@ code.
 References:
   `textbrewer/losses.py` of TextBrewer 0.2.1 (Yang et al. 2020, arXiv:2002.12620); Sun et al. 2019,
   arXiv:1908.09355 (PKD); Sanh et al. 2019, arXiv:1910.01108 (cosine); Huang and Wang 2017,
-  arXiv:1707.01219 (NST, here over tokens); Yim et al. 2017 (FSP).
+  arXiv:1707.01219 (NST, here over tokens); Yim et al. 2017 (FSP); Haidar et al. 2022,
+  arXiv:2109.10164 (RAIL-KD).
 """
 
 from typing import Literal
@@ -19,7 +20,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxlab.distillation.means import Mean, masked_mean, pairs_of_tokens, plain_mean
+from jaxlab.distillation.means import (
+    Mean,
+    masked_mean,
+    mean_of_tokens,
+    pairs_of_tokens,
+    plain_mean,
+)
 
 Convention = Literal["exact", "textbrewer"]
 """`exact` leaves padding out everywhere; `textbrewer` has that library's numbers."""
@@ -82,6 +89,22 @@ def hidden_pkd(
     teacher = _check(student, teacher)
     difference = _normalize(student[:, 0]) - _normalize(teacher[:, 0])
     return _over_texts((difference**2).sum(axis=-1), mask, convention)
+
+
+def mean_pkd(student: Hidden, teacher: TeacherHidden, mask: Mask) -> Mean:
+    """`hidden_pkd` of the mean over the tokens of a text in place of its first one (RAIL-KD).
+
+    Args:
+      student: hidden states, in the teacher's width.
+      teacher: hidden states; no gradient goes to them.
+      mask: True for real tokens; a text without any does not count.
+
+    Raises:
+      ValueError: if widths or lengths differ.
+    """
+    teacher = _check(student, teacher)
+    means = [_normalize(mean_of_tokens(hidden, mask)) for hidden in (student, teacher)]
+    return _over_texts(((means[0] - means[1]) ** 2).sum(axis=-1), mask, "exact")
 
 
 def token_similarity(

@@ -120,6 +120,7 @@ CATALOGUE: dict[str, Knowledge] = {
     "hidden_mse": _hidden(hidden.hidden_mse, with_embeddings=True),
     "cos": _hidden(hidden.hidden_cosine),
     "pkd": _hidden(hidden.hidden_pkd),
+    "mean_pkd": Knowledge(hidden.mean_pkd, ("hidden",), equal_width=True),
     "mmd": _hidden(hidden.token_similarity, 2, equal_width=False, with_embeddings=True),
     "gram": _hidden(hidden.feature_gram, 2, with_embeddings=True),
     "attention_mse": _attention(attentions.attention_mse, equal_heads=True),

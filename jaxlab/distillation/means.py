@@ -71,3 +71,23 @@ def pairs_of_tokens(mask: Bool[Array, "batch time"]) -> Bool[Array, "batch time 
       mask: True for real tokens.
     """
     return mask[:, :, None] & mask[:, None, :]
+
+
+def mean_of_tokens(
+    hidden: Float[Array, "batch time width"], mask: Bool[Array, "batch time"]
+) -> Float[Array, "batch width"]:
+    """Mean of the hidden states of the real tokens; zeros for a text without any.
+
+    Args:
+      hidden: of any floating type.
+      mask: True for real tokens.
+
+    Returns:
+      float32.
+
+    References:
+      Reimers and Gurevych 2019, "Sentence-BERT", arXiv:1908.10084.
+    """
+    weights = mask.astype(jnp.float32)[:, :, None]
+    total = (hidden.astype(jnp.float32) * weights).sum(axis=1)
+    return total / jnp.maximum(weights.sum(axis=1), 1.0)

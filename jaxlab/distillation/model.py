@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxlab.checkpoints.foreign.names import flatten
 from jaxlab.distillation.knowledge import Features
+from jaxlab.distillation.means import mean_of_tokens
 from jaxlab.distillation.terms import Shape
 from jaxlab.layers.activations import ACTIVATIONS
 from jaxlab.layers.attention import AttentionImplementation
@@ -338,26 +339,6 @@ class TextModel(nn.Module):
         init = nn.initializers.normal(self.config.encoder.init_std)
         pooler = Dense(self.config.encoder.width, self.dtype, init, name="pooler")
         return jnp.tanh(pooler(hidden[:, 0]))
-
-
-def mean_of_tokens(
-    hidden: Float[Array, "batch time width"], mask: Bool[Array, "batch time"]
-) -> Float[Array, "batch width"]:
-    """Mean of the hidden states of the real tokens; zeros for a text without any.
-
-    Args:
-      hidden: of any floating type.
-      mask: True for real tokens.
-
-    Returns:
-      float32.
-
-    References:
-      Reimers and Gurevych 2019, "Sentence-BERT", arXiv:1908.10084.
-    """
-    weights = mask.astype(jnp.float32)[:, :, None]
-    total = (hidden.astype(jnp.float32) * weights).sum(axis=1)
-    return total / jnp.maximum(weights.sum(axis=1), 1.0)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -165,17 +165,31 @@ def moving_loss(
         own, others = own[:, :, :1], attended_teacher(own[:, :, 0], others[:, :, 0])[:, :, None]
         assert not isinstance(mask, Attended), "hidden states have no keys"
         mask = mask.any(axis=1)[:, None]
-    elif matching is None:
-        raise ValueError(
-            f"a {strategy!r} matching moves from step to step; train with make_distillation_step, "
-            "or match by a strategy that stays, such as gap"
-        )
     elif strategy == "emd":
+        matching = needed_matching(strategy, matching)
         each = jax.vmap(lambda one, other: loss(one, other, mask), in_axes=(0, None))
         pairs = jax.lax.map(lambda other: each(own, other), others)
         mean = Mean((matching * pairs.total).sum(), pairs.count[0, 0])
         return mean, jax.lax.stop_gradient(pairs)
     else:
-        others = others[matching]
+        others = others[needed_matching(strategy, matching)]
     found = jax.vmap(lambda one, other: loss(one, other, mask))(own, others)
     return Mean(found.total.mean(), found.count[0]), None
+
+
+def needed_matching(strategy: str, matching: Array | None) -> Array:
+    """What a strategy that goes from step to step compares at this one.
+
+    Args:
+      strategy: one of `STEPPING`.
+      matching: what `current_matchings` has of the term.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if matching is None:
+        raise ValueError(
+            f"a {strategy!r} matching moves from step to step; train with make_distillation_step, "
+            "or match by a strategy that stays, such as gap"
+        )
+    return matching

@@ -32,6 +32,7 @@ from jaxlab.distillation.compared import (
     Stacks,
     Task,
     distributions,
+    join,
     mask_of,
     of_stack,
     take,
@@ -40,7 +41,7 @@ from jaxlab.distillation.compared import (
 from jaxlab.distillation.grammar import MOVING, STACKS, parse_matches
 from jaxlab.distillation.knowledge import Feature, Features
 from jaxlab.distillation.means import Mean
-from jaxlab.distillation.moving_matches import moving_loss
+from jaxlab.distillation.moving_matches import moving_loss, needed_matching
 from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.progressive import ProgressiveTransfer
 from jaxlab.distillation.projections import Projection, init_projection, project
@@ -281,12 +282,16 @@ class Objective:
             for side, shown in enumerate((student, teacher))
         ]
         mask: Mask | None = mask_of(match, batch)
+        if match.joined:
+            moves = match.strategy in MOVING
+            chosen = needed_matching(match.strategy, matching) if moves else None
+            sides = [join(sides[0], None), join(sides[1], chosen)]
         if term.projection:
             side = 1 if match.projection == "pca" else 0
             activation = "linear" if match.projection == "pca" else match.projection
             own = _projection(term, projections)
             sides[side] = tuple(project(own, hidden, activation) for hidden in sides[side])
-        if match.strategy in MOVING:
+        if match.strategy in MOVING and not match.joined:
             assert mask is not None, "there are no conventions of moving matches"
             return moving_loss(match.strategy, kind.loss, sides[0], sides[1], mask, matching)
         if kind.num_layers == 1 and len(kind.features) == 1:
@@ -418,15 +423,22 @@ def compile_objective(
         except ValueError as error:
             problems.append(str(error))
     terms = with_unique_names(terms)
-    trained = dict.fromkeys(
-        term.projection for term in terms if term.match.projection not in ("", "pca")
-    )
+    trained: dict[str, set[int]] = {}
+    for term in terms:
+        if term.match.projection not in ("", "pca"):
+            trained.setdefault(term.projection, set()).add(term.num_joined)
     fixed = {term.projection for term in terms if term.match.projection == "pca"}
     problems += [
         f"{name!r} is the name of a projection that trains and of principal components, which do "
         "not; give each a name of its own"
         for name in trained
         if name in fixed
+    ]
+    problems += [
+        f"{name!r} is the name of projections of {' and of '.join(map(str, sorted(layers)))} "
+        "layers at once; give each a name of its own"
+        for name, layers in trained.items()
+        if len(layers) > 1
     ]
     if problems:
         raise ValueError("the objective does not fit: " + "; ".join(problems))
@@ -439,7 +451,9 @@ def compile_objective(
         terms=tuple(terms),
         teacher_taps=taps,
         student_taps=taps,
-        projections=tuple((name, *widths) for name in trained),
+        projections=tuple(
+            (name, *(n * width for width in widths)) for name, (n,) in trained.items()
+        ),
         student=student,
         teacher=teacher,
     )

@@ -42,12 +42,12 @@ class Shape(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One loss of a compiled objective: a match of one pair of layers.
+    """One loss of a compiled objective: a match of one pair of layers, or of all as one.
 
     Attributes:
-      name: `gap:hidden_mse/7-1` and the like.
+      name: `hidden_mse/7-1` and the like.
       match: the item that it comes from.
-      pair: its layers.
+      pair: its layers; all of them where they are joined or move.
       num_relation_heads: of relations.
       projection: name of its projection in the tree; "" for none.
     """
@@ -57,6 +57,11 @@ class Term:
     pair: LayerPair
     num_relation_heads: int
     projection: str
+
+    @property
+    def num_joined(self) -> int:
+        """How many layers of a network are one hidden state."""
+        return len(self.pair.student) if self.match.joined else 1
 
 
 def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
@@ -91,20 +96,26 @@ def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
     if kind.is_relation:
         widths = [shape.attention_width or shape.width for shape in (student, teacher)]
         check_relation_heads(heads, *widths)
+    prefix = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}"
+
+    def term(name: str, pair: LayerPair) -> Term:
+        name = prefix + name
+        return Term(name, match, pair, heads, (match.shared or name) if match.projection else "")
+
+    joined = "joined_" if match.joined else ""
     if match.strategy in MOVING:
         check_moving(match, *depths)
         every = LayerPair(*(tuple(range(depth)) for depth in depths))
-        name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}"
-        name += match.strategy
-        moving = Term(name, match, every, 0, (match.shared or name) if match.projection else "")
+        moving = term(joined + match.strategy, every)
         return [moving, *_fixed_embeddings(match, student, teacher)]
-    terms = []
-    for pair in match.layer_pairs(*depths):
-        layers = "-".join("/".join(map(_layer_name, side)) for side in pair)
-        name = f"{match.knowledge}/{'' if match.stack == 'encoder' else match.stack + '/'}{layers}"
-        projection = (match.shared or name) if match.projection else ""
-        terms.append(Term(name, match, pair, heads, projection))
-    return terms
+    pairs = match.layer_pairs(*depths)
+    if match.joined:
+        sides = zip(*pairs, strict=True)
+        whole = LayerPair(*(tuple(layer for layers in side for layer in layers) for side in sides))
+        return [term(joined + (match.strategy or "pairs"), whole)]
+    return [
+        term("-".join("/".join(map(_layer_name, side)) for side in pair), pair) for pair in pairs
+    ]
 
 
 def _fixed_embeddings(match: Match, student: Shape, teacher: Shape) -> list[Term]:
@@ -113,7 +124,9 @@ def _fixed_embeddings(match: Match, student: Shape, teacher: Shape) -> list[Term
     if match.strategy != "random" or not wanted:
         return []
     pair = LayerPair((EMBEDDINGS,), (EMBEDDINGS,))
-    fixed = dataclasses.replace(match, strategy="", pairs=(pair,), embeddings=None, every=1)
+    fixed = dataclasses.replace(
+        match, strategy="", pairs=(pair,), embeddings=None, every=1, joined=False
+    )
     return terms_of(fixed, student, teacher)
 
 
