@@ -14,7 +14,6 @@ from experiments.distillation.settings import NetworksConfig, StudentConfig
 from jaxlab import distillation as kd
 from jaxlab.distillation import published
 from jaxlab.distillation.model import EncoderConfig
-from jaxlab.distillation.projections import Projection
 from jaxlab.distillation.weights import BERT_CONFIG
 from jaxlab.layers.bert import BertConfig
 from jaxlab.layers.mobilebert import MobileBertConfig
@@ -48,7 +47,7 @@ class Network(NamedTuple):
     params: PyTree
     label_names: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
-    fit_dense: tuple[Projection, ...] = ()
+    fit_dense: tuple[dict[str, np.ndarray], ...] = ()
 
     @property
     def shape(self) -> kd.Shape:

@@ -277,7 +277,7 @@ class Objective:
         match, kind = term.match, term.match.kind
         assert self.teacher is not None, "there are no terms without one"
         depths = [shape.depth(match.stack) for shape in (self.student, self.teacher)]
-        sides = [
+        sides: list[Any] = [
             take(of_stack(shown, match.stack), term, side, depths[side])
             for side, shown in enumerate((student, teacher))
         ]
@@ -451,9 +451,7 @@ def compile_objective(
         terms=tuple(terms),
         teacher_taps=taps,
         student_taps=taps,
-        projections=tuple(
-            (name, *(n * width for width in widths)) for name, (n,) in trained.items()
-        ),
+        projections=tuple((name, n * widths[0], n * widths[1]) for name, (n,) in trained.items()),
         student=student,
         teacher=teacher,
     )
