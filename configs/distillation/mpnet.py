@@ -25,18 +25,18 @@ from experiments.distillation.settings import (
 )
 from jaxlab.training import OptimizerConfig
 
-# Texts -> epochs, factor of the head's rate.
-TEXTS = {"r8": (2, 1.0), "r52": (3, 20.0), "20ng": (2, 20.0)}
+# Texts -> epochs, factor of the head's rate, whether no text is held out.
+TEXTS = {"r8": (2, 1.0, False), "r52": (4, 20.0, True), "20ng": (2, 20.0, False)}
 KINDS = tuple(TEXTS)
 
 
 def get_config(arg: str = "r8"):
     if arg not in KINDS:
         raise ValueError(f"mpnet.py:{arg} is unknown; use one of {', '.join(KINDS)}")
-    epochs, head_factor = TEXTS[arg]
+    epochs, head_factor, with_validation = TEXTS[arg]
     return to_config_dict(
         RunConfig(
-            data=TextsConfig(name=arg, max_length=128),
+            data=TextsConfig(name=arg, max_length=128, with_validation=with_validation),
             teacher=TeacherConfig(
                 weights="mpnet_base",
                 stage=StageConfig(

@@ -154,11 +154,18 @@ def _of_vocabularies(problem: Problem, objective: kd.Objective, stage: StageConf
 def _of_measuring(problem: Problem, stage: StageConfig) -> list[str]:
     asked = ("eval_every_steps", "eval_every_epochs", "best_metric")
     asked = [f"{name}={value}" for name in asked if (value := getattr(stage, name))]
-    if problem.is_scored or not asked:
+    if not problem.is_scored:
+        return asked and [
+            f"{', '.join(asked)} measure predictions, and plain text has none to compare with; "
+            "leave them out: the losses are in metrics.jsonl"
+        ]
+    if not problem.config.with_validation:
         return []
-    return [
-        f"{', '.join(asked)} measure predictions, and plain text has none to compare with; leave "
-        "them out: the losses are in metrics.jsonl"
+    if not any(has_label(example) for example in problem.data.test):
+        asked.append(f"{problem.name} has no labels of a test part: results")
+    return asked and [
+        f"{', '.join(asked)} measure on the validation texts, which data.with_validation lets the "
+        "networks learn; leave one of the two out"
     ]
 
 

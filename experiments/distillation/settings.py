@@ -31,6 +31,8 @@ class TextsConfig:
       buckets: lengths that texts are padded to, up to `max_length`, which is the last one; every
         length is a program of its own, so that few compile sooner and many pad less.
       fraction: share of the training examples that is used, the same ones for one `seed`.
+      with_validation: learn the validation examples as well, for a last run after everything was
+        chosen; nothing can be measured on them then.
       seed: of that choice. Masks are drawn by the seed of the stage, in evaluation by 0.
       masking: share of the tokens of plain text that is masked, where words are to be predicted.
       masking_power: rare words are masked more often, by their count to the power of minus this.
@@ -50,6 +52,7 @@ class TextsConfig:
     max_length: int = 128
     buckets: tuple[int, ...] = (16, 32, 64, 128, 256)
     fraction: float = 1.0
+    with_validation: bool = False
     seed: int = 0
     masking: float = 0.15
     masking_power: float = 0.0
@@ -401,6 +404,8 @@ class AblationConfig(NetworksConfig):
             problems.append(f"teacher.weights={self.teacher.weights!r}: give one teacher")
         if self.cache_teacher:
             problems.append("cache_teacher: one pass of the teacher feeds all students; set it off")
+        if self.data.with_validation:
+            problems.append("data.with_validation: variants are compared on these texts; set it off")
         problems += _of_single_students(self.stage)
         problems += _of_labels_alone("teacher.stage", self.teacher.stage)
         if problems:

@@ -97,7 +97,11 @@ class Problem:
     def examples(self, part: str) -> tuple[Any, ...]:
         """The examples of a part, of the training texts the share that is used."""
         found = self.data.parts[part]
-        if part != "train" or self.config.fraction == 1.0:
+        if part != "train":
+            return found
+        if self.config.with_validation:
+            found = (*found, *self.data.validation)
+        if self.config.fraction == 1.0:
             return found
         number = max(1, round(len(found) * self.config.fraction))
         chosen = np.random.default_rng(self.config.seed).permutation(len(found))[:number]
@@ -179,6 +183,8 @@ class Problem:
 
     def _describe_part(self, part: str) -> str:
         used, there = len(self.examples(part)), len(self.data.parts[part])
+        if part == "train" and self.config.with_validation:
+            there += len(self.data.validation)
         share = f" (of {there}: data.fraction={self.config.fraction:g})" if used < there else ""
         return f"{used} {part}{share}"
 

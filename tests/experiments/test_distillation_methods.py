@@ -382,6 +382,23 @@ def test_a_teacher_may_learn_from_more_texts_than_its_student(tmp_path, monkeypa
         TeacherConfig(fraction=2.0)
 
 
+def test_the_validation_texts_are_learnt_where_nothing_is_measured_on_them(tmp_path):
+    run = settings(tmp_path)
+    data = dataclasses.replace(run.data, with_validation=True)
+    config = dataclasses.replace(run, data=data)
+    problem = load_problem(config)
+    parts = problem.data.parts
+    assert problem.examples("train") == (*parts["train"], *parts["validation"])
+    assert problem.examples("validation") == parts["validation"]
+    with pytest.raises(ValueError, match="eval_every_steps=2 measure on the validation texts"):
+        train(tmp_path, dataclasses.replace(config, stage_2=stage(eval_every_steps=2)))
+    unlabelled = dataclasses.replace(problem, data=dataclasses.replace(problem.data, test=()))
+    with pytest.raises(ValueError, match="has no labels of a test part: results measure on the"):
+        train_command.train_networks(config, unlabelled, tmp_path / "run", parallel.make_mesh())
+    with pytest.raises(ValueError, match="data.with_validation: variants are compared on these"):
+        AblationConfig(data=data, stage=stage())
+
+
 def test_a_student_does_not_begin_with_the_head_of_its_teacher(tmp_path):
     bare = write_teacher(tmp_path / "bare")
     teacher = open_network(str(bare), task="classification", num_labels=2)
