@@ -405,7 +405,9 @@ class AblationConfig(NetworksConfig):
         if self.cache_teacher:
             problems.append("cache_teacher: one pass of the teacher feeds all students; set it off")
         if self.data.with_validation:
-            problems.append("data.with_validation: variants are compared on these texts; set it off")
+            problems.append(
+                "data.with_validation: variants are measured on these texts; set it off"
+            )
         problems += _of_single_students(self.stage)
         problems += _of_labels_alone("teacher.stage", self.teacher.stage)
         if problems:

@@ -56,6 +56,9 @@ from jaxlab.distillation.augment import (
     scores_from_rows,
 )
 from jaxlab.distillation.cached_features import cached_features
+from jaxlab.distillation.compilation import (
+    compile_objective,
+)
 from jaxlab.distillation.data import (
     BUCKETS,
     BatchConfig,
@@ -139,7 +142,6 @@ from jaxlab.distillation.model import (
 from jaxlab.distillation.objective import (
     Losses,
     Objective,
-    compile_objective,
 )
 from jaxlab.distillation.objective_config import (
     HardConfig,

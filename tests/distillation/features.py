@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import ResponseConfig
 from jaxlab.distillation.terms import Shape
 

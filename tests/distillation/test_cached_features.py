@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlab.distillation.cached_features import PREFIX
-from jaxlab.distillation.objective import compile_objective
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.objective_config import ObjectiveConfig
 from jaxlab.distillation.train import Parts, distillation_params, losses_of
 from tests.distillation.networks import FROZEN, STUDENT, TEACHER, forward, make_batch, random_params

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxlab.distillation import hard_losses, train
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.knowledge import Features
-from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.terms import Shape
 from jaxlab.distillation.train import Parts, make_distillation_step

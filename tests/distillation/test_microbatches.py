@@ -3,7 +3,7 @@
 import optax
 import pytest
 
-from jaxlab.distillation.objective import compile_objective
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.train import Parts, make_distillation_step
 from tests.distillation.networks import STUDENT, TEACHER, forward

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.grammar import format_matches, parse_matches
 from jaxlab.distillation.hidden import hidden_mse
-from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
     ObjectiveConfig,
     ResponseConfig,

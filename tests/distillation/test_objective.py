@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxlab.distillation import attentions, hidden, relations, responses, train
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.knowledge import CATALOGUE
 from jaxlab.distillation.model import TextModel, TextModelConfig, init_params
-from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxlab.distillation import hidden
-from jaxlab.distillation.objective import compile_objective
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.objective_config import ObjectiveConfig
 from jaxlab.distillation.principal import fit_principal
 from jaxlab.distillation.terms import Shape

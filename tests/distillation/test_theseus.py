@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from jaxlab.distillation import theseus
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.model import TextModel, TextModelConfig, init_params
-from jaxlab.distillation.objective import compile_objective
 from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,

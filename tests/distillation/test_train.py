@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlab.distillation.cached_features import PREFIX
-from jaxlab.distillation.objective import compile_objective
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.distillation.objective import compile_objective
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.objective_config import (
     HardConfig,
     ObjectiveConfig,

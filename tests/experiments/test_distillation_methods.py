@@ -395,7 +395,7 @@ def test_the_validation_texts_are_learnt_where_nothing_is_measured_on_them(tmp_p
     unlabelled = dataclasses.replace(problem, data=dataclasses.replace(problem.data, test=()))
     with pytest.raises(ValueError, match="has no labels of a test part: results measure on the"):
         train_command.train_networks(config, unlabelled, tmp_path / "run", parallel.make_mesh())
-    with pytest.raises(ValueError, match="data.with_validation: variants are compared on these"):
+    with pytest.raises(ValueError, match="data.with_validation: variants are measured on these"):
         AblationConfig(data=data, stage=stage())
 
 
