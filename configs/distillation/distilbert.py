@@ -41,6 +41,7 @@ def get_config(arg: str = ""):
                 global_batch_size=250,
                 microbatch_size=50,
                 warmup_share=0.05,
+                save_every_steps=1000,
                 objective=ObjectiveConfig(
                     "last1:cos",
                     ResponseConfig("kl", weight=5.0, temperature=2.0),

@@ -44,6 +44,7 @@ def get_config(arg: str = "4x312"):
                 num_epochs=3,
                 global_batch_size=256,
                 warmup_share=0.1,
+                save_every_steps=1000,
                 objective=ObjectiveConfig(
                     "gap:attention_tinybert,gap:hidden_mse->linear/fit_dense",
                     ResponseConfig("none"),

@@ -115,7 +115,8 @@ def augment_problem(config: NetworksConfig, problem: Problem, workdir: Path) -> 
         len(examples), len(made) - len(examples), settings.candidates,
     )  # fmt: skip
     data = dataclasses.replace(problem.data, train=made)
-    texts = dataclasses.replace(problem.config, fraction=1.0)  # of texts that are the share already
+    # Of texts that are the share already, with those of the validation where they are learnt.
+    texts = dataclasses.replace(problem.config, fraction=1.0, with_validation=False)
     found = dataclasses.replace(problem, data=data, config=texts)
     if settings.candidates != "mask":
         return found

@@ -113,8 +113,8 @@ def _of_teachers(
         taken = "learn the teacher's logits" if stage.method == "distil" else "keep its head"
         return [
             f"the student is to {taken}, and the teacher's weights have no head for this "
-            f"task ({', '.join(drawn)} would be drawn at random); set teacher.stage, so that it "
-            "learns the task first, or give weights that know it as teacher.weights"
+            f"task ({', '.join(drawn)} would be drawn at random); give weights that know it as "
+            "teacher.weights (configs/distillation/teacher.py teaches them), or set teacher.stage"
         ]
     if len(teacher.networks) == 1:
         return []
@@ -161,8 +161,6 @@ def _of_measuring(problem: Problem, stage: StageConfig) -> list[str]:
         ]
     if not problem.config.with_validation:
         return []
-    if not any(has_label(example) for example in problem.data.test):
-        asked.append(f"{problem.name} has no labels of a test part: results")
     return asked and [
         f"{', '.join(asked)} measure on the validation texts, which data.with_validation lets the "
         "networks learn; leave one of the two out"

@@ -1,16 +1,20 @@
 r"""Score a model of a run, or any folder in the form of Hugging Face, on a part of the data.
 
     python -m experiments.distillation.evaluate --workdir=DIR
-    python -m experiments.distillation.evaluate --config=configs/distillation/vanilla_kd.py:mnli \
-        --workdir=DIR --config.data.folder=GLUE --submission=DIR/submission
+    python -m experiments.distillation.evaluate --workdir=DIR --submission=SUBMISSION
+    python -m experiments.distillation.evaluate --workdir=OTHER --model=FOLDER \
+        --config=configs/distillation/teacher.py:mnli --config.data.folder=GLUE \
+        --config.teacher.weights=FOLDER
 
 Without `--model` it is the student of the run in DIR, compared with its teacher if DIR has that,
-each in the tokens of its own vocabulary. Without `--config` the data are those of the run.
+each in the tokens of its own vocabulary. Without `--config` the data are those of the run; with
+one, its `teacher.weights` has the vocabulary that texts are read by.
 The part is the test set, or the validation set where no label of the former is known, as in GLUE;
 `--part` names another: `train`, `validation`, `test`. The mismatched part of MNLI is scored beside
 the matched one. DIR gets `evaluation.json` and `predictions.csv`, a line for every example of the
-part; `experiments.distillation.glue` averages over tasks. `--submission` writes the files that the
-servers of GLUE and CLUE take, with AX where `diagnostic.tsv` is beside MNLI's files. `--timing`
+part; `experiments.distillation.glue` averages over tasks. `--submission` writes the file that the
+server of GLUE or CLUE takes for the run's task, so that the runs of all tasks share one folder,
+with AX where `diagnostic.tsv` is beside MNLI's files. `--timing`
 measures, on this machine, the time of one text and the texts a second in batches of 32, with the
 tokenizer and without it.
 """
@@ -75,13 +79,15 @@ def main(config: RunConfig | None, workdir: Path) -> None:
     problem = load_problem(settings, (settings.stage_1, settings.stage_2))
     problem.describe()
     check_flags(problem)
-    folder = Path(_MODEL.value) if _MODEL.value else workdir / MODEL
+    folder = Path(_MODEL.value).expanduser() if _MODEL.value else workdir / MODEL
     own = in_words_of(problem, folder)
     network, say = open_model(own, folder, mesh)
     results: dict[str, Any] = {}
     found = part = None
     if own.is_scored:
         part = _PART.value or problem.reported_part
+        if part == "validation" and problem.config.with_validation:
+            logger.warning("data.with_validation: these validation texts were learnt by the run")
         found = say(part)
         results = score(own, part, found)
         if not results:

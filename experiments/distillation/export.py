@@ -5,7 +5,8 @@
 
 `huggingface` is a folder with `model.safetensors`, `config.json` and the vocabulary, which
 transformers loads by `AutoModelForSequenceClassification.from_pretrained` (a head on the mean of
-the tokens has no class there: then it loads as the bare encoder). `stablehlo` adds
+the tokens has no class there: then it loads as the bare encoder; TinyBERT's ReLU before the
+classifier is of its own code alone, and transformers leaves it out). `stablehlo` adds
 `model.stablehlo`, a program from the weights, `ids` and `mask` to logits for any number of texts of
 any length up to the longest, which JAX runs without this library's code.
 """
@@ -43,7 +44,7 @@ def main(workdir: Path | None) -> None:
         raise ValueError(f"--precision={_PRECISION.value!r} is not one of {', '.join(PRECISIONS)}")
     if not _MODEL.value and workdir is None:
         raise ValueError("give --workdir of a run, or --model, a folder with a config.json")
-    folder = Path(_MODEL.value) if _MODEL.value else Path(workdir or "") / MODEL
+    folder = Path(_MODEL.value).expanduser() if _MODEL.value else Path(workdir or "") / MODEL
     output = Path(_OUTPUT.value).expanduser()
     found = kd.load_pretrained(folder)
     stored = jax.tree.map(lambda leaf: leaf.astype(PRECISIONS[_PRECISION.value]), found.params)
@@ -57,6 +58,11 @@ def main(workdir: Path | None) -> None:
             "Its head is on the mean of the tokens, for which transformers has no class: there the "
             "folder loads as the encoder alone. Train with --config.teacher.pooling=first for a "
             "model that loads with its head."
+        )
+    elif found.config.family == "tinybert" and found.config.task != "none":
+        print(
+            "TinyBERT's own code loads it. transformers takes it for a BERT and leaves out the "
+            "ReLU before the classifier: its logits differ, its encoder's outputs do not."
         )
 
 

@@ -80,7 +80,7 @@ def weights_folder(weights: str) -> Path:
     """
     if weights in PACKAGED:
         return PACKAGED[weights]()
-    folder = Path(weights)
+    folder = Path(weights).expanduser()
     if not any((folder / name).is_file() for name in ("config.json", BERT_CONFIG)):
         raise FileNotFoundError(
             f"{weights!r} is no folder with a config.json or {BERT_CONFIG}, and no name of "

@@ -32,7 +32,7 @@ class TextsConfig:
         length is a program of its own, so that few compile sooner and many pad less.
       fraction: share of the training examples that is used, the same ones for one `seed`.
       with_validation: learn the validation examples as well, for a last run after everything was
-        chosen; nothing can be measured on them then.
+        chosen; nothing is measured on them then, and without labels of a test part nothing at all.
       seed: of that choice. Masks are drawn by the seed of the stage, in evaluation by 0.
       masking: share of the tokens of plain text that is masked, where words are to be predicted.
       masking_power: rare words are masked more often, by their count to the power of minus this.

@@ -293,11 +293,13 @@ def report(
       seconds: since the start of the run.
     """
     part = problem.reported_part if problem.is_scored else "train"
+    if part == "validation" and problem.config.with_validation:
+        part = "train"
     single = teachers.networks if len(teachers.networks) > 1 else ()
     singles = {f"{TEACHER}_{i}": network for i, network in enumerate(single, start=1)}
     costs = {TEACHER: sizes(problem, *teachers.networks)}
     costs |= {name: sizes(problem, network) for name, network in {**singles, **students}.items()}
-    if problem.is_scored:
+    if part != "train":
         scores = score_all(config, problem, teachers, singles, students, part, mesh)
     else:
         scores = last_losses(workdir)

@@ -250,7 +250,8 @@ def save_pretrained(
     """Writes a folder that transformers loads: `config.json`, `model.safetensors`, the vocabulary.
 
     A head on the mean of the tokens has no class there: then the folder loads as the bare encoder,
-    and here as it was. So does TinyBERT, whose code is not in transformers.
+    and here as it was. TinyBERT's files are those of its own code, which is not in transformers:
+    that takes them for a BERT's, without the ReLU before the classifier.
 
     Args:
       folder: where to; made if it does not exist.

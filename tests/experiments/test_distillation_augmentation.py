@@ -109,6 +109,11 @@ def test_variants_of_a_share_are_of_that_share(world):
     found = augment_problem(config, problem, world / "run").examples("train")
     ids = {e.id for e in problem.examples("train")}
     assert {e.id for e in found if e.label is not None} == ids and len(ids) == TEXTS // 2
+    data = dataclasses.replace(config.data, fraction=1.0, with_validation=True)
+    problem = load_problem(dataclasses.replace(config, data=data))
+    found = augment_problem(config, problem, world / "all").examples("train")
+    labelled = [e.id for e in found if e.label is not None]
+    assert labelled == [e.id for e in problem.examples("train")]
 
 
 def test_labels_are_kept_where_asked(world):

@@ -392,9 +392,15 @@ def test_the_validation_texts_are_learnt_where_nothing_is_measured_on_them(tmp_p
     assert problem.examples("validation") == parts["validation"]
     with pytest.raises(ValueError, match="eval_every_steps=2 measure on the validation texts"):
         train(tmp_path, dataclasses.replace(config, stage_2=stage(eval_every_steps=2)))
+    (network,) = open_teachers(config, problem)
     unlabelled = dataclasses.replace(problem, data=dataclasses.replace(problem.data, test=()))
-    with pytest.raises(ValueError, match="has no labels of a test part: results measure on the"):
-        train_command.train_networks(config, unlabelled, tmp_path / "run", parallel.make_mesh())
+    given = (Teachers((network,)), {"distilled": network})
+    for case, is_scored in ((problem, True), (unlabelled, False)):
+        folder = tmp_path / str(is_scored)
+        folder.mkdir()
+        train_command.report(config, case, *given, folder, parallel.make_mesh(), 1.0)
+        results = json.loads((folder / "results.json").read_text("utf-8"))
+        assert ("distilled/accuracy" in results) == is_scored
     with pytest.raises(ValueError, match="data.with_validation: variants are measured on these"):
         AblationConfig(data=data, stage=stage())
 
