@@ -13,8 +13,8 @@ layers and heads.
 500,000 in which half of the loss of words is the teacher's distribution; their teacher, IB-BERT,
 was never released: `ib_bert` makes one of masked words (of `--config.teacher.weights` it takes the
 vocabulary alone), and `--config.teacher.weights` is then its `model/`. Not from that code, and not
-measured here: AdamW and its rate in place of LAMB (0.0015), the weights of what is matched, and
-whatever `ib_bert` has beside its sizes.
+measured here: the weights of what is matched, which layers are matched beside the one whose turn it
+is, and whatever `ib_bert` has beside its sizes.
 
 References:
   Sun et al. 2020, arXiv:2004.02984; mobilebert of google-research.
@@ -72,9 +72,11 @@ def get_config(arg: str = "12x384"):
                 lower_factor=1.0 if arg == "ib_bert" else 0.1,
                 objective=objective,
                 optimizer=OptimizerConfig(
-                    learning_rate=5e-4,
+                    name="adamw" if arg == "12x384" else "lamb",
+                    learning_rate=5e-4 if arg == "12x384" else 1.5e-3,
                     warmup_steps=10_000,
                     schedule="linear",
+                    eps=1e-6,
                     weight_decay=0.01,
                     clip_norm=1.0,
                 ),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxlab.parallel import path_name
 
-OPTIMIZERS = ("adamw", "lion", "sgd")
+OPTIMIZERS = ("adamw", "lamb", "lion", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")
 DECAY_RULES = ("standard", "all")
 
@@ -24,7 +24,8 @@ class OptimizerConfig:
     """How parameters are updated.
 
     Attributes:
-      name: "adamw", "lion" or "sgd".
+      name: "adamw", "lion", "sgd", or "lamb" for very large batches: AdamW whose step, decay
+        included, has the norm of the parameter (of those that `decay_rule` and `no_decay` name).
       learning_rate: highest rate, reached at the end of the warm-up.
       warmup_steps: steps of linear warm-up; step t of them has the rate (t + 1) / warmup_steps of
         the highest. 0 starts at the highest.
@@ -33,7 +34,7 @@ class OptimizerConfig:
       final_learning_rate: rate that the schedule ends at.
       b1: decay of the first moment; momentum for "sgd" (0 is plain gradient descent).
       b2: decay of the second moment; not used by "sgd".
-      eps: added to the root of the second moment by "adamw".
+      eps: added to the root of the second moment by "adamw" and "lamb".
       weight_decay: decoupled weight decay; each step takes learning_rate * weight_decay of the
         parameter away.
       decay_rule: which parameters decay: "standard" spares vectors and scalars (biases, norms,
@@ -177,20 +178,23 @@ def make_optimizer(
 
     References:
       Adam with decoupled decay: Loshchilov & Hutter 2019, arXiv:1711.05101. Lion: Chen et al. 2023,
-      arXiv:2302.06675.
+      arXiv:2302.06675. LAMB: You et al. 2020, arXiv:1904.00962; like BERT's code, parameters that
+      do not decay have AdamW's step.
     """
     links: list[optax.GradientTransformation] = []
     if config.clip_norm > 0:
         links.append(optax.clip_by_global_norm(config.clip_norm))
-    if config.name == "adamw":
+    mask = decay_mask or (lambda params: decays(params, config.decay_rule, config.no_decay))
+    if config.name in ("adamw", "lamb"):
         links.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
     elif config.name == "lion":
         links.append(optax.scale_by_lion(config.b1, config.b2))
     elif config.b1 > 0:
         links.append(optax.trace(config.b1))
     if config.weight_decay > 0:
-        mask = decay_mask or (lambda params: decays(params, config.decay_rule, config.no_decay))
         links.append(optax.add_decayed_weights(config.weight_decay, mask))
+    if config.name == "lamb":
+        links.append(optax.masked(optax.scale_by_trust_ratio(), mask))
     links.append(scale_by_schedule(make_schedule(config, num_steps)))
     if config.ema_decay > 0:
         links.append(average_params(config.ema_decay))

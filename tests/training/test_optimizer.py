@@ -64,14 +64,19 @@ def adamw(params, grads, config, rates, mask):
             v = config.b2 * v + (1 - config.b2) * g**2
             moments[name] = (m, v)
             step = m / (1 - config.b1**t) / (np.sqrt(v / (1 - config.b2**t)) + config.eps)
-            params[name] -= rate * (step + config.weight_decay * mask[name] * params[name])
+            step += config.weight_decay * mask[name] * params[name]
+            if config.name == "lamb" and mask[name]:
+                step *= np.linalg.norm(params[name]) / np.linalg.norm(step)
+            params[name] -= rate * step
     return params
 
 
-def test_adamw_equals_its_float64_form_with_decay_and_clipping():
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_adamw_and_lamb_equal_their_float64_form_with_decay_and_clipping(name):
     config = OptimizerConfig(
-        learning_rate=0.1, warmup_steps=2, b2=0.98, eps=1e-6, weight_decay=0.2, clip_norm=1.0
-    )
+        name=name, learning_rate=0.1, warmup_steps=2, b2=0.98, eps=1e-6, weight_decay=0.2,
+        clip_norm=1.0,
+    )  # fmt: skip
     rng = np.random.default_rng(0)
     shapes = {"kernel": (3, 4), "bias": (4,)}
     params = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
