@@ -56,9 +56,7 @@ from jaxlab.distillation.augment import (
     scores_from_rows,
 )
 from jaxlab.distillation.cached_features import cached_features
-from jaxlab.distillation.compilation import (
-    compile_objective,
-)
+from jaxlab.distillation.compilation import compile_objective
 from jaxlab.distillation.data import (
     BUCKETS,
     BatchConfig,

@@ -25,7 +25,7 @@ class OptimizerConfig:
 
     Attributes:
       name: "adamw", "lion", "sgd", or "lamb" for very large batches: AdamW whose step, decay
-        included, has the norm of the parameter (of those that `decay_rule` and `no_decay` name).
+        included, has the norm of the parameter (of those that decay).
       learning_rate: highest rate, reached at the end of the warm-up.
       warmup_steps: steps of linear warm-up; step t of them has the rate (t + 1) / warmup_steps of
         the highest. 0 starts at the highest.
