@@ -248,7 +248,8 @@ def sweep_state(
       seed: of projections and dropout.
     """
     params = [student.params for student in students]
-    return kd.init_sweep(compiled.objective, params, tx, jax.random.key(seed))
+    fitted = students[0].fit_dense
+    return kd.init_sweep(compiled.objective, params, tx, jax.random.key(seed), fitted=fitted)
 
 
 def measure(

@@ -84,19 +84,27 @@ def main(config: RunConfig | None, workdir: Path) -> None:
     network, say = open_model(own, folder, mesh)
     results: dict[str, Any] = {}
     found = part = None
+    is_learnt = False
     if own.is_scored:
         part = _PART.value or problem.reported_part
-        if part == "validation" and problem.config.with_validation:
-            logger.warning("data.with_validation: these validation texts were learnt by the run")
         found = say(part)
-        results = score(own, part, found)
-        if not results:
+        is_learnt = part == "validation" and problem.config.with_validation
+        results = {} if is_learnt else score(own, part, found)
+        if is_learnt:
+            logger.warning("data.with_validation: these texts were learnt: predicted, not scored")
+        elif not results:
             logger.warning("no label of the part %s is known: it is predicted, not scored", part)
         if results and (beside := part + MISMATCHED) in problem.data.parts:
             scores = score(own, beside, say(beside))
             results |= {f"mismatched/{name}": value for name, value in scores.items()}
     teacher = workdir / TEACHER_MODEL
-    if found and part and teacher.is_dir() and teacher.resolve() != folder.resolve():
+    if (
+        found
+        and part
+        and not is_learnt
+        and teacher.is_dir()
+        and teacher.resolve() != folder.resolve()
+    ):
         other = in_words_of(problem, teacher)
         _, theirs = predictions_of(other, teacher, part, mesh)
         if problem.task in PER_TOKEN and other is not own:

@@ -125,6 +125,11 @@ def start_student(
         for stack in _STACKS
         if stack in student
     }
+    if start.decoder_layers is not None and "decoder" not in student:
+        raise ValueError(
+            f"decoder_layers={start.decoder_layers} are of an encoder-decoder, and the student has "
+            f"{', '.join(sorted(student))}; leave them out, or give its decoder"
+        )
     widths = _width(flat_teacher), _width(flat_student)
     cut = _Cut(start.cut_heads, heads, vocabulary, skipped_positions, widths)
     params, copied, drawn, problems = {}, [], [], []
@@ -292,8 +297,11 @@ def _layers_of_stack(
     """The teacher's layer of every layer of a stack of the student."""
     if stack == "decoder" and start.decoder_layers is not None:
         start = dataclasses.replace(start, layers=start.decoder_layers)
-    pairs = layers_of_start(start, *(count_layers(tree, stack) for tree in (teacher, student)))
-    return {own: theirs for theirs, own in pairs}
+    depths = [count_layers(tree, stack) for tree in (teacher, student)]
+    try:
+        return {own: theirs for theirs, own in layers_of_start(start, *depths)}
+    except ValueError as error:
+        raise ValueError(f"{stack}: {error}") from error
 
 
 def _flatten(params: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:

@@ -58,7 +58,7 @@ def check_moving(match: Match, num_teacher_layers: int, num_student_layers: int)
     kind, name = match.kind, f"{match.strategy}:{match.knowledge}"
     if kind.num_layers != 1 or len(kind.features) != 1 or kind.is_relation:
         raise ValueError(f"{name!r} is of several features; move hidden states or attention maps")
-    if match.strategy == "alp" and kind.features != ("hidden",):
+    if match.strategy == "alp" and (kind.features != ("hidden",) or match.knowledge == "mean_pkd"):
         raise ValueError(f"{name!r}: only first tokens attend; use hidden_mse, cos or pkd")
     if match.schedule == "progressive" or match.convention != "exact":
         raise ValueError(

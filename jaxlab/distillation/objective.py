@@ -145,8 +145,8 @@ class Objective:
         Args:
           key: for the weights of new ones.
           fitted: those that the student was trained with before (`Pretrained.fit_dense`): one for
-            all hidden states, or one for each, from the embeddings up. Projections begin as that
-            of their layer, if it is of their widths.
+            all hidden states, or one for each, from the embeddings up. Linear projections of
+            hidden states begin as that of their layer, if it is of their widths.
         """
         keys = jax.random.split(key, max(len(self.projections), 1))
         return {
@@ -160,6 +160,8 @@ class Objective:
     ) -> Projection | None:
         """What a projection was in an earlier training; `None` if it was in none."""
         terms = [term for term in self.terms if term.projection == name]
+        if any(t.match.projection != "linear" or t.match.kind.is_pooled for t in terms):
+            return None
         layers = {layer + 1 for term in terms for layer in term.pair.student}
         entry = 0 if len(fitted) == 1 else min(layers)
         if (len(layers) > 1 and len(fitted) > 1) or entry >= len(fitted):

@@ -104,6 +104,7 @@ def init_sweep(
     tx: optax.GradientTransformation,
     key: jax.Array,
     seeds: Sequence[int] | None = None,
+    fitted: Sequence[Mapping[str, Any]] = (),
 ) -> TrainState:
     """The state before the first step: every leaf has the students as its first axis.
 
@@ -113,6 +114,7 @@ def init_sweep(
       tx: the optimizer of each.
       key: of the run.
       seeds: students with one seed begin with the same projections; None gives all one.
+      fitted: projections of an earlier training, see `Objective.init`.
 
     Raises:
       ValueError: if the students are not of one shape.
@@ -126,7 +128,7 @@ def init_sweep(
     seeds = [0] * len(students) if seeds is None else seeds
     run_key, projections_key = jax.random.split(key)
     each = [
-        distillation_params(objective, student, jax.random.fold_in(projections_key, seed))
+        distillation_params(objective, student, jax.random.fold_in(projections_key, seed), fitted)
         for student, seed in zip(students, seeds, strict=True)
     ]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

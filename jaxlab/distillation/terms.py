@@ -125,8 +125,9 @@ def _fixed_embeddings(match: Match, student: Shape, teacher: Shape) -> list[Term
         return []
     pair = LayerPair((EMBEDDINGS,), (EMBEDDINGS,))
     fixed = dataclasses.replace(
-        match, strategy="", pairs=(pair,), embeddings=None, every=1, joined=False
-    )
+        match, strategy="", pairs=(pair,), embeddings=None, every=1, joined=False,
+        shared="" if match.joined else match.shared,
+    )  # fmt: skip
     return terms_of(fixed, student, teacher)
 
 

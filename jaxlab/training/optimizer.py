@@ -191,10 +191,10 @@ def make_optimizer(
         links.append(optax.scale_by_lion(config.b1, config.b2))
     elif config.b1 > 0:
         links.append(optax.trace(config.b1))
-    if config.weight_decay > 0:
-        links.append(optax.add_decayed_weights(config.weight_decay, mask))
     if config.name == "lamb":
-        links.append(optax.masked(optax.scale_by_trust_ratio(), mask))
+        links.append(optax.masked(scale_like_params(config.weight_decay), mask))
+    elif config.weight_decay > 0:
+        links.append(optax.add_decayed_weights(config.weight_decay, mask))
     links.append(scale_by_schedule(make_schedule(config, num_steps)))
     if config.ema_decay > 0:
         links.append(average_params(config.ema_decay))
@@ -223,6 +223,26 @@ def decays(params: PyTree, rule: str = "standard", no_decay: Sequence[str] = ())
         return not spared and (rule == "all" or len(leaf.shape) > 1)
 
     return jax.tree.map_with_path(decide, params)
+
+
+def scale_like_params(weight_decay: float) -> optax.GradientTransformation:
+    """Gives every update, with the decay of its parameter, the norm of the parameter (LAMB).
+
+    A parameter without an update stays as it is: its decay alone, of the parameter's norm, would
+    be no decay but the end of it.
+
+    Args:
+      weight_decay: share of the parameter that is added to its update.
+    """
+
+    def scale(update: Any, param: Any) -> jax.Array:
+        decayed = update + jnp.asarray(weight_decay, update.dtype) * param
+        wanted, own = (jnp.linalg.norm(array.ravel()) for array in (param, decayed))
+        has_both = (wanted > 0) & (own > 0)
+        ratio = jnp.where(has_both, wanted / jnp.where(has_both, own, 1.0), 1.0)
+        return jnp.where((update != 0).any(), ratio.astype(update.dtype) * decayed, update)
+
+    return optax.stateless_with_tree_map(scale)
 
 
 def scale_by_schedule(schedule: optax.Schedule) -> optax.GradientTransformation:

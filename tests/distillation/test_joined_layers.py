@@ -115,6 +115,11 @@ def test_what_cannot_be_joined_is_refused(line, message):
         compiled(line)
 
 
+def test_embeddings_beside_joined_layers_have_a_projection_of_their_own():
+    names = [name for name, *_ in compiled("random:hidden_mse[joined=yes]->linear/fit").projections]
+    assert len(names) == 2 and "fit" in names
+
+
 def test_joined_layers_that_move_need_a_step():
     with pytest.raises(ValueError, match="moves from step to step; train with"):
         compiled("random:cos[joined=yes]", SAME)({}, FROM_SAME, FROM_TEACHER, BATCH)

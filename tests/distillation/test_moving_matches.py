@@ -146,6 +146,7 @@ def test_embeddings_stay_matched_where_layers_are_drawn():
         ("random:mmd", "is of several features"),
         ("emd:query_relation", "is of several features"),
         ("alp:attention_mse", "only first tokens attend"),
+        ("alp:mean_pkd", "only first tokens attend"),
         ("emd:hidden_mse[schedule=progressive]", "holds all layers at once"),
         ("emd:hidden_mse[emb=yes]", "add emb-emb:hidden_mse, a match of its own"),
         ("gap:hidden_mse[every=2]", "every=2 is of layers that move"),

@@ -168,7 +168,7 @@ def test_projections_begin_as_those_of_an_earlier_training():
         bias = np.float32(rng.normal(size=widths[1]))
         return {"kernel": np.float32(rng.normal(size=widths)), "bias": bias}
 
-    line = "gap:hidden_mse->linear,gap:cos->linear/fit"
+    line = "gap:hidden_mse->linear,gap:cos->linear/fit,last1:cos->tanh,last1:pooled_mse->linear"
     objective = compile_objective(ObjectiveConfig(line, NO_RESPONSE), STUDENT, TEACHER)
     each = [fitted(8, 12) for _ in range(3)]
     own = ["hidden_mse/emb-emb", "hidden_mse/1-0", "hidden_mse/3-1"]

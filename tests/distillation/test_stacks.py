@@ -70,7 +70,8 @@ def test_padding_of_either_stack_changes_nothing():
     values, others = found_of(1), found_of(1, 8, 10)
     assert min(values.values()) > 1e-5
     for name, value in values.items():
-        np.testing.assert_allclose(others[name], value, rtol=1e-5, err_msg=name)
+        # Divergences of 1e-4 are sums of terms of order 1: they have no more digits.
+        np.testing.assert_allclose(others[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def test_a_copy_of_an_encoder_decoder_has_nothing_to_learn():
@@ -146,6 +147,11 @@ def test_a_student_of_either_depth_starts_from_layers_of_its_teacher():
     jax.tree.map(np.testing.assert_array_equal, again.params, found.params)
     with pytest.raises(ValueError, match="encoder: 2 layers there, 1 here.*\n.*decoder: 3 layers"):
         kd.start_from_distilled(params_of(2), teacher)
+    with pytest.raises(ValueError, match=r"decoder: layers=\(0, 5\) are 2 teacher layers"):
+        kd.start_student(params_of(1), teacher, kd.StudentStart("last", decoder_layers=(0, 5)))
+    alone = {name: params_of(1)[name] for name in ("encoder", "word_embeddings")}
+    with pytest.raises(ValueError, match="decoder_layers=first are of an encoder-decoder"):
+        kd.start_student(alone, teacher, kd.StudentStart("last", decoder_layers="first"))
 
 
 def test_errors_say_what_a_stack_lacks():

@@ -97,6 +97,23 @@ def test_adamw_and_lamb_equal_their_float64_form_with_decay_and_clipping(name):
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
+def test_lamb_leaves_parameters_without_gradients_as_they_are():
+    config = OptimizerConfig(
+        name="lamb", learning_rate=0.1, schedule="constant", weight_decay=0.01, clip_norm=1.0
+    )
+    tx = make_optimizer(config, 10)
+    params = {"idle": jnp.ones((2, 2)), "used": jnp.ones((2, 2)), "zero": jnp.zeros((2, 2))}
+    state = tx.init(params)
+    got = params
+    for _ in range(3):
+        grads = {name: jnp.full((2, 2), float(name != "idle")) for name in params}
+        updates, state = tx.update(grads, state, got)
+        got = optax.apply_updates(got, updates)
+    np.testing.assert_array_equal(got["idle"], params["idle"])
+    np.testing.assert_allclose(got["used"], 0.9**3, rtol=1e-5)
+    assert (got["zero"] < 0).all()
+
+
 @pytest.mark.parametrize(
     "name, b1, expected",
     [("sgd", 0.0, [1.0, 1.0]), ("sgd", 0.5, [1.0, 1.5]), ("lion", 0.9, [1, 1])],
