@@ -90,6 +90,10 @@ def test_evaluation_scores_the_model_of_a_run(world, finished, run_program):
     assert rows[0]["text"].split()[1] == "is"
     right = np.mean([row["label"] == row["prediction"] for row in rows])
     assert right == found["accuracy"]
+    learnt = ("--config.data.with_validation=True", "--part=validation")
+    run_well(run_program, "evaluate", *run_flags(world), *learnt)
+    found = read_json(finished / "evaluation.json")
+    assert found["part"] == "validation" and not {"accuracy", "kl"} & set(found)
 
 
 def test_timing_and_what_evaluation_refuses(world, finished, run_program):
