@@ -10,9 +10,9 @@ same places. Everything comes out of packages. `hard_stage` is the same student 
 lower half of the MiniLM of 6 layers is `--config.student.weights=minilm_l6
 --config.student.layers=first --config.student.num_layers=3`.
 
-Measured, one seed, matrix products of bfloat16 with sums in float32: on `trec_fine` the teacher has 88.5 % with flat answers (its
-calibration error is .65), and its student 80.1 % is behind the one of labels alone, 87.8 %. A
-teacher whose head learns faster (`teacher.stage.head_factor`) is to be measured.
+Measured, one seed, matrix products of bfloat16 with sums in float32: on `trec_fine` the teacher has
+88.5 % with flat answers (its calibration error is .65), and its student, 80.1 %, is behind the one
+of labels alone, 87.8 %. A teacher whose head learns faster (`teacher.stage.head_factor`) is to be measured.
 """
 
 from experiments.common import to_config_dict
