@@ -12,7 +12,8 @@ lower half of the MiniLM of 6 layers is `--config.student.weights=minilm_l6
 
 Measured, one seed, matrix products of bfloat16 with sums in float32: on `trec_fine` the teacher has
 88.5 % with flat answers (its calibration error is .65), and its student, 80.1 %, is behind the one
-of labels alone, 87.8 %. A teacher whose head learns faster (`teacher.stage.head_factor`) is to be measured.
+of labels alone, 87.8 %. A teacher whose head learns faster (`teacher.stage.head_factor`) is to be
+measured.
 """
 
 from experiments.common import to_config_dict
