@@ -61,11 +61,14 @@ def test_five_steps_equal_the_originals(kind):
                 continue  # the gradient of a key's bias is zero, and what Adam makes of it noise
             have = np.asarray(got[what][name], np.float64)
             wrong = np.abs(MAKER["sample"](have) - entries)
+            norm_error = abs(np.linalg.norm(have) - norm)
             if what == "gradients":
+                summed = CHAIN["summed_terms"](name, MAKER["MODELS"][kind])
+                largest, norm = max(largest, summed), max(norm, summed)
                 assert wrong.max() <= tolerance * largest, name
             else:
                 assert np.linalg.norm(wrong) <= tolerance * np.linalg.norm(entries), name
-            assert np.linalg.norm(have) == pytest.approx(norm, rel=tolerance), name
+            assert norm_error <= tolerance * norm, name
             compared += 1
         assert compared > 20
     if kind == "vit":  # the clamp has lifted the multiplier to 1, further than five steps do

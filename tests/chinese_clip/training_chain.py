@@ -90,6 +90,15 @@ def run(sizes, shapes, seed=11):
     }
 
 
+def summed_terms(name, sizes):
+    """How large the terms are that a gradient sums, where they cancel; else 0.
+
+    The gradient of the multiplier sums logits of both signs, each up to the multiplier itself. What
+    float32 leaves of such a sum depends on the processor.
+    """
+    return np.exp(sizes["logit_scale"]) if name == "logit_scale" else 0.0
+
+
 def without_key_biases(name, array):
     """The tensor without biases of attention keys, whose true gradient is zero; None if it is one.
 
