@@ -5,9 +5,9 @@
 
 The teacher learns the task first. The student is the published MiniLM of 3 layers, reads BERT's
 vocabulary and follows labels, the teacher's logits and, through projections, every fourth of its
-layers: MPNet's ids are BERT's but for the special tokens, so that the tokens of single texts stand in the
-same places. Everything comes out of packages. `hard_stage` is the same student on labels alone. The
-lower half of the MiniLM of 6 layers is `--config.student.weights=minilm_l6
+layers: MPNet's ids are BERT's but for the special tokens, so that the tokens of single texts stand
+in the same places. Everything comes out of packages. `hard_stage` is the same student on labels
+alone. The lower half of the MiniLM of 6 layers is `--config.student.weights=minilm_l6
 --config.student.layers=first --config.student.num_layers=3`.
 
 New heads and projections learn at 20 times the rate of the layers: a teacher whose head is behind
