@@ -64,8 +64,8 @@ def test_features_and_scale_equal_the_originals(name):
 def test_gradients_equal_the_originals(name):
     """Key biases have a gradient of zero: what is left of theirs is rounding.
 
-    Those of queries and keys are what is left of terms a hundred times as large (the gradients of
-    the values), so that processors round them apart: up to 2.1e-5 of the norm was seen.
+    The gradients of queries and keys are what is left of terms up to a hundred times as large
+    (as those of the values), so that processors round them apart: 2.1e-5 of the norm was seen.
     """
     gradient, make = ours(name)[2], made()
     with np.load(GOLDEN / "chinese_clip_sizes.npz") as stored:
