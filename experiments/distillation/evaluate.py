@@ -6,9 +6,10 @@ r"""Score a model of a run, or any folder in the form of Hugging Face, on a part
         --config=configs/distillation/teacher.py:mnli --config.data.folder=GLUE \
         --config.teacher.weights=FOLDER
 
-Without `--model` it is the student of the run in DIR, compared with its teacher if DIR has that,
-each in the tokens of its own vocabulary. Without `--config` the data are those of the run; with
-one, its `teacher.weights` has the vocabulary that texts are read by.
+Without `--model` it is the student of the run in DIR, compared with the teacher that the run has
+taught, if it has, or with the mean of several, each in the tokens of its own vocabulary. Without
+`--config` the data are those of the run; with one, its `teacher.weights` has the vocabulary that
+texts are read by.
 The part is the test set, or the validation set where no label of the former is known, as in GLUE;
 `--part` names another: `train`, `validation`, `test`. The mismatched part of MNLI is scored beside
 the matched one. DIR gets `evaluation.json` and `predictions.csv`, a line for every example of the
@@ -37,7 +38,15 @@ from experiments.distillation.predictions import write_predictions
 from experiments.distillation.scores import NUMBERS, compare, score
 from experiments.distillation.settings import RunConfig
 from experiments.distillation.tasks import Problem, load_problem
-from experiments.distillation.train import HARD, STAGE_1, STAGE_2, TEACHER, TEACHER_MODEL
+from experiments.distillation.teachers import Teachers
+from experiments.distillation.train import (
+    HARD,
+    STAGE_1,
+    STAGE_2,
+    TEACHER,
+    TEACHER_MODEL,
+    numbered,
+)
 from jaxlab import distillation as kd
 from jaxlab import parallel
 from jaxlab.data.texts import CLUE, GLUE, write_clue_submission, write_glue_submission
@@ -97,19 +106,13 @@ def main(config: RunConfig | None, workdir: Path) -> None:
         if results and (beside := part + MISMATCHED) in problem.data.parts:
             scores = score(own, beside, say(beside))
             results |= {f"mismatched/{name}": value for name, value in scores.items()}
-    teacher = workdir / TEACHER_MODEL
-    if (
-        found
-        and part
-        and not is_learnt
-        and teacher.is_dir()
-        and teacher.resolve() != folder.resolve()
-    ):
-        other = in_words_of(problem, teacher)
-        _, theirs = predictions_of(other, teacher, part, mesh)
+    taught = teacher_folders(workdir)
+    if found and part and not is_learnt and taught and folder.resolve() not in taught:
+        other = in_words_of(problem, taught[0])
         if problem.task in PER_TOKEN and other is not own:
-            logger.warning("%s and %s cut texts differently: not compared", folder, teacher)
+            logger.warning("%s and %s cut texts differently: not compared", folder, taught[0])
         else:
+            theirs = predictions_of_teachers(workdir, other, part, mesh)
             results |= compare(own, part, found, theirs)
     if _TIMING.value:
         results |= measure(own, network)
@@ -203,6 +206,38 @@ def predictions_of(
     """
     network, say = open_model(problem, folder, mesh)
     return network, say(part)
+
+
+def teacher_folders(workdir: Path) -> list[Path]:
+    """Where a run has kept the teachers that it has taught; nothing if it has taught none.
+
+    Args:
+      workdir: folder of the run.
+    """
+    if not (workdir / TEACHER_MODEL).is_dir():
+        return []
+    count = len(settings_of_run(workdir).teacher.all_weights)
+    return [(workdir / numbered(TEACHER_MODEL, i)).resolve() for i in range(count)]
+
+
+def predictions_of_teachers(workdir: Path, problem: Problem, part: str, mesh: Mesh) -> Predictions:
+    """What students of a run have learnt to say: the words of its teacher, or their mean.
+
+    Args:
+      workdir: folder of a run that has taught its teachers.
+      problem: the data in their tokens.
+      part: of the data.
+      mesh: the devices.
+
+    Raises:
+      FileNotFoundError: if a teacher is not there.
+      ValueError: if their labels are not those of the data.
+    """
+    run_settings = settings_of_run(workdir)
+    networks = [open_model(problem, folder, mesh)[0] for folder in teacher_folders(workdir)]
+    teachers = Teachers(tuple(networks), run_settings.teacher.mixing)
+    forward = teachers.forward(run_settings, run_settings.temperature)
+    return predict(forward, teachers.params, problem.batches(part), mesh)
 
 
 def choose(problem: Problem, say: Callable[[str], Predictions]) -> dict[str, list[int | float]]:

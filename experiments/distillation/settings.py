@@ -356,6 +356,11 @@ class RunConfig(NetworksConfig):
             if problems := _of_labels_alone(name, stage):
                 raise ValueError(problems[0])
 
+    @property
+    def temperature(self) -> float:
+        """At which several teachers are averaged where they are compared with."""
+        return self.stage_2.objective.response.temperature if self.stage_2 else 1.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblationConfig(NetworksConfig):

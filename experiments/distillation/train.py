@@ -175,12 +175,21 @@ def teach(
         return Teachers(untuned, config.teacher.mixing)
     taught, problem = [], problem.with_fraction(config.teacher.fraction)
     for i, network in enumerate(untuned):
-        number = f"_{i + 1}" if i else ""
         own = dataclasses.replace(stage, seed=stage.seed + i)
-        network = run_stage(config, own, problem, workdir / f"{TEACHER}{number}", mesh, network)
-        keep(problem, network, workdir / f"{TEACHER_MODEL}{number}")
+        network = run_stage(config, own, problem, workdir / numbered(TEACHER, i), mesh, network)
+        keep(problem, network, workdir / numbered(TEACHER_MODEL, i))
         taught.append(network)
     return Teachers(tuple(taught), config.teacher.mixing)
+
+
+def numbered(name: str, i: int) -> str:
+    """The folder of one of several teachers: the first has no number.
+
+    Args:
+      name: of the first.
+      i: which of them, from 0.
+    """
+    return f"{name}_{i + 1}" if i else name
 
 
 def keep(problem: Problem, network: Network, folder: Path) -> None:
@@ -334,8 +343,7 @@ def score_all(
     def say(forward: Forward, params: PyTree) -> Predictions:
         return predict(forward, params, problem.batches(part), mesh)
 
-    temperature = config.stage_2.objective.response.temperature if config.stage_2 else 1.0
-    predictions = {TEACHER: say(teachers.forward(config, temperature), teachers.params)}
+    predictions = {TEACHER: say(teachers.forward(config, config.temperature), teachers.params)}
     for named, prefix in ((singles, ""), (students, STUDENT_PREFIX)):
         for name, network in named.items():
             forward = kd.make_forward(kd.TextModel(network.config), prefix=prefix)

@@ -12,7 +12,11 @@ from experiments.distillation import ablate
 from experiments.distillation import train as train_command
 from experiments.distillation.checks import check_stage
 from experiments.distillation.courses import make_optimizer
-from experiments.distillation.evaluate import predictions_of
+from experiments.distillation.evaluate import (
+    predictions_of,
+    predictions_of_teachers,
+    teacher_folders,
+)
 from experiments.distillation.models import (
     Network,
     make_student,
@@ -40,6 +44,7 @@ from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.evaluate import in_order, predict
 from jaxlab.layers import BertConfig
 from jaxlab.training import OptimizerConfig
+from jaxlab.training.workdir import save_config
 from tests.experiments.distillation_runs import (
     LABELS,
     SOFT,
@@ -115,6 +120,32 @@ def run(forward, params, batch):
     fields, _ = parallel.split_host_fields(batch)
     on_device = jax.tree.map(jnp.asarray, (params, fields))
     return np.asarray(jax.jit(forward)(*on_device).logits)
+
+
+def test_evaluation_takes_the_mean_of_the_teachers_that_a_run_has_taught(tmp_path):
+    config = settings(tmp_path)
+    other = write_tuned(tmp_path / "other", seed=7)
+    both = TeacherConfig(
+        f"{config.teacher.weights},{other}", mixing="probabilities", stage=stage(LABELS_ALONE)
+    )
+    config = settings(tmp_path, teacher=both, stage_2=stage())
+    problem, mesh = load_problem(config), parallel.make_mesh()
+    teachers = Teachers(open_teachers(config, problem), "probabilities")
+    # As a run of that teacher.stage leaves them.
+    for folder, network in zip(
+        ("teacher_model", "teacher_model_2"), teachers.networks, strict=True
+    ):
+        train_command.keep(problem, network, tmp_path / "run" / folder)
+    (tmp_path / "run" / "stage_2").mkdir()
+    save_config(tmp_path / "run" / "stage_2", config)
+    found = predictions_of_teachers(tmp_path / "run", problem, "test", mesh)
+    forward = teachers.forward(config, config.temperature)
+    wanted = predict(forward, teachers.params, problem.batches("test"), mesh)
+    np.testing.assert_array_equal(found.example_ids, wanted.example_ids)
+    np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-5, atol=1e-6)
+    _, first = predictions_of(problem, tmp_path / "run" / "teacher_model", "test", mesh)
+    assert differs(found.logits, first.logits)
+    assert teacher_folders(tmp_path / "nowhere") == []
 
 
 @pytest.mark.parametrize("mixing", ["probabilities", "confidence"])
