@@ -177,7 +177,12 @@ def make_student(
         vocabulary=None if vocabulary is None else vocabulary.teacher_ids,
         skipped_positions=source.config.encoder.max_positions - sizes.encoder.max_positions,
     )
-    return Network(sizes, jax.device_get(started.params), names)
+    was, now = source.config.encoder, sizes.encoder
+    is_resized = (was.num_layers, was.width) != (now.num_layers, now.width)
+    # Those of a teacher lead to its own teacher.
+    is_fitted = student.weights != "teacher" and not is_resized
+    fitted = source.fit_dense if is_fitted else ()
+    return Network(sizes, jax.device_get(started.params), names, fit_dense=fitted)
 
 
 def student_config(

@@ -26,6 +26,7 @@ from experiments.distillation.models import (
 from experiments.distillation.own_vocabulary import (
     TwoVocabularies,
     in_words_of,
+    student_vocabulary,
     with_student_vocabulary,
 )
 from experiments.distillation.settings import (
@@ -40,6 +41,7 @@ from experiments.distillation.teachers import Teachers, open_teachers
 from experiments.distillation.variants import parse_variant
 from jaxlab import distillation as kd
 from jaxlab import parallel
+from jaxlab.checkpoints.foreign.safetensors import read_safetensors, write_safetensors
 from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.evaluate import in_order, predict
 from jaxlab.layers import BertConfig
@@ -340,6 +342,26 @@ def test_a_student_is_cut_from_its_teacher_into_another_vocabulary(tmp_path):
     turned = np.concatenate([rows[0][:size], rows[0][size:][::-1]])
     # One step of Adam at 0.003.
     assert np.abs(turned - rows[1]).max() < 0.0031
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_kept"),
+    [({}, True), ({"num_layers": 1}, False), ({"weights": "teacher"}, False)],
+)
+def test_projections_stay_with_layers_that_only_get_another_vocabulary(tmp_path, changes, is_kept):
+    other = write_tuned(tmp_path / "other", seed=3)
+    own = write_shifted(tmp_path / "own")
+    tensors = dict(read_safetensors(other / "model.safetensors").tensors)
+    fitted = {"fit_dense.weight": np.ones((24, 16)), "fit_dense.bias": np.ones(24)}
+    write_safetensors(other / "model.safetensors", {**tensors, **fitted})
+    given = {"weights": str(other), "vocabulary": str(own), "num_layers": 2}
+    student = StudentConfig(**{**given, **changes})
+    config = settings(tmp_path, student=student)
+    problem = with_student_vocabulary(load_problem(config), student)
+    vocabulary = student_vocabulary(config, problem)
+    teacher = open_network(str(other), task="classification", num_labels=2)
+    found = make_student(config, teacher, seed=0, vocabulary=vocabulary)
+    assert len(teacher.fit_dense) == 1 and len(found.fit_dense) == is_kept
 
 
 def test_texts_that_are_cut_differently_leave_no_tokens_to_compare(tmp_path):
