@@ -1,6 +1,6 @@
 """What a loss takes of two models and a batch: layers of their features, masks, distributions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -16,6 +16,25 @@ Stacks = Mapping[str, Features]
 
 Batch = Mapping[str, Any]
 Task = Literal["none", "classification", "regression", "tagging", "span", "mlm"]
+
+
+def check_fields(batch: Batch, wanted: Sequence[str], whose: str) -> None:
+    """Refuse a batch that lacks fields.
+
+    Args:
+      batch: the fields of examples.
+      wanted: names of those that are needed.
+      whose: what needs them.
+
+    Raises:
+      ValueError: naming what is missing, and what there is.
+    """
+    missing = [name for name in wanted if name not in batch]
+    if missing:
+        raise ValueError(
+            f"{whose} needs {', '.join(wanted)} of every example, and the batch lacks "
+            f"{', '.join(missing)}; it has {', '.join(sorted(batch))}"
+        )
 
 
 def of_stack(features: Features | Stacks, stack: str) -> Features:

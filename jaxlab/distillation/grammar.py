@@ -23,6 +23,7 @@ References:
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ SCHEDULES = ("constant", "growth", "decay", "progressive")
 
 _ITEM = re.compile(
     r"(?P<layers>[^:\[\]@>]+):(?P<knowledge>\w+)(:(?P<stack>\w+))?"
-    r"(\[(?P<options>[^\]]*)\])?(@(?P<weight>[^->]+(e-\d+)?))?(->(?P<projection>[\w/]+))?"
+    r"(\[(?P<options>[^\]]*)\])?(@(?P<weight>-?[^->]+(e-\d+)?))?(->(?P<projection>[\w/]+))?"
 )
 _PAIR = re.compile(r"(emb|\d+)(/(emb|\d+))?-(emb|\d+)(/(emb|\d+))?")
 
@@ -113,7 +114,7 @@ class Match:
         """
         kind = find_knowledge(self.knowledge)
         problems = [
-            f"{name}={value!r} is not one of {', '.join(allowed)}"
+            f"{name}={value!r} is not one of {', '.join(filter(None, allowed))}"
             for name, value, allowed in (
                 ("stack", self.stack, STACKS),
                 ("schedule", self.schedule, SCHEDULES),
@@ -129,8 +130,8 @@ class Match:
                 f"convention={self.convention!r} is not one that it has: "
                 f"{', '.join(kind.conventions)}"
             )
-        if not self.weight >= 0.0:
-            problems.append(f"weight={self.weight} must not be negative")
+        if not 0.0 <= self.weight < math.inf:
+            problems.append(f"weight={self.weight} must be a finite number, 0 or more")
         if self.every < 1:
             problems.append(f"every={self.every} must be 1 or more updates")
         if self.every != 1 and self.strategy not in STEPPING:
@@ -174,7 +175,7 @@ class Match:
         if self.pairs:
             self._check_pairs(num_teacher_layers, num_student_layers)
             return list(self.pairs)
-        found = match_layers(self.strategy, num_teacher_layers, num_student_layers)
+        found = match_layers(self.strategy, num_teacher_layers, num_student_layers, others=MOVING)
         with_embeddings = self.kind.with_embeddings if self.embeddings is None else self.embeddings
         if with_embeddings:
             found = ((EMBEDDINGS, EMBEDDINGS), *found)
@@ -191,12 +192,13 @@ class Match:
                 if len(layers) != self.kind.num_layers:
                     raise ValueError(
                         f"{self.knowledge!r} takes {self.kind.num_layers} layers a side, got "
-                        f"{len(layers)} of the {whose}: {layers}"
+                        f"{len(layers)} of the {whose}: {_format_side(layers)}"
                     )
                 if not all(lowest <= layer < number for layer in layers):
                     raise ValueError(
-                        f"{self.knowledge!r} of layers {layers} of the {whose}, which has layers "
-                        f"0 to {number - 1}" + (" and its embeddings (emb)" if lowest < 0 else "")
+                        f"{self.knowledge!r} of layer {_format_side(layers)} of the {whose}, which "
+                        f"has layers 0 to {number - 1}"
+                        + (" and its embeddings (emb)" if lowest < 0 else " of it")
                     )
 
 
@@ -327,17 +329,18 @@ def _from_textbrewer(match: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _split_items(text: str) -> list[str]:
-    """Items between commas that do not stand in brackets."""
-    items = re.split(r",(?![^\[]*\])", text)
-    return [item.strip() for item in items if item.strip()]
+    """Items between commas that do not stand in brackets, without spaces."""
+    items = re.split(r",(?![^\[]*\])", re.sub(r"\s", "", text))
+    return [item for item in items if item]
 
 
 def _parse_item(item: str) -> Match:
     found = _ITEM.fullmatch(item)
     if found is None:
         raise ValueError(
-            f"{item!r} cannot be read; write layers:knowledge, such as gap:hidden_mse@0.5->linear, "
-            "last1:query_relation[heads=48] or 3-0+7-1:cos"
+            f"{item!r} cannot be read; write layers:knowledge:stack[options]@weight->projection, "
+            "where all but the first two may be left out, such as gap:hidden_mse@0.5->linear, "
+            "last1:query_relation[heads=48] or 3-0+7-1:cos, with commas between items"
         )
     try:
         projection, _, shared = (found["projection"] or "").partition("/")

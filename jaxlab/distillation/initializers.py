@@ -220,7 +220,12 @@ def layers_of_start(start: StudentStart, num_teacher_layers: int, num_student_la
         return ()
     if isinstance(start.layers, str) and start.layers != "distilbert":
         strategy = "first" if start.layers == "bottom" else start.layers
-        return match_layers(strategy, num_teacher_layers, num_student_layers)
+        return match_layers(
+            strategy,
+            num_teacher_layers,
+            num_student_layers,
+            others=("bottom", "distilbert", "random"),
+        )
     chosen = DISTILBERT_LAYERS if start.layers == "distilbert" else start.layers
     missing = [layer for layer in chosen if not 0 <= layer < num_teacher_layers]
     if len(chosen) != num_student_layers or missing:

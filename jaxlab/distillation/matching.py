@@ -8,15 +8,22 @@ References:
   arXiv:1909.10351 (TinyBERT).
 """
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Pairs = tuple[tuple[int, int], ...]
 
 _COUNTED = re.compile(r"(first|last)(\d+)(_reversed)?")
 
 
-def match_layers(strategy: str, num_teacher_layers: int, num_student_layers: int) -> Pairs:
+def match_layers(
+    strategy: str,
+    num_teacher_layers: int,
+    num_student_layers: int,
+    *,
+    others: Sequence[str] = (),
+) -> Pairs:
     """The pairs of a strategy.
 
     | strategy | pairs |
@@ -35,9 +42,11 @@ def match_layers(strategy: str, num_teacher_layers: int, num_student_layers: int
       strategy: one of them.
       num_teacher_layers: layers of the teacher.
       num_student_layers: layers of the student.
+      others: names that the caller knows beside these, for the message of an unknown one.
 
     Raises:
-      ValueError: if there is no such strategy, or it needs more layers than there are.
+      ValueError: if there is no such strategy, naming the nearest, or it needs more layers than
+        there are.
 
     Example:
       >>> match_layers("gap", 12, 4)
@@ -53,9 +62,12 @@ def match_layers(strategy: str, num_teacher_layers: int, num_student_layers: int
     if counted := _COUNTED.fullmatch(strategy):
         return _counted(strategy, counted, teacher, student)
     if strategy not in STRATEGIES:
+        names = [*STRATEGIES, *others]
+        close = difflib.get_close_matches(strategy.lower(), names, n=1)
+        nearest = f"the nearest is {close[0]!r}, of " if close else "there are "
         raise ValueError(
-            f"{strategy!r} is no strategy of matching; there are {', '.join(STRATEGIES)}, "
-            "firstK and lastK with a number for K, and in an objective random, emd and alp"
+            f"{strategy!r} is no strategy for layers; {nearest}{', '.join(names)}, firstK and "
+            "lastK with a number for K"
         )
     if student > teacher:
         raise ValueError(

@@ -189,7 +189,8 @@ def needed_matching(strategy: str, matching: Array | None) -> Array:
     """
     if matching is None:
         raise ValueError(
-            f"a {strategy!r} matching moves from step to step; train with make_distillation_step, "
-            "or match by a strategy that stays, such as gap"
+            f"a {strategy!r} matching moves from step to step; train with make_distillation_step "
+            "and distillation_extra(objective) as extra of the TrainState, or match by a strategy "
+            "that stays, such as gap"
         )
     return matching

@@ -31,6 +31,7 @@ from jaxlab.distillation.compared import (
     Batch,
     Stacks,
     Task,
+    check_fields,
     distributions,
     join,
     mask_of,
@@ -331,6 +332,7 @@ class Objective:
         if config.annealing:
             teacher = teacher * schedules.annealing_factor(progress, config.annealing)
         if config.shift_probability:
+            check_fields(batch, ("label", "has_label"), "response.shift_probability")
             labels = batch["label"]
             known = batch["has_label"].reshape(-1, *(1,) * (labels.ndim - 1))
             labels = jnp.where(known, labels, -1)
@@ -385,13 +387,14 @@ def hard_loss(
       progress: share of the run that is over.
 
     Raises:
-      ValueError: if the model has no head, or the task no labels.
+      ValueError: if the model has no head, the task no labels, or the batch lacks some of them.
     """
     if logits is None or task == "none":
         raise ValueError(
             "a loss against labels needs a model with the head of a task; set hard.weight=0, or "
             "give the model a head"
         )
+    check_fields(batch, ("label", "has_label"), "a loss against labels")
     labels, rows = batch["label"], batch["has_label"]
     if task == "regression":
         return hard_losses.label_mse(logits, labels, rows)

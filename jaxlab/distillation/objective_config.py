@@ -4,7 +4,9 @@ What they compile to stands in `objective`.
 """
 
 import dataclasses
-from typing import Literal
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxlab.distillation import responses, schedules
 from jaxlab.distillation.grammar import parse_matches
@@ -61,11 +63,7 @@ class ResponseConfig:
         Raises:
           ValueError: listing all that is wrong.
         """
-        problems = [
-            f"{name}={getattr(self, name)} must not be negative"
-            for name in ("weight", "beta", "gamma")
-            if not getattr(self, name) >= 0
-        ]
+        problems = _of_words(self) + _of_numbers(self, ("weight", "beta", "gamma"))
         if self.annealing < 0 or (self.annealing and self.kind != "mse"):
             problems.append(f"annealing={self.annealing} goes with kind='mse', not {self.kind!r}")
         if self.kind == "mse" and self.reduction != "rows":
@@ -131,11 +129,7 @@ class HardConfig:
         Raises:
           ValueError: listing all that is wrong.
         """
-        problems = [
-            f"{name}={getattr(self, name)} must not be negative"
-            for name in ("weight", "drop_after", "r_drop")
-            if not getattr(self, name) >= 0
-        ]
+        problems = _of_words(self) + _of_numbers(self, ("weight", "drop_after", "r_drop"))
         problems += [
             f"{name}={getattr(self, name)} is not in [0, 1)"
             for name in ("label_smoothing", "drop_worst")
@@ -144,6 +138,29 @@ class HardConfig:
         problems += _of_pieces(self)
         if problems:
             raise ValueError("hard: " + "; ".join(problems))
+
+
+def _of_words(config: Any) -> list[str]:
+    """Which settings are none of the words that they may be."""
+    allowed = {
+        name: get_args(hint)
+        for name, hint in get_type_hints(type(config)).items()
+        if get_origin(hint) is Literal
+    }
+    return [
+        f"{name}={getattr(config, name)!r} is not one of {', '.join(words)}"
+        for name, words in allowed.items()
+        if getattr(config, name) not in words
+    ]
+
+
+def _of_numbers(config: Any, names: Iterable[str]) -> list[str]:
+    """Which numbers are negative, or not finite."""
+    return [
+        f"{name}={getattr(config, name)} must be a finite number, 0 or more"
+        for name in names
+        if not 0 <= getattr(config, name) < math.inf
+    ]
 
 
 def _of_pieces(config: ResponseConfig | HardConfig) -> list[str]:
@@ -159,7 +176,9 @@ def _of_pieces(config: ResponseConfig | HardConfig) -> list[str]:
         schedules.check_pieces(bounds, factors)
     except ValueError as error:
         return [str(error)]
-    return [] if min(factors) >= 0 else [f"factors={factors} must not be negative"]
+    if all(0 <= factor < math.inf for factor in factors):
+        return []
+    return [f"factors={factors} must be finite numbers, 0 or more"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,14 +208,19 @@ class ObjectiveConfig:
     weighting_every: int = 10
 
     def __post_init__(self) -> None:
-        """Check that the line can be read, and that something is learnt.
+        """Check the ranges, that the line can be read, and that something is learnt.
 
         Raises:
           ValueError: if not.
         """
         matches = parse_matches(self.matches)
+        problems = _of_words(self)
         if self.weighting_every < 1:
-            raise ValueError(f"weighting_every={self.weighting_every} must be 1 or more updates")
+            problems.append(f"weighting_every={self.weighting_every} must be 1 or more updates")
+        if not 0 < self.transfer_share <= 1:
+            problems.append(f"transfer_share={self.transfer_share} must be in (0, 1]")
+        if problems:
+            raise ValueError("; ".join(problems))
         if not (matches or self.response.is_used or self.hard.weight):
             raise ValueError(
                 "the objective is empty: give matches, a response of positive weight or a hard "

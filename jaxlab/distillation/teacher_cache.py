@@ -39,6 +39,7 @@ from jaxlab.distillation.cached_features import (
     TOP_IDS,
     TOP_VALUES,
 )
+from jaxlab.distillation.compared import check_fields
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.top_logits import top_logits
 
@@ -440,6 +441,7 @@ def _head(batch: Batch, row: int, num_tokens: int) -> bytes:
 
 def _examples(batch: Batch) -> list[tuple[int, int]]:
     """Id and number of real tokens of every row."""
+    check_fields(batch, ("ids", "types", "mask", "example_id"), "a teacher on disk")
     mask, ids = np.asarray(batch["mask"]), np.asarray(batch["example_id"])
     counts = mask.sum(axis=1)
     gaps = [int(i) for i, row, n in zip(ids, mask, counts, strict=True) if not row[:n].all()]

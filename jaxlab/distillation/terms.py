@@ -77,8 +77,8 @@ def terms_of(match: Match, student: Shape, teacher: Shape) -> list[Term]:
     """
     kind = match.kind
     depths = teacher.depth(match.stack), student.depth(match.stack)
-    _check_widths(match, student, teacher)
     _check_pooled(match, student, teacher)
+    _check_widths(match, student, teacher)
     if kind.equal_heads and student.num_heads != teacher.num_heads:
         raise ValueError(
             f"{match.knowledge!r} compares head by head, and the student has {student.num_heads} "
@@ -186,7 +186,8 @@ def _check_pooled(match: Match, student: Shape, teacher: Shape) -> None:
     """A text is pooled once, behind the last layer, and that of an encoder."""
     if not match.kind.is_pooled:
         return
-    item = f"last1:{match.knowledge}"
+    resized = match.kind.equal_width and student.width != teacher.width
+    item = f"last1:{match.knowledge}" + ("->linear" if resized else "")
     last = LayerPair((teacher.num_layers - 1,), (student.num_layers - 1,))
     moves = match.strategy in MOVING
     if moves or match.layer_pairs(teacher.num_layers, student.num_layers) != [last]:
@@ -201,7 +202,8 @@ def _check_pooled(match: Match, student: Shape, teacher: Shape) -> None:
         raise ValueError(f"{match.knowledge!r} is of an encoder, and got {match.stack}; use {item}")
     if match.projection == "pca":
         raise ValueError(
-            f"{match.knowledge!r}: principal components are of hidden states; use {item}->linear"
+            f"{match.knowledge!r}: principal components are of hidden states; use "
+            f"last1:{match.knowledge}->linear"
         )
 
 

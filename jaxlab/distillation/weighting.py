@@ -95,6 +95,9 @@ class Weighting:
           learned: parameters of the rule.
           state: of the rule, before this batch.
           share: of the batch that this is, by which a penalty counts.
+
+        Raises:
+          ValueError: if the rule has a state and none is given.
         """
         terms = {n: mean._replace(count=counts[n]) for n, mean in losses.means.items()}
         if self.kind == "uncertainty":
@@ -102,7 +105,7 @@ class Weighting:
         elif self.kind == "fixed":
             fused = self._ones.apply(terms, losses.weights)
         else:
-            assert state is not None, "the rule has one"
+            state = self._known(state)
             if self.kind == "running_mean":
                 state, fused = RunningMeans(self._ones).update(state, terms, losses.weights)
             else:
@@ -123,17 +126,27 @@ class Weighting:
           terms_of: from the student's parameters to the terms of the batch.
           student: its parameters.
           step: updates done.
+
+        Raises:
+          ValueError: if the rule has a state and none is given.
         """
         if self.kind != "gradient_norm":
             return state
-        assert state is not None, "the rule has one"
-        rule, before = GradientBalance(self._ones), state
+        rule, before = GradientBalance(self._ones), self._known(state)
         shared = {name: tree for name, tree in student.items() if name not in HEADS}
 
         def norms() -> RunningState:
             return rule.update(before, rule.norms(lambda p: terms_of({**student, **p}), shared))
 
         return jax.lax.cond(step % self.every == 0, norms, lambda: before)
+
+    def _known(self, state: RunningState | None) -> RunningState:
+        if state is None:
+            raise ValueError(
+                f"weighting={self.kind!r} keeps a state from step to step, and there is none; "
+                "create the TrainState with distillation_extra(objective) as its extra"
+            )
+        return state
 
     @property
     def _ones(self) -> FixedWeights:

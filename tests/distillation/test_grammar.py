@@ -87,8 +87,10 @@ def test_a_line_comes_back_from_its_matches(line):
         ("gap:colour", "'colour' is no knowledge"),
         ("gap:cos:middle", "stack='middle' is not one of encoder"),
         ("gap:cos@much", "'much' is no number"),
-        ("gap:cos@-1", "cannot be read"),
-        ("gap:cos->wide", "projection='wide' is not one of"),
+        ("gap:cos@-1", "weight=-1.0 must be a finite number, 0 or more"),
+        ("gap:cos@inf", "weight=inf must be a finite number"),
+        ("gap:cos->linear@2", "write layers:knowledge:stack[options]@weight->projection"),
+        ("gap:cos->wide", "projection='wide' is not one of linear, relu"),
         ("gap:cos[head=3]", "option 'head' is not one of heads"),
         ("gap:cos[heads=few]", "heads='few': wanted a number"),
         ("gap:cos[emb=maybe]", "emb='maybe': wanted yes"),
@@ -105,14 +107,17 @@ def test_what_cannot_be_read_is_told_with_the_item(line, message):
     assert repr(line)[1:-1] in str(told.value)
 
 
+def test_spaces_say_nothing():
+    spaced = "gap : hidden_mse [ emb = no ] @ 0.5 -> linear , last1:cos"
+    assert parse_matches(spaced) == parse_matches("gap:hidden_mse[emb=no]@0.5->linear,last1:cos")
+
+
 def test_layers_that_are_not_there_are_refused():
-    with pytest.raises(
-        ValueError, match=r"layers \(12,\) of the teacher, which has layers 0 to 11"
-    ):
+    with pytest.raises(ValueError, match=r"layer 12 of the teacher, which has layers 0 to 11"):
         parse_matches("12-0:cos")[0].layer_pairs(12, 3)
     with pytest.raises(ValueError, match="takes 2 layers a side, got 1"):
         parse_matches("3-0:mmd")[0].layer_pairs(12, 3)
-    with pytest.raises(ValueError, match="layers"):
+    with pytest.raises(ValueError, match="layer emb of the teacher, which has layers 0 to 11 of"):
         parse_matches("emb-emb:attention_mse")[0].layer_pairs(12, 3)
 
 

@@ -51,6 +51,7 @@ def test_evenly_spread_pairs_rise_and_end_at_the_top(student):
     ("strategy", "sizes", "message"),
     [
         ("middle", (12, 4), "'middle' is no strategy.*first, last, gap"),
+        ("Gab", (12, 4), "the nearest is 'gap', of first, last"),
         ("last5", (12, 4), "'last5' matches 5 layers.*use 1 to 4"),
         ("first0", (12, 4), "use 1 to 4"),
         ("first2_reversed", (12, 4), "lastK_reversed is one"),

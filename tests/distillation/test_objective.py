@@ -1,5 +1,6 @@
 """Compiled objectives: which losses they are, what they refuse; a copy has none to lose."""
 
+import copy
 import dataclasses
 
 import jax
@@ -240,7 +241,7 @@ def test_weights_can_change_at_points_of_the_run():
     [
         ({"schedule": "piecewise"}, "0 factors; give one a piece"),
         ({"schedule": "piecewise", "bounds": (1.5,), "factors": (1.0, 2.0)}, "between 0 and 1"),
-        ({"schedule": "piecewise", "factors": (-1.0,)}, "must not be negative"),
+        ({"schedule": "piecewise", "factors": (-1.0,)}, "must be finite numbers, 0 or more"),
         ({"factors": (1.0,)}, "go with schedule='piecewise' alone"),
     ],
     ids=["none", "bounds", "factors", "constant"],
@@ -325,20 +326,41 @@ def test_an_objective_without_anything_is_refused():
     "make, message",
     [
         (lambda: ResponseConfig(temperature=0.0), "must be positive"),
-        (lambda: ResponseConfig(weight=-1.0), "weight=-1.0 must not be negative"),
-        (lambda: ResponseConfig(beta=-0.5), "beta=-0.5 must not be negative"),
-        (lambda: ResponseConfig(gamma=float("nan")), "gamma=nan must not be negative"),
+        (lambda: ResponseConfig(weight=-1.0), "weight=-1.0 must be a finite number, 0 or more"),
+        (lambda: ResponseConfig(weight=float("inf")), "weight=inf must be a finite number"),
+        (lambda: ResponseConfig(beta=-0.5), "beta=-0.5 must be a finite number"),
+        (lambda: ResponseConfig(gamma=float("nan")), "gamma=nan must be a finite number"),
+        (lambda: ObjectiveConfig(transfer_share=2.0), r"transfer_share=2.0 must be in \(0, 1\]"),
         (lambda: ResponseConfig("kl", annealing=7), "goes with kind='mse'"),
         (lambda: ResponseConfig("mse", reduction="numel"), "reduction='numel' is of distributions"),
         (lambda: ResponseConfig("mse", scale_by_temperature=True), "has no such factor"),
         (lambda: HardConfig(label_smoothing=1.0), r"not in \[0, 1\)"),
         (lambda: HardConfig(drop_worst=-0.1), r"drop_worst=-0.1 is not in \[0, 1\)"),
     ],
-    ids="temperature weight beta gamma annealing numel scale smoothing worst".split(),
+    ids=(
+        "temperature weight infinite beta gamma share annealing numel scale smoothing worst"
+    ).split(),
 )
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "config, name, word",
+    [
+        (ResponseConfig(), "kind", "KL"),
+        (ResponseConfig(), "reduction", "mean"),
+        (HardConfig(), "schedule", "grow"),
+        (ObjectiveConfig(), "weighting", "mean"),
+        (ObjectiveConfig(), "projection_init", "zero"),
+    ],
+)
+def test_words_that_a_setting_does_not_have_are_told(config, name, word):
+    wrong = copy.copy(config)
+    object.__setattr__(wrong, name, word)  # types are checked in tests alone
+    with pytest.raises(ValueError, match=f"{name}='{word}' is not one of [a-z]+, "):
+        wrong.__post_init__()
 
 
 def test_a_teacher_that_is_asked_for_must_be_there():

@@ -178,8 +178,12 @@ def test_the_largest_logits_rebuild_a_distribution(tmp_path, token_level):
 def test_a_killed_run_computes_only_what_is_missing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path, teacher=Teacher(stop_after=2))
+    cache = TeacherCache(tmp_path, IDENTITY, ALL)
     with pytest.raises(KeyError, match="no outputs of example_id 9; run fill_cache"):
-        TeacherCache(tmp_path, IDENTITY, ALL).attach(BATCHES[2])
+        cache.attach(BATCHES[2])
+    bare = {name: array for name, array in BATCHES[0].items() if name != "example_id"}
+    with pytest.raises(ValueError, match="the batch lacks example_id; it has"):
+        cache.attach(bare)
     again = Teacher()
     fill(tmp_path, teacher=again)
     # The first batch, to compare, and the missing one.

@@ -124,6 +124,16 @@ def test_rules_of_whole_batches_refuse_microbatches(weighting):
         make_distillation_step(parts_of(weighting), TX, 10, num_microbatches=2)
 
 
+@pytest.mark.parametrize("weighting", ["running_mean", "gradient_norm"])
+def test_a_rule_with_a_state_says_where_it_is_from(weighting):
+    parts = parts_of(weighting)
+    params = distillation_params(parts.objective, random_params(STUDENT, 2), jax.random.key(3))
+    state = TrainState.create(params, TX, jax.random.key(5))
+    step = make_distillation_step(parts, TX, 10)
+    with pytest.raises(ValueError, match=r"with distillation_extra\(objective\) as its extra"):
+        step(state, FROZEN, make_batch(), jax.random.key(0))
+
+
 def test_a_sweep_refuses_weights_with_a_state():
     parts = parts_of("uncertainty")
     variants = make_variants(parts.objective, [{"hard": 1.0}])
