@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ FLAGS = flags.FLAGS
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 HELP = ("help", "helpshort", "helpfull", "helpxml", "?")
+_FORMAT_WARNING = warnings.formatwarning
 _PARAMETERS = ("config", "workdir")
 _OWN_LOGGERS = ("jaxlab", "experiments", "__main__")
 
@@ -213,6 +215,7 @@ def _run_parsed(
 ) -> int | None:
     """Resolve the arguments of `main` from the parsed flags and call it."""
     _quiet_other_loggers()
+    warnings.formatwarning = _format_warning
     arguments: dict[str, Any] = {}
     parameters = inspect.signature(main).parameters
     if config_class is not None and FLAGS.config is None:
@@ -233,6 +236,19 @@ def _run_parsed(
         arguments["workdir"] = Path(FLAGS.workdir) if FLAGS.workdir else None
     use_compilation_cache(FLAGS.compilation_cache)
     return main(**arguments)
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning for the user on one line; others, for programmers, with the place in the code."""
+    if category is UserWarning:
+        return f"warning: {message}\n"
+    return _FORMAT_WARNING(message, category, filename, lineno, line)
 
 
 def _quiet_other_loggers() -> None:

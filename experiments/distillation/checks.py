@@ -17,6 +17,7 @@ from jaxlab.distillation.ensembles import check_mixing
 from jaxlab.distillation.hard_losses import check_labels
 from jaxlab.distillation.terms import Term
 from jaxlab.distillation.train import OF_TEXTS
+from jaxlab.distillation.vocabularies import check_vocabulary
 
 
 def check_stage(
@@ -43,6 +44,7 @@ def check_stage(
     """
     networks = (student, *(() if teacher is None else teacher.networks))
     problems = [*_of_labels(problem, objective), *_of_lengths(problem, networks)]
+    problems += _of_embeddings(problem, student, teacher)
     problems += [*_of_teachers(objective, teacher, stage), *_of_measuring(problem, stage)]
     if is_cached and objective.needs_teacher:
         problems += _of_cache(problem, objective)
@@ -101,6 +103,20 @@ def _of_lengths(problem: Problem, networks: Sequence[Network]) -> list[str]:
         f"data.max_length={problem.max_length} is more than the {longest} tokens that a network "
         f"has positions for; set data.max_length={longest} or less"
     ]
+
+
+def _of_embeddings(problem: Problem, student: Network, teacher: Teachers | None) -> list[str]:
+    own = problem.student_tokenizer if isinstance(problem, TwoVocabularies) else problem.tokenizer
+    readers = [("the network that learns", student, own)]
+    for network in () if teacher is None else teacher.networks:
+        readers.append(("a teacher", network, problem.tokenizer))
+    problems = []
+    for whose, network, tokenizer in readers:
+        try:
+            check_vocabulary(tokenizer, network.config.encoder.vocab_size, whose)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _of_teachers(

@@ -13,11 +13,11 @@ texts are read by.
 The part is the test set, or the validation set where no label of the former is known, as in GLUE;
 `--part` names another: `train`, `validation`, `test`. The mismatched part of MNLI is scored beside
 the matched one. DIR gets `evaluation.json` and `predictions.csv`, a line for every example of the
-part; `experiments.distillation.glue` averages over tasks. `--submission` writes the file that the
-server of GLUE or CLUE takes for the run's task, so that the runs of all tasks share one folder,
-with AX where `diagnostic.tsv` is beside MNLI's files. `--timing`
-measures, on this machine, the time of one text and the texts a second in batches of 32, with the
-tokenizer and without it.
+part, in the order of its file; `experiments.distillation.glue` averages over tasks. `--submission`
+writes the file that the server of GLUE or CLUE takes for the run's task, so that the runs of all
+tasks share one folder, with AX where `diagnostic.tsv` is beside MNLI's files. `--timing` measures,
+on this machine, the time of one text and the texts a second in batches of 32, with the tokenizer
+and without it.
 """
 
 import logging
@@ -53,6 +53,7 @@ from jaxlab.data.texts import CLUE, GLUE, write_clue_submission, write_glue_subm
 from jaxlab.distillation.api import MODEL
 from jaxlab.distillation.data import BatchConfig, make_eval_batches
 from jaxlab.distillation.evaluate import Predictions, in_order, predict
+from jaxlab.distillation.vocabularies import check_vocabulary
 from jaxlab.training.workdir import CONFIG, open_workdir, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -184,6 +185,7 @@ def open_model(
       ValueError: if its labels are not those of the data.
     """
     opened = open_network(str(folder), task=problem.task, num_labels=problem.num_labels)
+    check_vocabulary(problem.tokenizer, opened.config.encoder.vocab_size, str(folder))
     network = problem.align(opened, str(folder))
     forward = kd.make_forward(kd.TextModel(network.config))
     return network, lambda part: predict(forward, network.params, problem.batches(part), mesh)
@@ -321,4 +323,7 @@ def _seconds(run_model: Callable[[Any], Any], batch: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(
+        main,
+        workdir_help="Folder of the result, made if absent, and of the run whose model is scored.",
+    )

@@ -46,6 +46,11 @@ def main(workdir: Path | None) -> None:
         raise ValueError("give --workdir of a run, or --model, a folder with a config.json")
     folder = Path(_MODEL.value).expanduser() if _MODEL.value else Path(workdir or "") / MODEL
     output = Path(_OUTPUT.value).expanduser()
+    if not _MODEL.value and not folder.is_dir():
+        raise FileNotFoundError(
+            f"--workdir={workdir} has no {MODEL}/, which a run leaves at its end; give the command "
+            "of the run again to finish it, or --model, a folder with a config.json"
+        )
     found = kd.load_pretrained(folder)
     stored = jax.tree.map(lambda leaf: leaf.astype(PRECISIONS[_PRECISION.value]), found.params)
     names, vocabulary = found.label_names, folder if tokenizer_files(folder) else None
@@ -67,4 +72,4 @@ def main(workdir: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, workdir_help="Folder of the run whose student is written.")

@@ -8,11 +8,13 @@ import numpy as np
 
 from experiments.distillation.scores import find_answers, find_tags
 from experiments.distillation.tasks import Problem
-from jaxlab.distillation.evaluate import Predictions
+from jaxlab.distillation.evaluate import Predictions, in_order
 
 
 def write_predictions(path: Path, problem: Problem, part: str, predictions: Predictions) -> None:
-    """A line for every example, word or question: its id, what is known, the choice.
+    """A line for every example, word or question, in the order of its file.
+
+    Each has the id, what is known, and the choice.
 
     Args:
       path: of the file.
@@ -29,11 +31,10 @@ def _example_lines(
     problem: Problem, part: str, predictions: Predictions
 ) -> Iterator[Sequence[object]]:
     """The head and a line for every example, with its logits and its text."""
-    names = problem.data.label_names
-    examples = {example.id: example for example in problem.examples(part)}
+    names, examples = problem.data.label_names, problem.examples(part)
+    found = in_order(predictions, np.array([example.id for example in examples], np.int64))
     yield ["id", "label", "prediction", *(names or ("value",)), "text", "pair"]
-    for example_id, logits in zip(*predictions, strict=True):
-        example = examples[int(example_id)]
+    for example, logits in zip(examples, found.logits, strict=True):
         label = example.label
         flat = np.ravel(logits)
         if names:
@@ -42,7 +43,7 @@ def _example_lines(
         else:
             row = ["" if label is None else label, float(flat[0])]
         texts = example.text, example.pair or ""
-        yield [int(example_id), *row, *(f"{value:.6g}" for value in flat), *texts]
+        yield [example.id, *row, *(f"{value:.6g}" for value in flat), *texts]
 
 
 def _word_lines(

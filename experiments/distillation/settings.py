@@ -213,6 +213,7 @@ class TeacherConfig:
       pooling: what the head sees of a text: the `first` token, the `mean` of all, or `auto`: what
         the weights say, the mean for those of the packages.
       stage: how it learns the task first, labels alone; None for weights that know it already.
+      fresh_head: draw its head anew for `stage` to teach, as for weights of other labels.
       fraction: share of the training examples that it learns from; None takes `data.fraction`.
     """
 
@@ -220,14 +221,17 @@ class TeacherConfig:
     mixing: Literal["logits", "probabilities", "confidence"] = "logits"
     pooling: Literal["auto", "first", "mean"] = "auto"
     stage: StageConfig | None = None
+    fresh_head: bool = False
     fraction: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the share.
+        """Check the share, and that a new head is taught.
 
         Raises:
-          ValueError: if it is none.
+          ValueError: if not.
         """
+        if self.fresh_head and self.stage is None:
+            raise ValueError("teacher.fresh_head=True needs teacher.stage, which teaches the head")
         if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
             raise ValueError(f"teacher.fraction={self.fraction} is not in (0, 1]")
 

@@ -72,11 +72,22 @@ def open_teachers(config: NetworksConfig, problem: Problem) -> tuple[Network, ..
     names = config.teacher.all_weights
     check_one_vocabulary([weights_folder(name) for name in names])
     task: dict[str, Any] = {"task": problem.task, "num_labels": problem.num_labels}
-    opened = (
-        open_network(name, pooling=config.teacher.pooling, key=jax.random.key(seed), **task)
+    task |= {"pooling": config.teacher.pooling, "fresh_head": config.teacher.fresh_head}
+    return tuple(
+        _open_teacher(problem, name, key=jax.random.key(seed), **task)
         for seed, name in enumerate(names)
     )
-    return tuple(problem.align(*named) for named in zip(opened, names, strict=True))
+
+
+def _open_teacher(problem: Problem, name: str, *, fresh_head: bool, **options: Any) -> Network:
+    try:
+        return problem.align(open_network(name, fresh_head=fresh_head, **options), name)
+    except ValueError as error:
+        hint = (
+            "; where the labels differ, teacher.fresh_head=True draws a new head, which "
+            "teacher.stage teaches"
+        )
+        raise ValueError(f"teacher.weights={name}: {error}{'' if fresh_head else hint}") from error
 
 
 def check_one_vocabulary(folders: list[Path]) -> None:

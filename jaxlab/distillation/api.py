@@ -14,7 +14,7 @@ For tags and answers the pieces are there one by one: `tokenize_tagged`, `make_w
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,10 +32,12 @@ from jaxlab.distillation.model import TextModel, TextModelConfig
 from jaxlab.distillation.rows import tokenize_texts
 from jaxlab.distillation.sizes import num_params
 from jaxlab.distillation.train import Forward, make_forward
-from jaxlab.distillation.weights import load_pretrained
+from jaxlab.distillation.vocabularies import check_vocabulary
+from jaxlab.distillation.weights import BERT_CONFIG, CONFIG_FILE, load_pretrained
 from jaxlab.parallel import DATA_AXIS, make_mesh, place
 from jaxlab.text import TextTokenizer, load_tokenizer
 
+CONFIG_FILES = (CONFIG_FILE, BERT_CONFIG)
 MODEL = "model"
 """Folder of the student in that of a run."""
 
@@ -85,7 +87,7 @@ class LoadedModel:
             f"{num_params(self.config):,} parameters, {self.config.task}{labels})"
         )
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> TextPredictions:
+    def predict(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> TextPredictions:
         """What the model says of texts, or of pairs of texts.
 
         Args:
@@ -93,12 +95,13 @@ class LoadedModel:
           pairs: the second of each pair.
 
         Raises:
-          TypeError: if a single string is given in place of several.
+          TypeError: if a single string is given in place of several, or something that is no text.
           ValueError: if there are no texts, or not as many second ones.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
             raise TypeError(f"predict takes a list of texts; got the text {texts!r}: write [text]")
-        seconds = [None] * len(texts) if pairs is None else list(pairs)
+        texts = _checked(texts, "texts")
+        seconds = [None] * len(texts) if pairs is None else _checked(pairs, "pairs")
         if not texts or len(seconds) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(seconds)} second texts; give one or more"
                              " texts, and none or as many second ones")  # fmt: skip
@@ -126,6 +129,17 @@ class LoadedModel:
         return make_forward(TextModel(self.config))
 
 
+def _checked(texts: Iterable[str], name: str) -> list[str]:
+    found = list(texts)
+    for number, text in enumerate(found):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"{name}[{number}] is {text!r}; wanted a str. Of two texts that belong together, "
+                "the first stands in texts and the second in pairs"
+            )
+    return found
+
+
 def load(
     folder: str | os.PathLike[str],
     *,
@@ -145,28 +159,37 @@ def load(
 
     Raises:
       FileNotFoundError: if there is no model, or no vocabulary.
-      ValueError: if its head is of another task, or longer texts are asked for than it takes.
+      ValueError: if its head is of another task, longer texts are asked for than it takes, or the
+        vocabulary has more entries than it has embeddings.
     """
     folder = Path(folder).expanduser()
     if (folder / MODEL).is_dir():
         folder = folder / MODEL
+    elif folder.is_dir() and not any((folder / name).is_file() for name in CONFIG_FILES):
+        raise FileNotFoundError(
+            f"{folder} has no {MODEL}/, which a run leaves at its end, and no config.json of a "
+            "model; give the command of the run again to finish it, or another folder"
+        )
     found = load_pretrained(folder)
     config, longest = found.config, found.config.encoder.max_tokens
     if config.task not in ("classification", "regression"):
+        kind = "has no head of a task" if config.task == "none" else f"is for {config.task!r}"
         raise ValueError(
-            f"{folder} is a model for {config.task!r}; load is for classification and regression, "
-            "load_pretrained for any task"
+            f"the model in {folder} {kind}; load is for classification and regression, "
+            "load_pretrained for any"
         )
     if max_length is not None and not 3 <= max_length <= longest:
         raise ValueError(f"max_length={max_length} is not between 3 and the model's {longest}")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is not positive")
     is_regression = config.task == "regression"
+    tokenizer = load_tokenizer(folder if vocabulary is None else Path(vocabulary))
+    check_vocabulary(tokenizer, config.encoder.vocab_size, str(folder))
     mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     return LoadedModel(
         config=config,
         params=place(mesh, found.params),
-        tokenizer=load_tokenizer(folder if vocabulary is None else Path(vocabulary)),
+        tokenizer=tokenizer,
         label_names=() if is_regression else check_label_names(config, found.label_names),
         max_length=longest if max_length is None else max_length,
         batch_size=batch_size,

@@ -52,6 +52,24 @@ def map_labels(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[i
     return tuple(places[name] for name in data_names)
 
 
+def check_vocabulary(tokenizer: TextTokenizer, vocab_size: int, source: str) -> None:
+    """Refuse a vocabulary with entries that a network has no embeddings for.
+
+    Args:
+      tokenizer: of the vocabulary.
+      vocab_size: embeddings of tokens that the network has; there may be more than entries.
+      source: the network, for the message.
+
+    Raises:
+      ValueError: with both sizes.
+    """
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"{source} has {vocab_size} embeddings of tokens, and the vocabulary has "
+            f"{tokenizer.vocab_size} entries; give the vocabulary that its weights belong to"
+        )
+
+
 def map_vocabulary(
     source: TextTokenizer, target: TextTokenizer
 ) -> Int32[np.ndarray, " vocabulary"]:

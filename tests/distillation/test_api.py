@@ -30,7 +30,9 @@ def test_texts_get_labels_and_probabilities_in_their_order(tmp_path):
     model = kd.load(tmp_path / "run", batch_size=2)
     assert model.label_names == ("a", "b", "c") and model.max_length == 12
     assert "1 layers of 8" in repr(model) and "array" not in repr(model)
-    found = model.predict(["Red sun", "moon", "blue blue sun"])
+    texts = ["Red sun", "moon", "blue blue sun"]
+    found = model.predict(texts)
+    np.testing.assert_array_equal(model.predict(np.array(texts)).logits, found.logits)
     ids = jnp.array([[2, 5, 7, 3, 0], [2, 8, 3, 0, 0], [2, 6, 6, 7, 3]])
     expected = kd.TextModel(config).apply({"params": params}, ids, mask=ids != 0).logits
     np.testing.assert_allclose(found.logits, expected, atol=1e-6)
@@ -57,14 +59,23 @@ def test_what_cannot_be_loaded_or_predicted_is_told(tmp_path):
     model = kd.load(tmp_path / "model")
     with pytest.raises(TypeError, match="takes a list of texts; got the text 'sun'"):
         model.predict("sun")
+    with pytest.raises(TypeError, match=r"texts\[1\] is \('sun', 'moon'\); wanted a str"):
+        model.predict(iter(["sun", ("sun", "moon")]))
     with pytest.raises(ValueError, match="2 texts and 1 second texts"):
         model.predict(["sun", "moon"], ["red"])
     with pytest.raises(ValueError, match="0 texts"):
         model.predict([])
-    with pytest.raises(ValueError, match="is a model for 'none'; load is for classification"):
+    with pytest.raises(ValueError, match="bare has no head of a task; load is for classification"):
         kd.load(tmp_path / "bare")
     with pytest.raises(ValueError, match="max_length=13 is not between 3 and the model's 12"):
         kd.load(tmp_path / "model", max_length=13)
+    (tmp_path / "run" / "teacher").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="run has no model/, which a run leaves at its end"):
+        kd.load(tmp_path / "run")
+    with (tmp_path / "model" / "vocab.txt").open("a", encoding="utf-8") as file:
+        file.write("violet\n")
+    with pytest.raises(ValueError, match="has 9 embeddings of tokens, and the vocabulary has 10"):
+        kd.load(tmp_path / "model")
     with pytest.raises(FileNotFoundError, match="has none of vocab.txt"):
         kd.save_pretrained(tmp_path / "x", {}, model.config, vocabulary=tmp_path)
 

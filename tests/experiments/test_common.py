@@ -278,7 +278,7 @@ def test_errors_raised_on_purpose_are_for_the_user_and_others_are_not():
 
 
 PROGRAM = """
-import dataclasses, logging
+import dataclasses, logging, warnings
 from pathlib import Path
 from experiments.common import run
 
@@ -302,6 +302,7 @@ def main(config: Config, workdir: Path) -> None:
     print(config, workdir)
     logging.getLogger("jaxlab.toy").info("ours")
     logging.getLogger("elsewhere").info("theirs")
+    warnings.warn("rows were left out", stacklevel=2)
     if config.num_steps == 0:
         int("a mistake in the program")
     if config.num_steps < 0:
@@ -352,6 +353,7 @@ def test_values_change_from_the_command_line(program):
         "Config(num_steps=11, sizes=(3, 4), weights='a.npz', clip=None) w\n",
     ), err
     assert "ours" in err and "theirs" not in err
+    assert "warning: rows were left out" in err.splitlines()
 
 
 def test_print_config_needs_no_workdir_and_runs_nothing(program):

@@ -7,20 +7,25 @@ import numpy as np
 import pytest
 
 from experiments.common.stages import CHECKPOINTS
+from experiments.distillation.evaluate import predictions_of
 from experiments.distillation.models import make_student, open_network, student_sizes
 from experiments.distillation.scores import headline
 from experiments.distillation.settings import LABELS_ALONE, StudentConfig, TeacherConfig
 from experiments.distillation.tasks import load_problem
+from experiments.distillation.teachers import open_teachers
+from jaxlab import parallel
 from jaxlab.checkpoints.run import RunCheckpoints
 from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.layers import BertConfig
 from jaxlab.training import OptimizerConfig
 from tests.experiments.distillation_runs import (
+    LABELS,
     WORDS,
     settings,
     stage,
     train,
     write_teacher,
+    write_tuned,
 )
 
 WORDS_ALONE = ObjectiveConfig(response=ResponseConfig("kl"), hard=HardConfig(1.0))
@@ -49,6 +54,35 @@ def test_what_does_not_go_together_is_told_before_the_teacher_learns(tmp_path):
     with pytest.raises(ValueError, match="width"):
         train(tmp_path, config)
     assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_a_head_of_other_labels_is_drawn_anew_if_asked(tmp_path):
+    weights = write_tuned(tmp_path / "other", labels=("cold", "warm"))
+    taught = TeacherConfig(str(weights), stage=stage(LABELS_ALONE))
+    config = settings(tmp_path, teacher=taught, stage_2=stage())
+    problem = load_problem(config)
+    with pytest.raises(
+        ValueError, match=r"other: the labels differ.*teacher.fresh_head=True draws"
+    ):
+        open_teachers(config, problem)
+    anew = dataclasses.replace(taught, fresh_head=True)
+    (network,) = open_teachers(dataclasses.replace(config, teacher=anew), problem)
+    assert network.label_names == LABELS
+    assert any(path.startswith("head/") for path in network.drawn)
+    with pytest.raises(ValueError, match="fresh_head=True needs teacher.stage"):
+        TeacherConfig(str(weights), fresh_head=True)
+
+
+def test_every_piece_of_a_vocabulary_needs_an_embedding(tmp_path):
+    config = settings(tmp_path, stage_2=stage())
+    with (tmp_path / "tuned" / "vocab.txt").open("a", encoding="utf-8") as file:
+        file.write("violet\n")
+    with pytest.raises(
+        ValueError, match="a teacher has 17 embeddings .* vocabulary has 18 entries"
+    ):
+        train(tmp_path, config)
+    with pytest.raises(ValueError, match="tuned has 17 embeddings of tokens, and"):
+        predictions_of(load_problem(config), tmp_path / "tuned", "test", parallel.make_mesh())
 
 
 def test_an_untaught_head_is_not_kept_by_what_takes_the_place_of_layers(tmp_path):

@@ -1,5 +1,6 @@
 """Labels of rows: names to places, texts to numbers."""
 
+import collections
 import math
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ def make_examples(
     label_names: Sequence[str],
     first_id: int,
     may_lack_labels: bool = False,
+    named_by: str = "",
 ) -> tuple[TextExample, ...]:
     """Examples of rows.
 
@@ -27,22 +29,39 @@ def make_examples(
       label_names: of the classes; empty for a regression.
       first_id: of the first row; the next ones follow.
       may_lack_labels: rows with an empty label are examples whose label is not known.
+      named_by: what the names of the classes are from, for the message about others.
 
     Raises:
-      ValueError: listing file, line and label of all that are no class or no number.
+      ValueError: listing file and line of labels that are no class or no number, and of texts that
+        are lists or objects.
     """
-    examples, problems = [], []
+    examples, no_texts, unknown = [], [], collections.defaultdict(list)
     for place, row in enumerate(rows):
         value: int | float | None = None
         if label is not None and not (may_lack_labels and is_blank(row.fields[label])):
             value = to_label(row.fields[label], label_names)
             if value is None:
-                problems.append(f"{row.place}: label {row.fields[label]!r}")
+                unknown[str(row.fields[label])].append(row.place)
+        no_texts += [
+            f"{row.place}: column {column!r} holds a {type(row.fields[column]).__name__}"
+            for column in (text, pair)
+            if column is not None and isinstance(row.fields[column], list | dict)
+        ]
         second = None if pair is None else to_text(row.fields[pair])
         examples.append(TextExample(first_id + place, to_text(row.fields[text]), second, value))
-    wanted = f"one of {list(label_names)[:20]}" if label_names else "a finite number"
+    raise_problems(no_texts, "wanted a text in every row")
+    wanted = f"one of {list(label_names)[:20]}{named_by}" if label_names else "a finite number"
+    problems = [_of_label(value, places, label_names) for value, places in unknown.items()]
     raise_problems(problems, f"wanted {wanted} as label")
     return tuple(examples)
+
+
+def _of_label(value: str, places: Sequence[str], label_names: Sequence[str]) -> str:
+    """What is wrong with a label, once for all rows that have it."""
+    more = f" and {len(places) - 1} further rows" if len(places) > 1 else ""
+    near = [name for name in label_names if name.strip().casefold() == value.strip().casefold()]
+    meant = f", perhaps {near[0]!r}" if near else ""
+    return f"{places[0]}{more}: label {value!r}{meant}"
 
 
 def to_text(value: object) -> str:

@@ -34,7 +34,10 @@ def load_text_data(name: str, folder: str | Path | None = None, **options: Any) 
     """
     if name in PACKAGED:
         if folder is not None or options:
-            raise ValueError(f"{name!r} comes with a package; give neither folder nor options")
+            raise ValueError(
+                f"{name!r} comes with a package; give neither folder nor options, or the name "
+                "'tables' for files of one's own"
+            )
         return load_packaged(name)
     if name not in FOLDER_NAMES:
         names = ", ".join((*PACKAGED, *FOLDER_NAMES))

@@ -81,6 +81,14 @@ def load_tables(
     for part in ("validation", "test"):
         if any((folder / file).is_file() for file in candidates[part]):
             paths |= find_files(folder, {part: candidates[part]})
+    for part, path in paths.items():
+        there = [name for name in candidates[part] if (folder / name).is_file()]
+        if len(there) > 1:
+            warnings.warn(
+                f"{folder} has {' and '.join(there)}: {path.name} is read for {part}, the others "
+                "are not",
+                stacklevel=2,
+            )
     rows = {part: read_table(path) for part, path in paths.items()}
     for part, path in paths.items():
         check_columns(rows[part], _needed(columns, rows[part]), path)
@@ -89,6 +97,7 @@ def load_tables(
         label_names = ()
     elif label_names is None:
         labels = [row.fields[columns.label] for row in rows["train"]]
+        _warn_of_types(labels, columns.label, paths["train"])
         known = {str(label) for label in labels if not is_blank(label)}
         if not known:
             raise ValueError(
@@ -99,12 +108,20 @@ def load_tables(
     parts = _to_parts(rows, columns, tuple(label_names))
     counts: dict[str, int] = {}
     if "test" not in parts:
-        parts["train"], parts["test"], counts["also_in_test"] = split_every_tenth(parts["train"])
+        parts["train"], parts["test"], copies = split_every_tenth(parts["train"])
+        counts["also_in_test"] = copies
         _say_held_out("test", len(parts["test"]), len(rows["train"]), folder)
+        if copies:
+            logger.info("%d further rows have texts of those: left out of training", copies)
     if "validation" not in parts:
         whole = len(parts["train"])
         parts["train"], parts["validation"] = hold_out(parts["train"])
         _say_held_out("validation", len(parts["validation"]), whole, folder)
+    if not parts["train"]:
+        raise ValueError(
+            f"{paths['train']}: all {len(rows['train'])} rows have texts that are held out, and "
+            "none is left to train on; give more different texts, or files for test and validation"
+        )
     if label_names:
         check_classes(parts["train"], label_names, str(paths["train"]))
     info = TextInfo(str(folder), "", checksums(paths.values()), count_parts(parts, **counts))
@@ -146,6 +163,18 @@ def _warn_of_blanks(rows: Sequence[Row], columns: Columns, path: Path) -> None:
         )
 
 
+def _warn_of_types(labels: Sequence[object], column: str, path: Path) -> None:
+    """Tell that labels which may be meant to be the same are written as different types of JSON."""
+    kinds = {type(label).__name__: label for label in labels if not is_blank(label)}
+    if len(kinds) > 1:
+        written = " and ".join(f"{label!r} ({kind})" for kind, label in kinds.items())
+        warnings.warn(
+            f"{path}: labels of column {column!r} are of several types, such as {written}; each is "
+            "the class that it is written as",
+            stacklevel=3,
+        )
+
+
 def _say_held_out(part: str, number: int, total: int, folder: Path) -> None:
     logger.info(
         "%s has no file for %s: %d of %d training rows are held out for it",
@@ -174,7 +203,7 @@ def _to_parts(
         parts[part] = make_examples(
             found, text=columns.text, pair=columns.pair,
             label=columns.label if has_label else None, label_names=label_names,
-            first_id=first_id, may_lack_labels=True,
+            first_id=first_id, may_lack_labels=True, named_by=" (the classes of the training file)",
         )  # fmt: skip
         first_id += len(found)
     if columns.id is not None:

@@ -363,6 +363,47 @@ def test_documents_of_any_length_are_read_from_csv(tmp_path, monkeypatch):
         load_tables(tmp_path)
 
 
+def test_own_tables_tell_of_what_could_be_meant_otherwise(tmp_path, caplog):
+    caplog.set_level("INFO", logger="jaxlab.data.texts.tables")
+    labels = [0, "1", 1, True] * 5
+    rows = [{"text": f"text {i % 11}", "label": label} for i, label in enumerate(labels)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(
+        UserWarning, match=r"several types, such as 1 \(int\) and '1' \(str\) and True"
+    ):
+        data = load_tables(tmp_path)
+    assert data.label_names == ("0", "1", "True")
+    assert data.info.counts["also_in_test"] == 1
+    assert "1 further rows have texts of those: left out of training" in caplog.text
+    (tmp_path / "train.csv").write_text(
+        "text,label\n" + "".join(f"t{i},{i % 2}\n" for i in range(30))
+    )
+    with pytest.warns(UserWarning, match=r"has train.csv and train.jsonl: train.csv is read"):
+        assert load_tables(tmp_path).label_names == ("0", "1")
+    (tmp_path / "validation.csv").write_text("text,label\nu,0\nv,NO\nw,NO\nx,2\n")
+    (tmp_path / "train.csv").write_text("text,label\n" + "a,yes\nb,no\n" * 9)
+    (tmp_path / "train.jsonl").unlink()
+    twice = "csv:3 and 1 further rows: label 'NO', perhaps 'no'"
+    message = rf"(?s)3 mistakes; .*classes of the training file.*csv:2: label '0'.*{twice}.*csv:5"
+    with pytest.raises(ValueError, match=message):
+        load_tables(tmp_path)
+
+
+def test_texts_that_are_none_and_texts_that_are_all_the_same_are_refused(tmp_path):
+    rows = [
+        {"text": ["a", "b"] if i == 2 else f"text {i}", "label": "ab"[i % 2]} for i in range(12)
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(
+        ValueError, match="(?s)wanted a text in.*jsonl:3: column 'text' holds a list"
+    ):
+        load_tables(tmp_path)
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "train.csv").write_text("text,label\n" + "a,yes\na,no\n" * 10)
+    with pytest.raises(ValueError, match="all 20 rows have texts that are held out"):
+        load_tables(tmp_path)
+
+
 def test_null_is_no_word(tmp_path):
     rows = [{"text": None if i == 4 else f"text {i}", "label": "ab"[i % 2]} for i in range(12)]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
