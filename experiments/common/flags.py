@@ -43,13 +43,29 @@ def config_files(program: Path) -> list[str]:
     Returns:
       Paths below the current folder, or below the checkout; of all systems if there are none.
     """
-    roots = (Path(), CHECKOUT)
-    found = [_files_below(root, f"{program.parent.name}/[!_]*.py") for root in roots]
-    files = next(filter(None, found), {})
+    files = _files_of_system(program)
     for verb in (program.stem, "train"):
         if own := [name for name, path in files.items() if _verb_of(path) == verb]:
             return sorted(own, key=lambda name: (not name.endswith("/tiny.py"), name))
     return list(files or _files_below(Path(), "*/[!_]*.py"))
+
+
+def other_program(program: Path, config: Path) -> str:
+    """The program of a system that a config file is for, if it is another than this one; else "".
+
+    Args:
+      program: file of this program, `experiments/SYSTEM/VERB.py`.
+      config: the config file.
+    """
+    verbs = {_verb_of(path) for path in _files_of_system(program).values()}
+    wanted, verb = (program.stem if program.stem in verbs else "train"), _verb_of(config)
+    return "" if verb == wanted else f"experiments.{program.parent.name}.{verb}"
+
+
+def _files_of_system(program: Path) -> dict[str, Path]:
+    """The config files of a program's system, by their path below the current folder or ours."""
+    found = (_files_below(root, f"{program.parent.name}/[!_]*.py") for root in (Path(), CHECKOUT))
+    return next(filter(None, found), {})
 
 
 def _files_below(root: Path, pattern: str) -> dict[str, Path]:

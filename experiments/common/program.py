@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
+from ml_collections import config_flags
 
 from experiments.common.configs import run_config
 from experiments.common.documentation import describe_config
@@ -23,6 +24,7 @@ from experiments.common.flags import (
     define_flags,
     given_settings,
     name_flags,
+    other_program,
     parse_flags,
     some_of,
 )
@@ -226,7 +228,10 @@ def _run_parsed(
         adapt = getattr(config_class, "adapt", None)
         if adapt is not None:
             adapt(FLAGS.config, given_settings())
-        arguments["config"] = run_config(FLAGS.config, config_class)
+        try:
+            arguments["config"] = run_config(FLAGS.config, config_class)
+        except ValueError as error:
+            raise ValueError(f"{error}{_of_another_program(main, configs)}") from error
         if FLAGS.print_config:
             print(describe_config(arguments["config"]))
             return 0
@@ -236,6 +241,13 @@ def _run_parsed(
         arguments["workdir"] = Path(FLAGS.workdir) if FLAGS.workdir else None
     use_compilation_cache(FLAGS.compilation_cache)
     return main(**arguments)
+
+
+def _of_another_program(main: Callable[..., int | None], configs: Sequence[str]) -> str:
+    """A line for who gives the config of another program of the system; else nothing."""
+    file = config_flags.get_config_filename(FLAGS["config"])
+    other = other_program(Path(inspect.getfile(main)), Path(file))
+    return f"\n{file} is a config of {other}; here give {some_of(configs)}" if other else ""
 
 
 def _format_warning(

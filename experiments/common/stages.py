@@ -73,6 +73,11 @@ class EpochConfig(TrainConfig):
           The stage with `num_steps`, `eval_every_steps` and `save_every_steps` filled in where they
           were given in epochs; itself where nothing was.
         """
+        if self.num_steps and self.num_epochs:
+            logger.info(
+                "num_steps=%d is the length; num_epochs=%g counts where that is 0",
+                self.num_steps, self.num_epochs,
+            )  # fmt: skip
         steps = {
             "num_steps": self.num_steps or _steps_of(self.num_epochs, steps_per_epoch),
             "eval_every_steps": self.eval_every_steps

@@ -69,11 +69,12 @@ class OwnVocabulary(NamedTuple):
     teacher_ids: np.ndarray
 
 
-def weights_folder(weights: str) -> Path:
+def weights_folder(weights: str, setting: str = "weights") -> Path:
     """Where weights lie: those of a package are fetched if they are not there.
 
     Args:
       weights: a name of `PACKAGED`, or a folder.
+      setting: that names them, for the message.
 
     Raises:
       FileNotFoundError: if there is no such folder.
@@ -83,8 +84,9 @@ def weights_folder(weights: str) -> Path:
     folder = Path(weights).expanduser()
     if not any((folder / name).is_file() for name in ("config.json", BERT_CONFIG)):
         raise FileNotFoundError(
-            f"{weights!r} is no folder with a config.json or {BERT_CONFIG}, and no name of "
-            f"packaged weights; those are {', '.join(PACKAGED)}"
+            f"{setting}={weights!r} is no folder with a config.json or {BERT_CONFIG}, and no name "
+            f"of packaged weights ({', '.join(PACKAGED)}); give the folder of a model that is on "
+            "this machine, as none is fetched from a hub"
         )
     return folder
 

@@ -95,12 +95,12 @@ def with_student_vocabulary(problem: Problem, student: StudentConfig) -> Problem
       FileNotFoundError: if the folder of the vocabulary has no tokenizer.
     """
     if student.vocabulary:
-        folder = weights_folder(student.vocabulary)
+        folder = weights_folder(student.vocabulary, "student.vocabulary")
         own = load_tokenizer(folder)
     elif student.weights in ("teacher", "random"):
         return problem
     else:
-        folder = weights_folder(student.weights)
+        folder = weights_folder(student.weights, "student.weights")
         own = tokenizer_of(folder)
     if own is None or _same(own, problem.tokenizer):
         return problem
@@ -124,7 +124,7 @@ def student_vocabulary(config: NetworksConfig, problem: Problem) -> OwnVocabular
     if student.weights not in ("teacher", "random"):
         if not student.vocabulary:
             return None
-        cut_from = load_tokenizer(weights_folder(student.weights))
+        cut_from = load_tokenizer(weights_folder(student.weights, "student.weights"))
     if own.vocabulary == cut_from.vocabulary:
         return None
     ids = shared_vocabulary(own.vocabulary, cut_from.vocabulary)

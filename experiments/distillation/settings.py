@@ -404,7 +404,9 @@ class AblationConfig(NetworksConfig):
         if len(set(names)) != len(names) or not names:
             problems.append(f"variants {names}: give one at least, and every name once")
         if self.baseline not in names:
-            problems.append(f"baseline={self.baseline!r} is none of the variants {names}")
+            problems.append(
+                f"baseline={self.baseline!r} is none of the variants {names}; set it to one of them"
+            )
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             problems.append(f"seeds={self.seeds}: give one at least, and every one once")
         if self.at_once < 0:

@@ -235,7 +235,7 @@ def load_problem(config: NetworksConfig, stages: Iterable[StageConfig | None] = 
       FileNotFoundError: if files are missing.
       ValueError: if the data cannot be read.
     """
-    folder = weights_folder(config.teacher.weights.partition(",")[0])
+    folder = weights_folder(config.teacher.weights.partition(",")[0], "teacher.weights")
     texts = config.data
     options: dict[str, Any] = {}
     if texts.name == "tables":

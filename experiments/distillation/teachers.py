@@ -70,7 +70,7 @@ def open_teachers(config: NetworksConfig, problem: Problem) -> tuple[Network, ..
       FileNotFoundError: if weights are not there.
     """
     names = config.teacher.all_weights
-    check_one_vocabulary([weights_folder(name) for name in names])
+    check_one_vocabulary([weights_folder(name, "teacher.weights") for name in names])
     task: dict[str, Any] = {"task": problem.task, "num_labels": problem.num_labels}
     task |= {"pooling": config.teacher.pooling, "fresh_head": config.teacher.fresh_head}
     return tuple(

@@ -119,9 +119,9 @@ def check_stages(config: RunConfig, problem: Problem, untuned: tuple[Network, ..
       ValueError: if settings, data and networks do not go together.
     """
     if config.teacher.stage is not None:
-        compile_stage(config, config.teacher.stage, problem, untuned[0])
-    stages = [config.stage_1, config.stage_2, config.hard_stage]
-    if not any(stages):
+        _check_stage("teacher.stage", config, config.teacher.stage, problem, untuned[0])
+    stages = {"stage_1": config.stage_1, "stage_2": config.stage_2, "hard_stage": config.hard_stage}
+    if not any(stages.values()):
         return
     taught = (
         untuned if config.teacher.stage is None else tuple(n._replace(drawn=()) for n in untuned)
@@ -129,9 +129,17 @@ def check_stages(config: RunConfig, problem: Problem, untuned: tuple[Network, ..
     teachers = Teachers(taught, config.teacher.mixing)
     vocabulary = student_vocabulary(config, problem)
     student = problem.align(make_student(config, untuned[0], seed=0, vocabulary=vocabulary))
-    for stage, teacher in zip(stages, (teachers, teachers, None), strict=True):
+    for name, stage in stages.items():
         if stage is not None:
-            compile_stage(config, stage, problem, student, teacher)
+            teacher = None if name == "hard_stage" else teachers
+            _check_stage(name, config, stage, problem, student, teacher)
+
+
+def _check_stage(name: str, config: RunConfig, *checked: Any) -> None:
+    try:
+        compile_stage(config, *checked)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def compile_stage(

@@ -4,7 +4,7 @@ All that does not fit is told at once, before anything is computed.
 """
 
 from jaxlab.distillation.compared import Task
-from jaxlab.distillation.grammar import parse_matches
+from jaxlab.distillation.grammar import format_matches, parse_matches
 from jaxlab.distillation.objective import Objective
 from jaxlab.distillation.objective_config import HardConfig, ObjectiveConfig
 from jaxlab.distillation.terms import Shape, features_of, terms_of, with_unique_names
@@ -35,7 +35,8 @@ def compile_objective(
     if task == "regression" and config.response.is_used and config.response.kind != "mse":
         problems.append(
             f"response.kind={config.response.kind!r} compares distributions over classes, and the "
-            "task is a regression; use response.kind='mse'"
+            "task is a regression; use response.kind='mse', with response.temperature=1, as it "
+            "divides the numbers"
         )
     if task == "regression" and config.hard.r_drop:
         problems.append(
@@ -52,16 +53,17 @@ def compile_objective(
         ]
     for match in matches:
         assert teacher is not None, "checked"
+        line = format_matches([match])
         if match.stack == "cross" and "hidden" in features_of(match):
             problems.append(
-                f"{match.knowledge!r} is of hidden states, and the attention between the stacks "
-                "has none; match those of the decoder, or of the encoder"
+                f"{line}: {match.knowledge!r} is of hidden states, and the attention between the "
+                "stacks has none; match those of the decoder, or of the encoder"
             )
             continue
         try:
             terms += terms_of(match, student, teacher)
         except ValueError as error:
-            problems.append(str(error))
+            problems.append(f"{line}: {error}")
     terms = with_unique_names(terms)
     trained: dict[str, set[int]] = {}
     for term in terms:

@@ -169,7 +169,7 @@ class TeacherCacheWriter:
         self._check_layout(arrays)
         new: dict[int, bytes] = {}
         broken = []
-        for row, (example_id, num_tokens) in enumerate(_examples(batch)):
+        for row, (example_id, num_tokens) in enumerate(_examples(batch, "ids", "types")):
             if num_tokens and example_id not in self._records and example_id not in new:
                 pieces = _pieces(arrays, row, num_tokens)
                 if not all(np.isfinite(x).all() for name, x in pieces.items() if name != LOG_REST):
@@ -241,7 +241,7 @@ class TeacherCache:
           KeyError: listing examples that have no outputs.
           ValueError: listing examples whose tokens are others than those the teacher saw.
         """
-        examples = _examples(batch)
+        examples = _examples(batch, "ids", "types")
         missing = [i for i, n in examples if n and i not in self._records]
         if missing:
             raise KeyError(
@@ -439,9 +439,9 @@ def _head(batch: Batch, row: int, num_tokens: int) -> bytes:
     return digest.digest() + np.int32(num_tokens).astype("<i4").tobytes()
 
 
-def _examples(batch: Batch) -> list[tuple[int, int]]:
-    """Id and number of real tokens of every row."""
-    check_fields(batch, ("ids", "types", "mask", "example_id"), "a teacher on disk")
+def _examples(batch: Batch, *others: str) -> list[tuple[int, int]]:
+    """Id and number of real tokens of every row, of a batch that has the other fields as well."""
+    check_fields(batch, ("example_id", "mask", *others), "a teacher on disk")
     mask, ids = np.asarray(batch["mask"]), np.asarray(batch["example_id"])
     counts = mask.sum(axis=1)
     gaps = [int(i) for i, row, n in zip(ids, mask, counts, strict=True) if not row[:n].all()]

@@ -22,7 +22,7 @@ from experiments.common import (
 )
 from experiments.common.configs import field_paths, nearest_path, unknown_key
 from experiments.common.documentation import field_documentation
-from experiments.common.flags import config_files, name_flags
+from experiments.common.flags import config_files, name_flags, other_program
 from experiments.common.program import config_class_of, is_for_user
 from experiments.common.tables import format_number
 
@@ -450,6 +450,17 @@ def test_a_program_has_the_configs_of_its_system_and_verb(
     assert found[0] == first and others <= set(found)
     assert {Path(name).parent for name in found} == {Path(first).parent}
     assert ("configs/ndv/learned.py" in found) == (program_file == "ndv/train.py")
+
+
+def test_a_config_of_another_program_is_told():
+    ablation = CHECKOUT / "configs/distillation/ablation.py"
+    tiny = CHECKOUT / "configs/distillation/tiny.py"
+    programs = CHECKOUT / "experiments/distillation"
+    assert other_program(programs / "train.py", ablation) == "experiments.distillation.ablate"
+    assert other_program(programs / "evaluate.py", ablation) == "experiments.distillation.ablate"
+    assert other_program(programs / "ablate.py", tiny) == "experiments.distillation.train"
+    assert not other_program(programs / "evaluate.py", tiny)
+    assert not other_program(programs / "ablate.py", ablation)
 
 
 def test_a_missing_config_is_told_with_one_of_the_program(program):
