@@ -245,7 +245,7 @@ def _run_parsed(
 
 def _of_another_program(main: Callable[..., int | None], configs: Sequence[str]) -> str:
     """A line for who gives the config of another program of the system; else nothing."""
-    file = config_flags.get_config_filename(FLAGS["config"])
+    file = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
     other = other_program(Path(inspect.getfile(main)), Path(file))
     return f"\n{file} is a config of {other}; here give {some_of(configs)}" if other else ""
 
