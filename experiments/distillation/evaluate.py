@@ -22,7 +22,7 @@ and without it.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,14 @@ def main(config: RunConfig | None, workdir: Path) -> None:
         if results and (beside := part + MISMATCHED) in problem.data.parts:
             scores = score(own, beside, say(beside))
             results |= {f"mismatched/{name}": value for name, value in scores.items()}
-    taught = teacher_folders(workdir)
+    ran = kept_settings(workdir) or settings  # a model that was copied here has none of its own
+    taught = teacher_folders(workdir, ran)
     if found and part and not is_learnt and taught and folder.resolve() not in taught:
         other = in_words_of(problem, taught[0])
         if problem.task in PER_TOKEN and other is not own:
             logger.warning("%s and %s cut texts differently: not compared", folder, taught[0])
         else:
-            theirs = predictions_of_teachers(workdir, other, part, mesh)
+            theirs = predictions_of_teachers(taught, ran, other, part, mesh)
             results |= compare(own, part, found, theirs)
     if _TIMING.value:
         results |= measure(own, network)
@@ -161,13 +162,24 @@ def settings_of_run(workdir: Path) -> RunConfig:
     Raises:
       FileNotFoundError: if no stage has begun there.
     """
+    if (found := kept_settings(workdir)) is None:
+        raise FileNotFoundError(
+            f"{workdir} has no run of experiments.distillation.train; give --config to say what "
+            "data to evaluate on, and --model"
+        )
+    return found
+
+
+def kept_settings(workdir: Path) -> RunConfig | None:
+    """As `settings_of_run`; None if no stage has begun there.
+
+    Args:
+      workdir: folder of the run.
+    """
     for name in (STAGE_2, STAGE_1, HARD, TEACHER):
         if (found := read_json(workdir / name / CONFIG)) is not None:
             return run_config(found, RunConfig)
-    raise FileNotFoundError(
-        f"{workdir} has no run of experiments.distillation.train; give --config to say what data "
-        "to evaluate on, and --model"
-    )
+    return None
 
 
 def open_model(
@@ -210,35 +222,36 @@ def predictions_of(
     return network, say(part)
 
 
-def teacher_folders(workdir: Path) -> list[Path]:
+def teacher_folders(workdir: Path, settings: RunConfig) -> list[Path]:
     """Where a run has kept the teachers that it has taught; nothing if it has taught none.
 
     Args:
       workdir: folder of the run.
+      settings: of the run.
     """
-    if not (workdir / TEACHER_MODEL).is_dir():
-        return []
-    count = len(settings_of_run(workdir).teacher.all_weights)
-    return [(workdir / numbered(TEACHER_MODEL, i)).resolve() for i in range(count)]
+    count = len(settings.teacher.all_weights)
+    folders = [(workdir / numbered(TEACHER_MODEL, i)).resolve() for i in range(count)]
+    return [folder for folder in folders if folder.is_dir()]
 
 
-def predictions_of_teachers(workdir: Path, problem: Problem, part: str, mesh: Mesh) -> Predictions:
-    """What students of a run have learnt to say: the words of its teacher, or their mean.
+def predictions_of_teachers(
+    folders: Sequence[Path], settings: RunConfig, problem: Problem, part: str, mesh: Mesh
+) -> Predictions:
+    """What the students of a run have learnt to say: the words of its teacher, or their mean.
 
     Args:
-      workdir: folder of a run that has taught its teachers.
-      problem: the data in their tokens.
+      folders: of the teachers.
+      settings: of the run.
+      problem: the data in the tokens of the teachers.
       part: of the data.
       mesh: the devices.
 
     Raises:
-      FileNotFoundError: if a teacher is not there.
       ValueError: if their labels are not those of the data.
     """
-    run_settings = settings_of_run(workdir)
-    networks = [open_model(problem, folder, mesh)[0] for folder in teacher_folders(workdir)]
-    teachers = Teachers(tuple(networks), run_settings.teacher.mixing)
-    forward = teachers.forward(run_settings, run_settings.temperature)
+    networks = [open_model(problem, folder, mesh)[0] for folder in folders]
+    teachers = Teachers(tuple(networks), settings.teacher.mixing)
+    forward = teachers.forward(settings, settings.temperature)
     return predict(forward, teachers.params, problem.batches(part), mesh)
 
 

@@ -46,7 +46,6 @@ from jaxlab.distillation import HardConfig, ObjectiveConfig, ResponseConfig
 from jaxlab.distillation.evaluate import in_order, predict
 from jaxlab.layers import BertConfig
 from jaxlab.training import OptimizerConfig
-from jaxlab.training.workdir import save_config
 from tests.experiments.distillation_runs import (
     LABELS,
     SOFT,
@@ -138,16 +137,16 @@ def test_evaluation_takes_the_mean_of_the_teachers_that_a_run_has_taught(tmp_pat
         ("teacher_model", "teacher_model_2"), teachers.networks, strict=True
     ):
         train_command.keep(problem, network, tmp_path / "run" / folder)
-    (tmp_path / "run" / "stage_2").mkdir()
-    save_config(tmp_path / "run" / "stage_2", config)
-    found = predictions_of_teachers(tmp_path / "run", problem, "test", mesh)
+    folders = teacher_folders(tmp_path / "run", config)
+    assert [folder.name for folder in folders] == ["teacher_model", "teacher_model_2"]
+    found = predictions_of_teachers(folders, config, problem, "test", mesh)
     forward = teachers.forward(config, config.temperature)
     wanted = predict(forward, teachers.params, problem.batches("test"), mesh)
     np.testing.assert_array_equal(found.example_ids, wanted.example_ids)
     np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-5, atol=1e-6)
     _, first = predictions_of(problem, tmp_path / "run" / "teacher_model", "test", mesh)
     assert differs(found.logits, first.logits)
-    assert teacher_folders(tmp_path / "nowhere") == []
+    assert teacher_folders(tmp_path / "nowhere", config) == []
 
 
 @pytest.mark.parametrize("mixing", ["probabilities", "confidence"])
