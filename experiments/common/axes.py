@@ -96,7 +96,9 @@ def map_axis(axis: Axis, values: Sequence[float], named: str) -> MappedAxis:
         return _map_log(axis, low, high)
     from_zero = axis.low is None and 0 < low < high / 2
     low = 0.0 if from_zero else low
-    if high <= low:
+    if high <= low and axis.kind == "percent" and 0 <= low <= 1:
+        low, high = max(low - 0.05, 0.0), min(low + 0.05, 1.0)
+    elif high <= low:
         low, high = (low - 1, low + 1) if low == 0 else (low - abs(low) / 2, low + abs(low) / 2)
     ticks = linear_ticks(low, high)
     room = (ticks[-1] - ticks[0]) / 40  # so that no marker lies on the frame

@@ -140,7 +140,7 @@ def parse_flags(argv: Sequence[str], configs: Sequence[str] = ()) -> None:
       ValueError: if a config key or flag does not exist, a value has the wrong type, or an argument
         is no flag; all unknown keys at once.
     """
-    argv = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    argv = _last_of_each(FLAGS.read_flags_from_files(list(argv), force_gnu=False))
     unset: list[str] = []
     if "config" in FLAGS:
         given = _value_of(argv, _CONFIG)
@@ -256,6 +256,20 @@ def _value_of(argv: Sequence[str], pattern: re.Pattern[str]) -> str | None:
         if match := pattern.match(argument):
             return match.group(1) if match.group(1) is not None else "".join(argv[index + 1 :][:1])
     return None
+
+
+def _last_of_each(argv: Sequence[str]) -> list[str]:
+    """The command line without `--config.NAME=VALUE` that a later one changes again.
+
+    Without this, values of a tuple would be joined.
+    """
+    matches = [_OVERRIDE.match(argument) for argument in argv]
+    keys = [match.group(1) if match and match.group(2) is not None else None for match in matches]
+    return [
+        argument
+        for i, (argument, key) in enumerate(zip(argv, keys, strict=True))
+        if key is None or key not in keys[i + 1 :]
+    ]
 
 
 def _take_unset(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ timed, the losses of two steps without dropout must be equal.
 """
 
 import functools
+import importlib.util
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -43,8 +44,16 @@ def speed(work: Work) -> dict[str, dict[str, float]]:
       work: what to time.
 
     Raises:
+      ModuleNotFoundError: if TextBrewer is not there.
       RuntimeError: if the two do not compute the same losses.
     """
+    absent = [name for name in ("torch", "textbrewer") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ModuleNotFoundError(
+            f"--suite=speed takes turns with TextBrewer, and {' and '.join(absent)} is not "
+            "installed here; run it in the environment that `.ci/peer_env parity DIR` makes (cache "
+            "and sweep need none)"
+        )
     with (
         Worker("ours", make_ours, work, threads=work.threads) as ours,
         Worker("TextBrewer", make_peer, work, threads=work.threads) as peer,

@@ -20,7 +20,7 @@ from experiments.common import run
 from jaxlab import distillation as kd
 from jaxlab.distillation.api import MODEL
 from jaxlab.distillation.configs import has_bare_encoder
-from jaxlab.distillation.programs import write_program
+from jaxlab.distillation.programs import check_program, write_program
 from jaxlab.distillation.weights import tokenizer_files
 
 _MODEL = flags.DEFINE_string(
@@ -52,6 +52,8 @@ def main(workdir: Path | None) -> None:
             "of the run again to finish it, or --model, a folder with a config.json"
         )
     found = kd.load_pretrained(folder)
+    if _FORMAT.value == "stablehlo":
+        check_program(found.config)
     stored = jax.tree.map(lambda leaf: leaf.astype(PRECISIONS[_PRECISION.value]), found.params)
     names, vocabulary = found.label_names, folder if tokenizer_files(folder) else None
     kd.save_pretrained(output, stored, found.config, label_names=names, vocabulary=vocabulary)

@@ -95,7 +95,7 @@ def with_student_vocabulary(problem: Problem, student: StudentConfig) -> Problem
       FileNotFoundError: if the folder of the vocabulary has no tokenizer.
     """
     if student.vocabulary:
-        folder = weights_folder(student.vocabulary, "student.vocabulary")
+        folder = vocabulary_folder(student.vocabulary)
         own = load_tokenizer(folder)
     elif student.weights in ("teacher", "random"):
         return problem
@@ -106,6 +106,21 @@ def with_student_vocabulary(problem: Problem, student: StudentConfig) -> Problem
         return problem
     fields = {f.name: getattr(problem, f.name) for f in dataclasses.fields(problem)}
     return TwoVocabularies(**fields, student_tokenizer=own, student_folder=folder)
+
+
+def vocabulary_folder(vocabulary: str) -> Path:
+    """Where the tokenizer of a student lies: a folder that has one, or that of weights.
+
+    Args:
+      vocabulary: `student.vocabulary`.
+
+    Raises:
+      FileNotFoundError: if it is neither.
+    """
+    folder = Path(vocabulary).expanduser()
+    if folder.is_dir() and tokenizer_files(folder):
+        return folder
+    return weights_folder(vocabulary, "student.vocabulary")
 
 
 def student_vocabulary(config: NetworksConfig, problem: Problem) -> OwnVocabulary | None:

@@ -83,11 +83,10 @@ def _open_teacher(problem: Problem, name: str, *, fresh_head: bool, **options: A
     try:
         return problem.align(open_network(name, fresh_head=fresh_head, **options), name)
     except ValueError as error:
-        hint = (
-            "; where the labels differ, teacher.fresh_head=True draws a new head, which "
-            "teacher.stage teaches"
-        )
-        raise ValueError(f"teacher.weights={name}: {error}{'' if fresh_head else hint}") from error
+        what, hint = str(error).removeprefix(f"{name}: "), ""
+        if "label" in what and not fresh_head:
+            hint = "; teacher.fresh_head=True draws a new head, which teacher.stage teaches"
+        raise ValueError(f"teacher.weights={name}: {what}{hint}") from error
 
 
 def check_one_vocabulary(folders: list[Path]) -> None:

@@ -8,8 +8,9 @@ References:
   Kornblith et al. 2019, arXiv:1905.00414 (CKA).
 """
 
+import logging
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from jaxtyping import Array, Bool, Float64
 from jaxlab.distillation.knowledge import Features
 from jaxlab.distillation.matching import STRATEGIES, Pairs, match_layers
 from jaxlab.metrics import linear_cka
+
+logger = logging.getLogger(__name__)
 
 Table = Float64[np.ndarray, "teacher_layers student_layers"]
 
@@ -61,6 +64,7 @@ class Advice(NamedTuple):
       attention_distance: of attention maps, or `None`.
       pairs: the assignment with the largest sum of CKA.
       attention_pairs: that with the smallest sum of distances, or `None`.
+      num_tokens: that the CKA is of.
     """
 
     cka: Table
@@ -68,6 +72,7 @@ class Advice(NamedTuple):
     attention_distance: Table | None
     pairs: Pairs
     attention_pairs: Pairs | None
+    num_tokens: int = 0
 
     def ranking(self) -> list[Ranked]:
         """All pairs, the most alike first."""
@@ -98,7 +103,7 @@ class Advice(NamedTuple):
         if self.attention_pairs is not None:
             chosen = ", ".join(f"{t}-{s}" for t, s in self.attention_pairs)
             lines.append(f"by attention alone: {chosen}")
-        lines.append(f"embeddings: CKA {self.embeddings_cka:.3f}")
+        lines.append(f"embeddings: CKA {self.embeddings_cka:.3f}; {self.num_tokens} tokens")
         return "\n".join(lines)
 
     def strategies(self) -> list[tuple[str, float]]:
@@ -125,14 +130,16 @@ def advise(batches: Iterable[Compared], *, max_tokens: int = 4096) -> Advice:
         or it is too large for all pairs alike.
 
     Raises:
-      ValueError: if there is no token, a network shows no hidden states, the student has more
-        layers than the teacher, or the two have other tokens.
+      TypeError: if a batch is none of `Compared`.
+      ValueError: if there is no token, a network shows no hidden states or such as are not finite,
+        the student has more layers than the teacher, or the two have other tokens.
     """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens={max_tokens} must be 1 or more")
     hidden: tuple[list[list[np.ndarray]], ...] = ([], [])
     distances, num_tokens, num_queries = None, 0, 0
     for batch in batches:
-        _check(batch)
-        mask = np.asarray(batch.mask)
+        mask = _checked_mask(batch)
         kept = mask & (mask.ravel().cumsum().reshape(mask.shape) <= max_tokens - num_tokens)
         num_tokens += int(kept.sum())
         for states, features in zip(hidden, (batch.teacher, batch.student), strict=True):
@@ -146,6 +153,17 @@ def advise(batches: Iterable[Compared], *, max_tokens: int = 4096) -> Advice:
     if not num_tokens:
         raise ValueError("there is no real token in the batches; give a few with texts")
     teacher, student = ([np.concatenate(h) for h in zip(*each, strict=True)] for each in hidden)
+    for whose, states in (("teacher", teacher), ("student", student)):
+        if broken := [i for i, h in enumerate(states) if not np.isfinite(h).all()]:
+            raise ValueError(
+                f"hidden states {broken} of the {whose} hold NaN or infinity; check its weights, "
+                "or compute in float32"
+            )
+    if num_tokens < (wanted := 10 * max(teacher[0].shape[1], student[0].shape[1])):
+        logger.warning(
+            "CKA of %d tokens is too large for all pairs of layers alike: give %d or more, ten "
+            "times the width", num_tokens, wanted,
+        )  # fmt: skip
     cka = np.array([[linear_cka(t, s) for s in student[1:]] for t in teacher[1:]])
     attention = None if distances is None else distances / num_queries
     return Advice(
@@ -154,6 +172,7 @@ def advise(batches: Iterable[Compared], *, max_tokens: int = 4096) -> Advice:
         attention,
         best_monotone(cka),
         None if attention is None else best_monotone(-attention),
+        num_tokens,
     )
 
 
@@ -225,16 +244,29 @@ def _mean(cka: Table, pairs: Pairs) -> float:
     return float(np.mean([cka[pair] for pair in pairs]))
 
 
-def _check(batch: Compared) -> None:
+def _checked_mask(batch: Any) -> Bool[np.ndarray, "batch time"]:
+    """The mask of a batch in which two networks can be compared."""
+    if not isinstance(batch, Compared):
+        raise TypeError(
+            "advise takes batches as Compared(teacher, student, mask), several of them; got a "
+            f"{type(batch).__name__}"
+        )
+    mask = np.asarray(batch.mask, bool)
     depths = [len(features.hidden) - 1 for features in (batch.teacher, batch.student)]
-    if min(depths) < 1 or depths[1] > depths[0]:
+    silent = [name for name, n in zip(("teacher", "student"), depths, strict=True) if n < 1]
+    if silent:
         raise ValueError(
-            f"hidden states of {depths[0]} teacher and {depths[1]} student layers; ask both for "
-            "them (taps), and give a student of as many layers as the teacher or fewer"
+            f"no hidden states of layers of the {' and the '.join(silent)}; ask for them (taps)"
+        )
+    if depths[1] > depths[0]:
+        raise ValueError(
+            f"hidden states of {depths[0]} teacher and {depths[1]} student layers; give a student "
+            "of as many layers as the teacher or fewer"
         )
     shapes = {x.shape[:2] for x in jax.tree.leaves((batch.teacher.hidden, batch.student.hidden))}
-    if shapes != {batch.mask.shape}:
+    if shapes != {mask.shape}:
         raise ValueError(
-            f"hidden states of {sorted(shapes)} tokens for a mask of {batch.mask.shape}; both "
-            "networks must see the same tokens"
+            f"hidden states of {sorted(shapes)} tokens for a mask of {mask.shape}; both networks "
+            "must see the same tokens"
         )
+    return mask

@@ -101,7 +101,9 @@ def top_features(features: Features | Stacks) -> Features:
     return features if isinstance(features, Features) else features["decoder"]
 
 
-def take(features: Features, term: Term, side: int, num_layers: int) -> tuple[Array, ...]:
+def take(
+    features: Features, term: Term, side: int, num_layers: int, width: int
+) -> tuple[Array, ...]:
     """What a loss compares, of one side: a feature of one or two layers, or two of one layer.
 
     Args:
@@ -109,9 +111,10 @@ def take(features: Features, term: Term, side: int, num_layers: int) -> tuple[Ar
       term: names features and layers.
       side: 0 is the student, 1 the teacher.
       num_layers: of this side's stack, by the shape that the objective was compiled for.
+      width: of its hidden states, likewise.
 
     Raises:
-      ValueError: if the model shows other layers, or nothing of the kind.
+      ValueError: if the model shows other layers or widths, or nothing of the kind.
     """
     if term.match.kind.is_pooled:
         return (_pooled(features, term, side)[:, None],)
@@ -128,7 +131,15 @@ def take(features: Features, term: Term, side: int, num_layers: int) -> tuple[Ar
                 f"and was to have {num_layers}; compile the objective for the shapes of these "
                 "models and let them show what `student_taps` and `teacher_taps` name"
             )
-        taken += [values[layer + lower] for layer in layers]
+        chosen = [values[layer + lower] for layer in layers]
+        found = chosen[0].shape[-1]
+        if feature == "hidden" and found != width:
+            raise ValueError(
+                f"{term.name} compares hidden states of the {('student', 'teacher')[side]}, which "
+                f"are {found} wide and were to be {width}; compile the objective for the shapes of "
+                "these models"
+            )
+        taken += chosen
     return tuple(taken)
 
 

@@ -281,7 +281,7 @@ def check_stored_labels(
     listed = f" ({', '.join(names[:10])})" if len(names) == stored else ""
     raise ValueError(
         f"its head tells {stored} labels apart{listed}, and {config.num_labels} are wanted; use "
-        "the data that it was trained on, or draw a new head to be taught by fresh_head=True"
+        "the data that it was trained on, or a fresh head"
     )
 
 

@@ -9,6 +9,7 @@ References:
 """
 
 import logging
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -198,7 +199,9 @@ def smallest_share(
     return mask & (ranks < jnp.maximum(num_kept, 1))
 
 
-def check_labels(labels: Shaped[np.ndarray, "..."], num_classes: int, name: str = "labels") -> None:
+def check_labels(
+    labels: Shaped[np.ndarray, "..."] | Sequence[int], num_classes: int, name: str = "labels"
+) -> None:
     """Refuse labels that no class has; warn where a training set shows one class only.
 
     Args:
@@ -210,6 +213,7 @@ def check_labels(labels: Shaped[np.ndarray, "..."], num_classes: int, name: str 
       TypeError: if labels are no integers.
       ValueError: listing labels that are out of range with their numbers, or if there is none.
     """
+    labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(
             f"{name} are {labels.dtype}; classes are integers (a regression takes label_mse)"

@@ -280,8 +280,9 @@ class Objective:
         match, kind = term.match, term.match.kind
         assert self.teacher is not None, "there are no terms without one"
         depths = [shape.depth(match.stack) for shape in (self.student, self.teacher)]
+        widths = self.student.width, self.teacher.width
         sides: list[Any] = [
-            take(of_stack(shown, match.stack), term, side, depths[side])
+            take(of_stack(shown, match.stack), term, side, depths[side], widths[side])
             for side, shown in enumerate((student, teacher))
         ]
         mask: Mask | None = mask_of(match, batch)

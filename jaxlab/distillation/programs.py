@@ -1,7 +1,7 @@
 """A text model as one StableHLO program, which JAX runs without the code that made it.
 
 JAX promises to read a program for about six months after it was written; the weights beside it do
-not age. Needs the package `flatbuffers` (`pip install 'jaxlab[export]'`).
+not age. Needs the package `flatbuffers` (`pip install flatbuffers`, or the extra `export`).
 
 References:
   JAX's guide "Exporting and serializing staged-out computations".
@@ -26,6 +26,24 @@ PROGRAM = "model.stablehlo"
 PLATFORMS = ("cpu", "tpu", "cuda")
 
 
+def check_program(config: TextModelConfig) -> None:
+    """Refuse what `write_program` cannot write.
+
+    Args:
+      config: of the model.
+
+    Raises:
+      ModuleNotFoundError: if `flatbuffers` is not installed.
+      ValueError: if the model has no head.
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ModuleNotFoundError(
+            "programs are written with the package flatbuffers; pip install flatbuffers"
+        )
+    if config.task == "none":
+        raise ValueError("a model without a task has no logits to give; load it with its head")
+
+
 def write_program(folder: str | os.PathLike[str], params: PyTree, config: TextModelConfig) -> Path:
     """Writes the program of a model.
 
@@ -41,12 +59,7 @@ def write_program(folder: str | os.PathLike[str], params: PyTree, config: TextMo
       ModuleNotFoundError: if `flatbuffers` is not installed.
       ValueError: if the model has no head.
     """
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise ModuleNotFoundError(
-            "programs are written with the package flatbuffers; pip install 'jaxlab[export]'"
-        )
-    if config.task == "none":
-        raise ValueError("a model without a task has no logits to give; load it with its head")
+    check_program(config)
     model = TextModel(config)
     longest = f"tokens <= {config.encoder.max_tokens}"
     rows, tokens = export.symbolic_shape("rows, tokens", constraints=[longest])

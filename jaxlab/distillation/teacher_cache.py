@@ -20,11 +20,12 @@ refused (`cached_features.check_cacheable`).
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
@@ -162,14 +163,17 @@ class TeacherCacheWriter:
           How many examples were new.
 
         Raises:
-          ValueError: if outputs are not finite (naming the examples) or lack what is to be kept, or
-            the real tokens of a text do not come first.
+          ValueError: if outputs are not finite (naming the examples) or lack what is to be kept,
+            the real tokens of a text do not come first, or texts share a number.
         """
         arrays = _kept_arrays(features, self._kept)
         self._check_layout(arrays)
         new: dict[int, bytes] = {}
         broken = []
-        for row, (example_id, num_tokens) in enumerate(_examples(batch, "ids", "types")):
+        examples = _examples(batch, "ids", "types")
+        heads = [_head(batch, row, num_tokens) for row, (_, num_tokens) in enumerate(examples)]
+        _check_ids(examples, heads)
+        for row, (example_id, num_tokens) in enumerate(examples):
             if num_tokens and example_id not in self._records and example_id not in new:
                 pieces = _pieces(arrays, row, num_tokens)
                 if not all(np.isfinite(x).all() for name, x in pieces.items() if name != LOG_REST):
@@ -376,6 +380,10 @@ class _Kept(NamedTuple):
 
 def _kept_arrays(features: Features, kept: Kept) -> dict[str, _Kept]:
     """What is kept of a batch, by name, in the order of a record."""
+    if not isinstance(features, Features):
+        raise TypeError(
+            f"the teacher gives a {type(features).__name__}; wanted Features(logits=..., ...)"
+        )
     absent = [
         f"{name} {entry}"
         for name, entry in kept.features
@@ -439,9 +447,29 @@ def _head(batch: Batch, row: int, num_tokens: int) -> bytes:
     return digest.digest() + np.int32(num_tokens).astype("<i4").tobytes()
 
 
+def _check_ids(examples: Sequence[tuple[int, int]], heads: Sequence[bytes]) -> None:
+    """Refuse several texts of one number, of which only one would be kept."""
+    first: dict[int, bytes] = {}
+    shared = [
+        example_id
+        for (example_id, num_tokens), head in zip(examples, heads, strict=True)
+        if num_tokens and first.setdefault(example_id, head) != head
+    ]
+    if shared:
+        raise ValueError(
+            f"{_listed(shared)} stands for several texts of a batch; give every text a number of "
+            "its own"
+        )
+
+
 def _examples(batch: Batch, *others: str) -> list[tuple[int, int]]:
     """Id and number of real tokens of every row, of a batch that has the other fields as well."""
     check_fields(batch, ("example_id", "mask", *others), "a teacher on disk")
+    if isinstance(batch["mask"], jax.core.Tracer):
+        raise ValueError(
+            "outputs of a teacher are read from disk on the host: attach them to the batch before "
+            "the jitted step, not in it"
+        )
     mask, ids = np.asarray(batch["mask"]), np.asarray(batch["example_id"])
     counts = mask.sum(axis=1)
     gaps = [int(i) for i, row, n in zip(ids, mask, counts, strict=True) if not row[:n].all()]

@@ -294,8 +294,9 @@ def make_distillation_step(
     `state.params` are those of `distillation_params`, `state.extra` of `distillation_extra`,
     `frozen` holds the `teacher`. Metrics: `loss`, every term without its weight as `loss/<term>`,
     its weight as `weight/<term>` unless the settings fix it, and `tokens`, how many are real. A
-    label outside the classes gives NaN, as no error can come from inside a jitted step: see
-    `check_labels`; `training.train_loop` stops at the first loss that is not finite.
+    label outside the classes makes the loss NaN (gradients need not be), as no error can come from
+    inside a jitted step: see `check_labels`; `training.train_loop` stops at the first loss that is
+    not finite.
 
     Args:
       parts: objective and networks.

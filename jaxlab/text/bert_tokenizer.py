@@ -191,7 +191,9 @@ def read_bert_vocabulary(path: str | Path) -> tuple[str, ...]:
     places: dict[str, int] = {}
     for line, entry in enumerate(entries, start=1):
         if places.setdefault(entry, line) != line:
-            raise ValueError(f"{path}: entry {entry!r} is on lines {places[entry]} and {line}")
+            raise ValueError(
+                f"{path}: entry {entry!r} is on lines {places[entry]} and {line}; remove one"
+            )
     if not entries:
         raise ValueError(f"{path} is empty; wanted one entry a line")
     return entries

@@ -117,6 +117,17 @@ def test_padding_and_tokens_beyond_the_limit_change_nothing():
     np.testing.assert_allclose(advise(batches, max_tokens=num_first).cka, alone.cka, rtol=1e-9)
 
 
+def test_a_mask_of_numbers_is_one_and_few_tokens_are_told(caplog):
+    batch = next(iter(batches_of((0, 2))))
+    plain = advise([batch])
+    numbers = batch._replace(mask=np.asarray(batch.mask, np.int32))
+    np.testing.assert_array_equal(advise(iter([numbers])).cka, plain.cka)
+    assert (
+        plain.num_tokens == int(batch.mask.sum()) and f"{plain.num_tokens} tokens" in plain.table()
+    )
+    assert f"CKA of {plain.num_tokens} tokens is too large" in caplog.text
+
+
 def spoil(features, mask):
     hidden = tuple(jnp.where(mask[..., None], h, 1e3) for h in features.hidden)
     return features._replace(hidden=hidden)
@@ -144,8 +155,15 @@ def test_without_attention_there_is_none():
 
 def test_what_cannot_be_compared_is_told():
     batch = next(iter(batches_of((0, 2))))
-    with pytest.raises(ValueError, match="-1 teacher and 2 student layers; ask both"):
+    with pytest.raises(ValueError, match="no hidden states of layers of the teacher; ask for them"):
         advise([batch._replace(teacher=Features())])
+    with pytest.raises(TypeError, match=r"as Compared\(teacher, student, mask\).*got a Features"):
+        advise(iter(batch))
+    with pytest.raises(ValueError, match="max_tokens=0 must be 1 or more"):
+        advise([batch], max_tokens=0)
+    broken = (*batch.student.hidden[:2], batch.student.hidden[2] * jnp.nan)
+    with pytest.raises(ValueError, match=r"hidden states \[2\] of the student hold NaN"):
+        advise([batch._replace(student=batch.student._replace(hidden=broken))])
     with pytest.raises(ValueError, match="2 teacher and 4 student layers"):
         advise([Compared(batch.student, batch.teacher, batch.mask)])
     with pytest.raises(ValueError, match="must see the same tokens"):

@@ -284,6 +284,15 @@ def test_what_does_not_fit_the_sizes_is_refused(matches, shape, message):
         compile_objective(ObjectiveConfig(matches), shape, TEACHER)
 
 
+def test_hidden_states_of_another_width_than_compiled_for_are_told():
+    objective = compile_objective(ObjectiveConfig("last1:hidden_mse->linear"), STUDENT, TEACHER)
+    wide = compile_objective(ObjectiveConfig("last1:hidden_mse"), SAME, TEACHER)
+    projections = objective.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="of the student, which are 12 wide and were to be 8; com"):
+        objective(projections, FROM_SAME, FROM_TEACHER, BATCH)
+    assert wide({}, FROM_SAME, FROM_TEACHER, BATCH).total() > 0
+
+
 def test_all_that_does_not_fit_is_told_at_once():
     with pytest.raises(ValueError, match=r"needs one width.*; .*4 heads"):
         compile_objective(

@@ -233,6 +233,20 @@ def test_a_teacher_that_differs_in_one_bit_is_noticed(tmp_path):
         fill(tmp_path, teacher=Teacher(scale=1.001))
 
 
+def test_texts_of_one_number_are_told_before_one_is_kept(tmp_path):
+    batch = batch_of([3, 9, 11])
+    batch["ids"][:, 0] = [1, 2, 3]
+    batch["example_id"][:] = 3
+    with pytest.raises(ValueError, match="example_id 3, 3 stands for several texts of a batch"):
+        fill_cache(tmp_path, IDENTITY, ALL, [batch], Teacher())
+
+
+def test_outputs_are_attached_on_the_host(tmp_path):
+    cache = fill(tmp_path)
+    with pytest.raises(ValueError, match="attach them to the batch before the jitted step"):
+        jax.jit(lambda batch: cache.attach(batch))(batch_of([3]))
+
+
 def test_examples_with_another_text_are_listed(tmp_path):
     cache = fill(tmp_path)
     for name, row in (("ids", 0), ("types", 2)):

@@ -345,7 +345,8 @@ CONFIG_FLAG = "--config=configs/toy/tiny.py"
 
 def test_values_change_from_the_command_line(program):
     code, out, err = program(
-        f"{CONFIG_FLAG}:11", "--workdir=w", "--config.sizes=(3,4)", "--config.weights=a.npz",
+        f"{CONFIG_FLAG}:11", "--workdir=w", "--config.sizes=(9,)", "--config.weights=a.npz",
+        "--config.sizes=(3,4)",
         "--config.clip=None",
     )  # fmt: skip
     assert (code, out) == (

@@ -363,6 +363,18 @@ def test_projections_stay_with_layers_that_only_get_another_vocabulary(tmp_path,
     assert len(teacher.fit_dense) == 1 and len(found.fit_dense) == is_kept
 
 
+def test_a_vocabulary_may_lie_alone(tmp_path):
+    vocabulary = tmp_path / "words"
+    vocabulary.mkdir()
+    (vocabulary / "vocab.txt").write_text("\n".join((*SPECIAL, *WORDS[:5])) + "\n", "utf-8")
+    student = StudentConfig(num_layers=1, weights="random", vocabulary=str(vocabulary))
+    config = settings(tmp_path, student=student)
+    problem = with_student_vocabulary(load_problem(config), student)
+    assert student_vocabulary(config, problem).size == len(SPECIAL) + 5
+    with pytest.raises(FileNotFoundError, match="student.vocabulary='nowhere' is no folder"):
+        with_student_vocabulary(problem, dataclasses.replace(student, vocabulary="nowhere"))
+
+
 def test_texts_that_are_cut_differently_leave_no_tokens_to_compare(tmp_path):
     own = write_shifted(tmp_path / "own")
     pieces = (*SPECIAL, *WORDS[:-3], "t", "##he", "is", "a")

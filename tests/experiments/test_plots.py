@@ -27,6 +27,13 @@ def test_linear_ticks_are_few_round_and_cover_the_range(low, high):
     assert digits in ("1.00", "2.00", "2.50", "5.00")
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.9833, 1.0])
+def test_a_share_alone_stays_among_shares(share):
+    axis = map_axis(Axis("accuracy", kind="percent"), [share, share], "plot")
+    assert 0 <= axis.ticks[0] <= share <= axis.ticks[-1] <= 1 and len(axis.ticks) >= 3
+    assert axis.ticks[-1] - axis.ticks[0] <= 0.15 and 0 <= axis.place(share) <= 1
+
+
 def test_names_take_the_place_of_numbers_on_lines_of_their_own():
     students = Series("students", x=[1, 2, 3], y=[0.1, 0.5, 0.9], line=False)
     axis = map_axis(Axis("", names=("hard", "kd", "attention")), [1, 2, 3], "plot")
