@@ -16,8 +16,8 @@ student that followed it fell to 80.1 %).
 
 Measured on the 539 test questions of `trec_fine`, matrix products of bfloat16 with sums in float32:
 the teacher has 91.7 %, its students of three seeds 88.1, 87.6 and 88.3 %, those of labels alone
-86.5, 86.6 and 85.9 %; agreement with the teacher is 90.2, 90.3 and 90.7 against 88.1, 88.1 and 87.2
-%, the divergence from it .19, .20 and .20 against .64, .64 and .65 nats. The other seeds are
+86.5, 86.6 and 85.9 %; agreement with the teacher is 90.2, 90.3 and 90.7 against 88.1, 88.1 and
+87.2 %, the divergence from it .19, .20 and .20 against .64, .64 and .65 nats. The other seeds are
 `--config.stage_2.seed=1 --config.hard_stage.seed=1`; the teacher had been taught in a run before
 them. The command as it stands, all in float32, gave 91.1 % for the teacher, 88.7 and 86.1 % for the
 students, in an hour on two cores with other work beside it. The objective was chosen among three by
