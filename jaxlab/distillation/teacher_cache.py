@@ -178,7 +178,7 @@ class TeacherCacheWriter:
                 pieces = _pieces(arrays, row, num_tokens)
                 if not all(np.isfinite(x).all() for name, x in pieces.items() if name != LOG_REST):
                     broken.append(example_id)
-                new[example_id] = _encode(batch, row, num_tokens, pieces)
+                new[example_id] = _encode(heads[row], pieces)
         if broken:
             raise ValueError(
                 f"the teacher's outputs of {_listed(broken)} are not finite, or do not fit "
@@ -435,8 +435,8 @@ def _valid(values: np.ndarray, shape: tuple[int, ...], num_tokens: int) -> np.nd
     return values[(..., *(slice(num_tokens if size == _TOKENS else None) for size in shape))]
 
 
-def _encode(batch: Batch, row: int, num_tokens: int, pieces: Mapping[str, np.ndarray]) -> bytes:
-    return _head(batch, row, num_tokens) + b"".join(x.tobytes() for x in pieces.values())
+def _encode(head: bytes, pieces: Mapping[str, np.ndarray]) -> bytes:
+    return head + b"".join(x.tobytes() for x in pieces.values())
 
 
 def _head(batch: Batch, row: int, num_tokens: int) -> bytes:
