@@ -203,25 +203,6 @@ def open_model(
     return network, lambda part: predict(forward, network.params, problem.batches(part), mesh)
 
 
-def predictions_of(
-    problem: Problem, folder: Path, part: str, mesh: Mesh
-) -> tuple[Network, Predictions]:
-    """A model out of a folder, and what it says of one part of the data.
-
-    Args:
-      problem: the data.
-      folder: of the model.
-      part: of the data.
-      mesh: the devices.
-
-    Raises:
-      FileNotFoundError: if there is no model.
-      ValueError: if its labels are not those of the data.
-    """
-    network, say = open_model(problem, folder, mesh)
-    return network, say(part)
-
-
 def teacher_folders(workdir: Path, settings: RunConfig) -> list[Path]:
     """Where a run has kept the teachers that it has taught; nothing if it has taught none.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.common.stages import CHECKPOINTS
-from experiments.distillation.evaluate import predictions_of
+from experiments.distillation.evaluate import open_model
 from experiments.distillation.models import make_student, open_network, student_sizes
 from experiments.distillation.scores import headline
 from experiments.distillation.settings import LABELS_ALONE, StudentConfig, TeacherConfig
@@ -82,7 +82,7 @@ def test_every_piece_of_a_vocabulary_needs_an_embedding(tmp_path):
     ):
         train(tmp_path, config)
     with pytest.raises(ValueError, match="tuned has 17 embeddings of tokens, and"):
-        predictions_of(load_problem(config), tmp_path / "tuned", "test", parallel.make_mesh())
+        open_model(load_problem(config), tmp_path / "tuned", parallel.make_mesh())
 
 
 def test_an_untaught_head_is_not_kept_by_what_takes_the_place_of_layers(tmp_path):

@@ -13,7 +13,7 @@ from experiments.distillation import train as train_command
 from experiments.distillation.checks import check_stage
 from experiments.distillation.courses import make_optimizer
 from experiments.distillation.evaluate import (
-    predictions_of,
+    open_model,
     predictions_of_teachers,
     teacher_folders,
 )
@@ -144,7 +144,7 @@ def test_evaluation_takes_the_mean_of_the_teachers_that_a_run_has_taught(tmp_pat
     wanted = predict(forward, teachers.params, problem.batches("test"), mesh)
     np.testing.assert_array_equal(found.example_ids, wanted.example_ids)
     np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-5, atol=1e-6)
-    _, first = predictions_of(problem, tmp_path / "run" / "teacher_model", "test", mesh)
+    first = open_model(problem, tmp_path / "run" / "teacher_model", mesh)[1]("test")
     assert differs(found.logits, first.logits)
     assert teacher_folders(tmp_path / "nowhere", config) == []
 
@@ -322,7 +322,7 @@ def test_a_student_keeps_the_vocabulary_of_its_weights(tmp_path):
     kept = (folder / "vocab.txt").read_text("utf-8")
     assert kept == (own / "vocab.txt").read_text("utf-8")
     single = in_words_of(load_problem(config), folder)
-    _, alone = predictions_of(single, folder, "test", parallel.make_mesh())
+    alone = open_model(single, folder, parallel.make_mesh())[1]("test")
     student = students["distilled"]
     forward = kd.make_forward(kd.TextModel(student.config), prefix="student_")
     beside = predict(forward, student.params, problem.batches("test"))
